@@ -1,0 +1,147 @@
+//! Blocks of bytes and the pool that a shard takes them from. A connection that is idle owns none.
+
+use crate::limits::BLOCK_LEN;
+
+/// [`BLOCK_LEN`] bytes of which `start..end` are filled. Its address does not change while it
+/// moves between owners, so the kernel may read from it while the ring owns it.
+pub struct Block {
+    storage: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Block {
+    fn new() -> Self {
+        Self { storage: vec![0; BLOCK_LEN].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    /// The bytes that are filled and not yet consumed.
+    pub fn filled(&self) -> &[u8] {
+        &self.storage[self.start..self.end]
+    }
+
+    /// Whether nothing is filled.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// How many bytes can still be appended.
+    pub fn room(&self) -> usize {
+        self.storage.len() - self.end
+    }
+
+    /// What follows the filled bytes; write there, then [`Block::commit`].
+    pub fn unfilled(&mut self) -> &mut [u8] {
+        &mut self.storage[self.end..]
+    }
+
+    /// Counts the first `len` bytes of [`Block::unfilled`] as filled.
+    ///
+    /// # Panics
+    ///
+    /// When `len` exceeds [`Block::room`].
+    pub fn commit(&mut self, len: usize) {
+        assert!(len <= self.room(), "commit of {len} bytes with room for {}", self.room());
+        self.end += len;
+    }
+
+    /// Copies as many of `bytes` as there is room for and returns how many.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let len = bytes.len().min(self.room());
+        self.unfilled()[..len].copy_from_slice(&bytes[..len]);
+        self.end += len;
+        len
+    }
+
+    /// Forgets the first `len` filled bytes.
+    ///
+    /// # Panics
+    ///
+    /// When fewer are filled.
+    pub fn consume(&mut self, len: usize) {
+        assert!(len <= self.end - self.start, "consume of {len} of {}", self.end - self.start);
+        self.start += len;
+    }
+
+    /// Forgets the filled bytes after the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the bytes: they may be plaintext.
+        f.debug_struct("Block").field("filled", &(self.end - self.start)).finish_non_exhaustive()
+    }
+}
+
+/// A bounded, last-in-first-out pool of blocks; the block given back last is the warmest.
+#[derive(Debug)]
+pub struct Pool {
+    free: Vec<Block>,
+    lent: usize,
+    capacity: usize,
+    kept: usize,
+}
+
+impl Pool {
+    /// A pool that lends at most `capacity` blocks and keeps at most `kept` of those given back.
+    pub fn new(capacity: usize, kept: usize) -> Self {
+        Self { free: Vec::new(), lent: 0, capacity, kept: kept.min(capacity) }
+    }
+
+    /// An empty block, or `None` when `capacity` are out.
+    pub fn take(&mut self) -> Option<Block> {
+        if self.lent == self.capacity {
+            return None;
+        }
+        self.lent += 1;
+        Some(self.free.pop().unwrap_or_else(Block::new))
+    }
+
+    /// Takes a block back.
+    pub fn give(&mut self, mut block: Block) {
+        self.lent = self.lent.saturating_sub(1);
+        if self.free.len() < self.kept {
+            block.clear();
+            self.free.push(block);
+        }
+    }
+
+    /// How many blocks are out.
+    pub fn lent(&self) -> usize {
+        self.lent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_lends_no_more_than_its_capacity() {
+        let mut pool = Pool::new(2, 1);
+        let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
+        assert!(pool.take().is_none());
+        pool.give(first);
+        pool.give(second);
+        assert_eq!((pool.lent(), pool.free.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_block_comes_back_empty() {
+        let mut pool = Pool::new(1, 1);
+        let mut block = pool.take().unwrap();
+        assert_eq!(block.append(&[7; BLOCK_LEN + 1]), BLOCK_LEN);
+        block.consume(3);
+        assert_eq!((block.filled().len(), block.room()), (BLOCK_LEN - 3, 0));
+        pool.give(block);
+        assert!(pool.take().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! Ringgate terminates mutual TLS.
+#![deny(unsafe_code)]
+
+pub mod block;
+pub mod clock;
+pub mod close_reason;
+pub mod limits;
+
+pub mod tls;
+pub mod trust;

@@ -1,0 +1,93 @@
+//! Every bound of the data plane, in one place, with assertions on how they relate.
+//!
+//! Bounds that an operator may lower or raise are configuration; the values here are their
+//! defaults and the hard limits behind them.
+
+/// Plaintext bytes that one TLS record may carry (RFC 8446 section 5.1, RFC 5246 section 6.2.1).
+pub const RECORD_PLAINTEXT_MAX: usize = 1 << 14;
+
+/// Bytes of a record header: type, version, length.
+pub const RECORD_HEADER_LEN: usize = 5;
+
+/// Bytes of a record body that TLS 1.3 allows (RFC 8446 section 5.2).
+pub const RECORD_BODY_MAX_TLS13: usize = RECORD_PLAINTEXT_MAX + 256;
+
+/// Bytes of a record body that TLS 1.2 allows (RFC 5246 section 6.2.3).
+pub const RECORD_BODY_MAX_TLS12: usize = RECORD_PLAINTEXT_MAX + 2048;
+
+/// Bytes on the wire of a full record as peers write it with TLS 1.3 and a 16-byte tag: header,
+/// plaintext, content type, tag.
+pub const RECORD_FULL_LEN: usize = RECORD_HEADER_LEN + RECORD_PLAINTEXT_MAX + 1 + 16;
+
+/// Full records that a receive buffer and a pool block hold, so that full records do not straddle.
+pub const RECORDS_PER_BLOCK: usize = 4;
+
+/// Bytes of a pool block and of a receive buffer.
+pub const BLOCK_LEN: usize = RECORDS_PER_BLOCK * RECORD_FULL_LEN;
+
+/// Receive buffers that a shard lends to the kernel; a power of two.
+pub const RECEIVE_BUFFERS: u16 = 16;
+
+/// Blocks that one direction of a relay may hold before it stops receiving.
+pub const BLOCKS_PER_DIRECTION: usize = 2;
+
+/// Blocks that one direction may hold at all: what the watermark allows, and what a receive that is
+/// being cancelled can still deliver.
+pub const BLOCKS_PER_DIRECTION_MAX: usize = BLOCKS_PER_DIRECTION + 2 * RECEIVE_BUFFERS as usize;
+
+/// Bytes of TLS input that a handshake may hold while a flight is incomplete.
+pub const HANDSHAKE_INPUT_MAX: usize = 64 * 1024;
+
+/// Bytes that a client may send in one handshake; past it the client is refused.
+pub const HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
+
+/// Certificates in a client's chain, the leaf included.
+pub const CHAIN_LEN_MAX: usize = 8;
+
+/// Bytes of a client's chain, all certificates together.
+pub const CHAIN_BYTES_MAX: usize = 48 * 1024;
+
+/// Bits of an RSA modulus in a client's chain (CVE-2023-29409).
+pub const RSA_MODULUS_BITS_MAX: usize = 8192;
+
+/// Names of each kind that are read from a client's certificate.
+pub const NAMES_PER_CERTIFICATE_MAX: usize = 256;
+
+/// KeyUpdate messages that a peer may send without application data between them, and in all
+/// within [`KEY_UPDATE_WINDOW_RECORDS`] records.
+pub const KEY_UPDATES_PER_WINDOW_MAX: u32 = 32;
+
+/// Records over which a peer's KeyUpdate messages are counted.
+pub const KEY_UPDATE_WINDOW_RECORDS: u64 = 4096;
+
+/// Records that carry nothing which a peer may send in a row.
+pub const EMPTY_RECORDS_MAX: u32 = 32;
+
+/// Records sealed under one AES-GCM key before our own KeyUpdate. RFC 8446 section 5.5 allows 2^24.5.
+pub const RECORDS_PER_KEY_MAX: u64 = 1 << 23;
+
+/// Upstream addresses tried for one connection.
+pub const CONNECT_ATTEMPTS_MAX: usize = 3;
+
+/// Bytes of a PROXY v2 header (its length field has 16 bits).
+pub const GREETING_MAX: usize = 16 + u16::MAX as usize;
+
+/// Events that wait for the control plane per shard (access lines, refusals).
+pub const REPORT_QUEUE_LEN: usize = 4096;
+
+/// Single-shot accepts in flight per listener and shard.
+pub const ACCEPTS_IN_FLIGHT: usize = 8;
+
+/// Connections per shard unless configured.
+pub const CONNECTIONS_PER_SHARD: usize = 8192;
+
+/// Handshakes in progress per shard unless configured.
+pub const HANDSHAKES_PER_SHARD: usize = 2048;
+
+const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
+const _: () = assert!(BLOCK_LEN < 1 << 17, "block offsets are stored in 32 bits");
+const _: () = assert!(HANDSHAKE_INPUT_MAX <= HANDSHAKE_BYTES_MAX);
+const _: () = assert!(CHAIN_BYTES_MAX < HANDSHAKE_INPUT_MAX);
+const _: () = assert!(RECORD_BODY_MAX_TLS12 + RECORD_HEADER_LEN < BLOCK_LEN);
+const _: () = assert!(RECORDS_PER_KEY_MAX < 23_726_566, "2^24.5");
+const _: () = assert!(HANDSHAKES_PER_SHARD <= CONNECTIONS_PER_SHARD);

@@ -1,0 +1,9 @@
+//! TLS bytes in and out; sans-IO.
+
+pub mod acceptor;
+pub mod handshake;
+pub mod record;
+
+pub use acceptor::{Acceptor, AcceptorOptions, Route};
+pub use handshake::{Established, Handshake, HandshakeFailure, Progress};
+pub use record::{Opened, RecordFailure, Records};
