@@ -164,7 +164,8 @@ fn shutting_down_ends_the_peers_stream() {
     let (descriptor, mut peer) = pair(&mut ring);
     ring.shutdown_send(&descriptor);
     ring.wait(Some(Duration::ZERO)).unwrap();
-    assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+    // `read_to_end` goes on after EINTR, which the kernel's clearing up of the ring may cause.
+    assert_eq!(peer.read_to_end(&mut Vec::new()).unwrap(), 0);
 }
 
 #[test]
@@ -222,5 +223,6 @@ fn dropping_a_ring_cancels_what_is_in_flight() {
     drop(ring);
     peer.set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
-    assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+    // `read_to_end` goes on after EINTR, which the kernel's clearing up of the ring may cause.
+    assert_eq!(peer.read_to_end(&mut Vec::new()).unwrap(), 0);
 }
