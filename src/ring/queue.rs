@@ -144,6 +144,9 @@ fn is_passing(error: &io::Error) -> bool {
 
 impl Drop for Queues {
     fn drop(&mut self) {
+        // The thread's registration is a reference of its own and would keep the ring, and with it
+        // every direct descriptor, until the thread ends.
+        let _ = self.submitter.unregister_ring_fd();
         // SAFETY: the parts are dropped exactly once, here, and not used afterwards; only then is
         // the box freed that they borrow from, which `new` made with `Box::into_raw`.
         unsafe {
