@@ -90,7 +90,12 @@ impl Connection {
     }
 
     fn begin(&mut self, reason: CloseReason, waits_for: Side, context: &mut Context<'_>) {
-        let closing = Closing { reason, client_gone: false, waits_for, discarded: 0 };
+        let closing = Closing {
+            reason,
+            client_gone: false,
+            waits_for,
+            discarded: 0,
+        };
         match std::mem::replace(&mut self.stage, Stage::Closing(closing)) {
             Stage::Handshaking(mut handshake) => handshake.release(context.pool),
             Stage::Connecting { mut session, .. } | Stage::Relaying { mut session } => {
@@ -112,7 +117,9 @@ impl Connection {
     }
 
     pub(super) fn on_closing(&mut self, event: Event<'_>, context: &mut Context<'_>) {
-        let Stage::Closing(closing) = &mut self.stage else { return };
+        let Stage::Closing(closing) = &mut self.stage else {
+            return;
+        };
         match event {
             Event::Deadline => self.close_now(context),
             Event::Ended(Side::Client, _) => {
@@ -142,7 +149,9 @@ impl Connection {
 
     /// A block has left while closing.
     pub(super) fn closing_sent(&mut self, side: Side, context: &mut Context<'_>) {
-        let Stage::Closing(closing) = &self.stage else { return };
+        let Stage::Closing(closing) = &self.stage else {
+            return;
+        };
         let (waits_for, client_gone) = (closing.waits_for, closing.client_gone);
         if side != waits_for {
             return;

@@ -65,7 +65,13 @@ pub struct Told<'a> {
 /// Appends the header to `out`; nothing when it does not fit.
 pub fn encode(told: &Told<'_>, out: &mut Block) -> Result<(), TooLong> {
     let before = out.filled().len();
-    let result = write(told, &mut Writer { out, limit: before + GREETING_MAX });
+    let result = write(
+        told,
+        &mut Writer {
+            out,
+            limit: before + GREETING_MAX,
+        },
+    );
     if result.is_err() {
         out.truncate(before);
     }
@@ -109,7 +115,10 @@ fn write_tls(told: &Told<'_>, writer: &mut Writer<'_>) -> Result<(), TooLong> {
         writer.tlv(SUBTYPE_SSL_CN, name.as_bytes())?;
     }
     if let Some(suite) = session.suite.as_str() {
-        writer.tlv(SUBTYPE_SSL_CIPHER, suite.trim_start_matches("TLS13_").as_bytes())?;
+        writer.tlv(
+            SUBTYPE_SSL_CIPHER,
+            suite.trim_start_matches("TLS13_").as_bytes(),
+        )?;
     }
     if told.client_certificate {
         writer.tlv(SUBTYPE_SSL_CLIENT_CERT, session.client.peer().leaf())?;
@@ -183,7 +192,11 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
         let fits = self.out.filled().len() + bytes.len() <= self.limit;
-        if fits && self.out.append(bytes) == bytes.len() { Ok(()) } else { Err(TooLong) }
+        if fits && self.out.append(bytes) == bytes.len() {
+            Ok(())
+        } else {
+            Err(TooLong)
+        }
     }
 
     fn tag(&mut self, tag: u8) -> Result<(), TooLong> {

@@ -25,7 +25,9 @@ impl Connection {
     }
 
     fn handshake(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
-        let Stage::Handshaking(handshake) = &mut self.stage else { return };
+        let Stage::Handshaking(handshake) = &mut self.stage else {
+            return;
+        };
         let Some(mut out) = context.pool.take() else {
             return self.close(CloseReason::BufferLimit, context);
         };
@@ -47,11 +49,19 @@ impl Connection {
             handshake.release(context.pool);
         }
         if let Err(failure) = self.greet(&session, context) {
-            self.stage = Stage::Connecting { session, attempt: 0, timed_out: false };
+            self.stage = Stage::Connecting {
+                session,
+                attempt: 0,
+                timed_out: false,
+            };
             return self.end_with_alert(failure, rustls::AlertDescription::InternalError, context);
         }
         let permit = ConnectPermit::new(&session.client, session.route, 0);
-        self.stage = Stage::Connecting { session, attempt: 0, timed_out: false };
+        self.stage = Stage::Connecting {
+            session,
+            attempt: 0,
+            timed_out: false,
+        };
         self.deadline = context.now + self.settings.connect_timeout;
         context.actions.push(Action::Connect(permit));
         // What the client sent behind its Finished.
@@ -80,8 +90,17 @@ impl Connection {
 
     /// Ends a handshake that failed, after its alert has left.
     pub(super) fn refuse(&mut self, failure: HandshakeFailure, context: &mut Context<'_>) {
-        let HandshakeFailure { reason, detail, claimed, server_name } = failure;
-        self.refused = Some(Box::new(Refused { detail, claimed, server_name }));
+        let HandshakeFailure {
+            reason,
+            detail,
+            claimed,
+            server_name,
+        } = failure;
+        self.refused = Some(Box::new(Refused {
+            detail,
+            claimed,
+            server_name,
+        }));
         match reason {
             // A scanner or a wrong protocol is not worth waiting for.
             CloseReason::NotTls if self.outbound.is_flushed() => self.close(reason, context),

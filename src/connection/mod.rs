@@ -10,8 +10,8 @@
 //! always one [`Action::Close`]. After it the driver gives blocks of sends that still return back
 //! to the pool itself.
 
-pub mod greeting;
 mod closing;
+pub mod greeting;
 mod handshaking;
 mod relay;
 mod relaying;
@@ -166,9 +166,15 @@ pub struct Connection {
 enum Stage {
     Closed,
     Closing(Closing),
-    Connecting { session: Box<Established>, attempt: usize, timed_out: bool },
+    Connecting {
+        session: Box<Established>,
+        attempt: usize,
+        timed_out: bool,
+    },
     Handshaking(Box<Handshake>),
-    Relaying { session: Box<Established> },
+    Relaying {
+        session: Box<Established>,
+    },
 }
 
 impl Connection {

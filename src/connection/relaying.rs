@@ -27,7 +27,12 @@ impl Connection {
 
     fn connected(&mut self, result: io::Result<()>, context: &mut Context<'_>) {
         let stage = std::mem::replace(&mut self.stage, Stage::Closed);
-        let Stage::Connecting { session, attempt, timed_out } = stage else {
+        let Stage::Connecting {
+            session,
+            attempt,
+            timed_out,
+        } = stage
+        else {
             self.stage = stage;
             return;
         };
@@ -58,12 +63,20 @@ impl Connection {
         let next = attempt + 1;
         if next < CONNECT_ATTEMPTS_MAX {
             let permit = ConnectPermit::new(&session.client, session.route, next);
-            self.stage = Stage::Connecting { session, attempt: next, timed_out: false };
+            self.stage = Stage::Connecting {
+                session,
+                attempt: next,
+                timed_out: false,
+            };
             self.deadline = context.now + self.settings.connect_timeout;
             context.actions.push(Action::Connect(permit));
             return;
         }
-        self.stage = Stage::Connecting { session, attempt, timed_out };
+        self.stage = Stage::Connecting {
+            session,
+            attempt,
+            timed_out,
+        };
         let reason = if timed_out {
             CloseReason::UpstreamConnectTimeout
         } else {
@@ -101,7 +114,9 @@ impl Connection {
             return Ok(false);
         };
         loop {
-            let Some(mut block) = self.inbound.writable(RECORD_PLAINTEXT_MAX + 1, context.pool)
+            let Some(mut block) = self
+                .inbound
+                .writable(RECORD_PLAINTEXT_MAX + 1, context.pool)
             else {
                 return Err(no_block());
             };
@@ -152,10 +167,14 @@ impl Connection {
 
     /// Seals what the upstream sent and passes it on.
     fn from_upstream(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
-        let Stage::Relaying { session } = &mut self.stage else { return };
+        let Stage::Relaying { session } = &mut self.stage else {
+            return;
+        };
         let mut rest = &*bytes;
         while !rest.is_empty() {
-            let room = session.records.sealed_len(rest.len().min(RECORD_PLAINTEXT_MAX));
+            let room = session
+                .records
+                .sealed_len(rest.len().min(RECORD_PLAINTEXT_MAX));
             let Some(mut block) = self.outbound.writable(room, context.pool) else {
                 return self.record_failed(&no_block(), context);
             };
@@ -194,7 +213,9 @@ impl Connection {
     fn upstream_ended(&mut self, context: &mut Context<'_>) {
         self.outbound.receive_ended();
         self.outbound.ended = true;
-        let Stage::Relaying { session } = &mut self.stage else { return };
+        let Stage::Relaying { session } = &mut self.stage else {
+            return;
+        };
         let room = session.records.sealed_len(2);
         let Some(mut block) = self.outbound.writable(room, context.pool) else {
             return self.close(CloseReason::BufferLimit, context);
@@ -210,7 +231,11 @@ impl Connection {
 
     pub(super) fn upstream_failed(&mut self, _error: &io::Error, context: &mut Context<'_>) {
         self.outbound.receive_ended();
-        self.end_with_alert(CloseReason::UpstreamReset, AlertDescription::InternalError, context);
+        self.end_with_alert(
+            CloseReason::UpstreamReset,
+            AlertDescription::InternalError,
+            context,
+        );
     }
 
     /// A block has left for `side`.
