@@ -208,6 +208,18 @@ fn without_a_trust_domain_nobody_comes_in() {
     let leaf = Ca::root("Root").issue(client("leaf"));
     for version in [&TLS12, &TLS13] {
         let outcome = handshake(version, presented(&leaf), None);
+        let refusal = outcome
+            .judgement
+            .verdict
+            .as_ref()
+            .unwrap()
+            .as_ref()
+            .unwrap_err();
+        assert!(
+            refusal.detail.contains("no trust domain"),
+            "{}",
+            refusal.detail
+        );
         assert_refused(
             outcome,
             CloseReason::Internal,
