@@ -7,6 +7,7 @@ pub mod close_reason;
 pub mod limits;
 
 pub mod config;
+pub mod control;
 pub mod snapshot;
 pub mod tls;
 pub mod trust;
