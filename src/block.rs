@@ -24,6 +24,11 @@ impl Block {
         &self.storage[self.start..self.end]
     }
 
+    /// The same, to correct what was written.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.storage[self.start..self.end]
+    }
+
     /// Whether nothing is filled.
     pub fn is_empty(&self) -> bool {
         self.start == self.end

@@ -7,7 +7,11 @@ pub mod close_reason;
 pub mod limits;
 
 pub mod config;
+pub mod connection;
 pub mod control;
+pub mod ring;
+pub mod shard;
 pub mod snapshot;
+pub mod terminator;
 pub mod tls;
 pub mod trust;
