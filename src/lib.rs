@@ -8,6 +8,7 @@ pub mod limits;
 
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod ring;
 pub mod shard;
 pub mod snapshot;
