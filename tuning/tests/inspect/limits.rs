@@ -50,21 +50,28 @@ fn a_container_with_two_and_a_half_cpus() {
 
 #[test]
 fn the_tightest_quota_on_the_way_up_counts() {
-    let machine = Machine::regular("tightest", 1, 8, 1);
-    machine.group_v2(
-        "/pods/gate",
-        &[
-            ("pods/gate/cpu.max", "max 100000"),
-            ("pods/cpu.max", "50000 50000"),
-            ("pods/cpuset.cpus.effective", "1,3,5,7"),
-        ],
-    );
-    let host = machine.inspect();
-    assert_eq!(
-        quota_of(&host),
-        Some((50_000, 50_000, "sys/fs/cgroup/pods/cpu.max"))
-    );
-    assert_eq!(host.usable.to_string(), "1,3,5,7");
+    for (own, above, tightest) in [
+        ("max 100000", "50000 50000", "sys/fs/cgroup/pods/cpu.max"),
+        ("400000 100000", "50000 50000", "sys/fs/cgroup/pods/cpu.max"),
+        (
+            "50000 100000",
+            "50000 50000",
+            "sys/fs/cgroup/pods/gate/cpu.max",
+        ),
+    ] {
+        let machine = Machine::regular("tightest", 1, 8, 1);
+        let files = [("pods/gate/cpu.max", own), ("pods/cpu.max", above)];
+        machine.group_v2("/pods/gate", &files);
+        assert_eq!(quota_of(&machine.inspect()).unwrap().2, tightest);
+    }
+}
+
+#[test]
+fn the_nearest_group_that_names_cpus_counts() {
+    let machine = Machine::regular("nearest_cpuset", 1, 8, 1);
+    let above = ("pods/cpuset.cpus.effective", "1,3,5,7");
+    machine.group_v2("/pods/gate", &[above, ("cpuset.cpus.effective", "0-7")]);
+    assert_eq!(machine.inspect().usable.to_string(), "1,3,5,7");
 }
 
 #[test]
