@@ -6,5 +6,7 @@ pub mod clock;
 pub mod close_reason;
 pub mod limits;
 
+pub mod connection;
+pub mod ring;
 pub mod tls;
 pub mod trust;

@@ -61,4 +61,9 @@ impl Handshake {
     ) -> Result<Progress, HandshakeFailure> {
         todo!()
     }
+
+    /// Gives blocks back to the pool; call before dropping.
+    pub fn release(&mut self, _pool: &mut Pool) {
+        todo!()
+    }
 }
