@@ -6,7 +6,11 @@ pub mod clock;
 pub mod close_reason;
 pub mod limits;
 
+pub mod config;
 pub mod connection;
 pub mod ring;
+pub mod shard;
+pub mod snapshot;
+pub mod terminator;
 pub mod tls;
 pub mod trust;

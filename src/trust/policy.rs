@@ -34,6 +34,8 @@ pub struct PatternError {
 /// What a rule asks of an identity.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Matcher {
+    /// Matches every identity.
+    Any,
     CommonName(String),
     Dns(NamePattern),
     Fingerprint([u8; 32]),
