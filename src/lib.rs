@@ -15,3 +15,5 @@ pub mod snapshot;
 pub mod terminator;
 pub mod tls;
 pub mod trust;
+
+pub use terminator::Terminator;

@@ -219,8 +219,3 @@ impl TimeProvider for CalendarTime {
         Some(UnixTime::since_unix_epoch(self.0.unix()))
     }
 }
-
-/// A chain and its key from PEM.
-pub fn load_certified_key(_chain: &[u8], _key: &[u8]) -> Result<Arc<CertifiedKey>, AcceptorError> {
-    todo!()
-}
