@@ -134,13 +134,6 @@ fn listen_address(entry: &Entry<'_>) -> Option<SocketAddr> {
         );
         return None;
     };
-    if address.port() == 0 {
-        entry.report(
-            "port 0 would give every shard another port",
-            "choose a port",
-        );
-        return None;
-    }
     Some(address)
 }
 
