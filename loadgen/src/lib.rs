@@ -1,0 +1,4 @@
+//! Capacity questions about mutual TLS, answered from measurements.
+#![deny(unsafe_code)]
+
+pub mod pki;
