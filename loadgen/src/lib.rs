@@ -2,3 +2,4 @@
 #![deny(unsafe_code)]
 
 pub mod pki;
+pub mod proxy_header;
