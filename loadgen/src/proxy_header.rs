@@ -121,17 +121,28 @@ impl ProxyHeader {
             0x21 => false,
             other => return Err(ProxyHeaderError::Command(other)),
         };
-        let Some(whole) = bytes.get(..len) else { return Ok(Parsed::Incomplete) };
+        let Some(whole) = bytes.get(..len) else {
+            return Ok(Parsed::Incomplete);
+        };
         if local {
             // The receiver ignores what a LOCAL header carries.
-            return Ok(Parsed::Complete { header: Box::default(), len });
+            return Ok(Parsed::Complete {
+                header: Box::default(),
+                len,
+            });
         }
         let (addresses, tlvs) = read_addresses(family, &whole[FIXED_LEN..])?;
-        let mut header = Self { addresses: Some(addresses), ..Self::default() };
+        let mut header = Self {
+            addresses: Some(addresses),
+            ..Self::default()
+        };
         for (kind, value) in TlvIter(tlvs).collect::<Result<Vec<_>, _>>()? {
             header.read_tlv(kind, value, whole)?;
         }
-        Ok(Parsed::Complete { header: Box::new(header), len })
+        Ok(Parsed::Complete {
+            header: Box::new(header),
+            len,
+        })
     }
 
     fn read_tlv(&mut self, kind: u8, value: &[u8], whole: &[u8]) -> Result<(), ProxyHeaderError> {
@@ -145,9 +156,11 @@ impl ProxyHeader {
             tlv_type::SSL => put(&mut self.tls, kind, Tls::parse(value)?),
             tlv_type::SPIFFE_ID => put(&mut self.spiffe_id, kind, value.to_vec()),
             tlv_type::SAN_LIST => put(&mut self.san_list, kind, value.to_vec()),
-            tlv_type::FINGERPRINT => {
-                put(&mut self.fingerprint, kind, value.try_into().map_err(|_| wrong)?)
-            }
+            tlv_type::FINGERPRINT => put(
+                &mut self.fingerprint,
+                kind,
+                value.try_into().map_err(|_| wrong)?,
+            ),
             tlv_type::RULE => put(&mut self.rule, kind, value.to_vec()),
             tlv_type::RESUMED => match value {
                 [flag @ 0..=1] => put(&mut self.resumed, kind, *flag == 1),
@@ -164,7 +177,10 @@ impl ProxyHeader {
     pub fn leaf_fingerprint(&self) -> Option<[u8; 32]> {
         self.fingerprint.or_else(|| {
             let der = self.tls.as_ref()?.client_certificate.as_ref()?;
-            digest::digest(&digest::SHA256, der).as_ref().try_into().ok()
+            digest::digest(&digest::SHA256, der)
+                .as_ref()
+                .try_into()
+                .ok()
         })
     }
 }
@@ -175,7 +191,11 @@ impl Tls {
             return Err(ProxyHeaderError::Tlv(tlv_type::SSL));
         };
         let verify = u32::from_be_bytes([a, b, c, d]);
-        let mut tls = Self { client, verify, ..Self::default() };
+        let mut tls = Self {
+            client,
+            verify,
+            ..Self::default()
+        };
         for tlv in TlvIter(tlvs) {
             let (kind, value) = tlv?;
             let field = match kind {
@@ -208,11 +228,22 @@ fn read_addresses(family: u8, body: &[u8]) -> Result<(Addresses, &[u8]), ProxyHe
         0x11 => {
             let (fixed, tlvs) = body.split_first_chunk::<12>().ok_or(short)?;
             let ip = |at: usize| {
-                IpAddr::from(Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]))
+                IpAddr::from(Ipv4Addr::new(
+                    fixed[at],
+                    fixed[at + 1],
+                    fixed[at + 2],
+                    fixed[at + 3],
+                ))
             };
             let source = SocketAddr::new(ip(0), port(fixed[8], fixed[9]));
             let destination = SocketAddr::new(ip(4), port(fixed[10], fixed[11]));
-            Ok((Addresses { source, destination }, tlvs))
+            Ok((
+                Addresses {
+                    source,
+                    destination,
+                },
+                tlvs,
+            ))
         }
         0x21 => {
             let (fixed, tlvs) = body.split_first_chunk::<36>().ok_or(short)?;
@@ -223,7 +254,13 @@ fn read_addresses(family: u8, body: &[u8]) -> Result<(Addresses, &[u8]), ProxyHe
             };
             let source = SocketAddr::new(ip(0), port(fixed[32], fixed[33]));
             let destination = SocketAddr::new(ip(16), port(fixed[34], fixed[35]));
-            Ok((Addresses { source, destination }, tlvs))
+            Ok((
+                Addresses {
+                    source,
+                    destination,
+                },
+                tlvs,
+            ))
         }
         other => Err(ProxyHeaderError::Family(other)),
     }
@@ -241,7 +278,8 @@ impl<'a> Iterator for TlvIter<'a> {
             self.0 = &[];
             return Some(Err(ProxyHeaderError::Tlv(kind)));
         };
-        let Some((value, rest)) = rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])))
+        let Some((value, rest)) =
+            rest.split_at_checked(usize::from(u16::from_be_bytes([high, low])))
         else {
             self.0 = &[];
             return Some(Err(ProxyHeaderError::Tlv(kind)));
@@ -257,7 +295,11 @@ fn check_crc(told: [u8; 4], field: &[u8], whole: &[u8]) -> Result<(), ProxyHeade
     let mut zeroed = whole.to_vec();
     zeroed[at..at + told.len()].fill(0);
     let fits = crc32c(&zeroed) == u32::from_be_bytes(told);
-    if fits { Ok(()) } else { Err(ProxyHeaderError::Checksum) }
+    if fits {
+        Ok(())
+    } else {
+        Err(ProxyHeaderError::Checksum)
+    }
 }
 
 fn crc32c(bytes: &[u8]) -> u32 {
@@ -335,9 +377,15 @@ mod tests {
         assert_eq!(header.alpn.as_deref(), Some(&b"h2"[..]));
         assert_eq!(header.authority.as_deref(), Some(&b"a.example"[..]));
         assert_eq!(header.unique_id.as_deref(), Some(&b"id"[..]));
-        assert_eq!(header.spiffe_id.as_deref(), Some(&b"spiffe://demo.example/client/1"[..]));
+        assert_eq!(
+            header.spiffe_id.as_deref(),
+            Some(&b"spiffe://demo.example/client/1"[..])
+        );
         assert_eq!(header.leaf_fingerprint(), Some([9; 32]));
-        assert_eq!((header.rule.as_deref(), header.resumed), (Some(&b"rule"[..]), Some(true)));
+        assert_eq!(
+            (header.rule.as_deref(), header.resumed),
+            (Some(&b"rule"[..]), Some(true))
+        );
         assert_eq!(header.unknown, [0xEF]);
         let tls = header.tls.unwrap();
         assert_eq!((tls.client, tls.verify), (7, 0));
@@ -349,7 +397,11 @@ mod tests {
     fn truncated_at_every_byte_is_incomplete() {
         let bytes = full();
         for len in 0..bytes.len() {
-            assert_eq!(ProxyHeader::parse(&bytes[..len]), Ok(Parsed::Incomplete), "{len} bytes");
+            assert_eq!(
+                ProxyHeader::parse(&bytes[..len]),
+                Ok(Parsed::Incomplete),
+                "{len} bytes"
+            );
         }
     }
 
@@ -362,7 +414,10 @@ mod tests {
             cut[14..16].copy_from_slice(&u16::try_from(len - FIXED_LEN).unwrap().to_be_bytes());
             good_ends += usize::from(ProxyHeader::parse(&cut).is_ok());
         }
-        assert_eq!(good_ends, 11, "after the addresses and after every TLV but the last");
+        assert_eq!(
+            good_ends, 11,
+            "after the addresses and after every TLV but the last"
+        );
     }
 
     #[test]
@@ -384,7 +439,10 @@ mod tests {
         body[32..].copy_from_slice(&[0, 80, 1, 187]);
         let (v6, _) = complete(&header(0x21, 0x21, &body));
         assert_eq!(v6.addresses.unwrap().source, "[::1]:80".parse().unwrap());
-        assert_eq!(v6.addresses.unwrap().destination, "[::2]:443".parse().unwrap());
+        assert_eq!(
+            v6.addresses.unwrap().destination,
+            "[::2]:443".parse().unwrap()
+        );
         let (local, len) = complete(&header(0x20, 0x00, &[1, 2, 3]));
         assert_eq!((local.addresses, len), (None, 19));
     }
@@ -394,19 +452,38 @@ mod tests {
         let parse = |bytes: &[u8]| ProxyHeader::parse(bytes).unwrap_err();
         let with = |more: &[u8]| header(0x21, 0x11, &[&V4[..], more].concat());
         assert_eq!(parse(b"GET / HTTP/1.1"), ProxyHeaderError::Signature);
-        assert_eq!(parse(&header(0x11, 0x11, &V4)), ProxyHeaderError::Command(0x11));
-        assert_eq!(parse(&header(0x21, 0x12, &V4)), ProxyHeaderError::Family(0x12));
-        assert_eq!(parse(&header(0x21, 0x21, &V4)), ProxyHeaderError::Addresses(12));
-        assert_eq!(parse(&with(&tlv(0xE2, &[9; 31]))), ProxyHeaderError::Tlv(0xE2));
+        assert_eq!(
+            parse(&header(0x11, 0x11, &V4)),
+            ProxyHeaderError::Command(0x11)
+        );
+        assert_eq!(
+            parse(&header(0x21, 0x12, &V4)),
+            ProxyHeaderError::Family(0x12)
+        );
+        assert_eq!(
+            parse(&header(0x21, 0x21, &V4)),
+            ProxyHeaderError::Addresses(12)
+        );
+        assert_eq!(
+            parse(&with(&tlv(0xE2, &[9; 31]))),
+            ProxyHeaderError::Tlv(0xE2)
+        );
         assert_eq!(parse(&with(&tlv(0xE4, &[2]))), ProxyHeaderError::Tlv(0xE4));
-        assert_eq!(parse(&with(&tlv(0x20, &[1; 4]))), ProxyHeaderError::Tlv(0x20));
+        assert_eq!(
+            parse(&with(&tlv(0x20, &[1; 4]))),
+            ProxyHeaderError::Tlv(0x20)
+        );
         let twice = [tlv(0xE0, b"a"), tlv(0xE0, b"b")].concat();
         assert_eq!(parse(&with(&twice)), ProxyHeaderError::Duplicate(0xE0));
     }
 
     #[test]
     fn the_checksum_is_checked() {
-        assert_eq!(crc32c(b"123456789"), 0xE306_9283, "the polynomial's published check value");
+        assert_eq!(
+            crc32c(b"123456789"),
+            0xE306_9283,
+            "the polynomial's published check value"
+        );
         let mut bytes = header(0x21, 0x11, &[&V4[..], &tlv(0x03, &[0; 4])].concat());
         assert_eq!(ProxyHeader::parse(&bytes), Err(ProxyHeaderError::Checksum));
         let at = bytes.len() - 4;

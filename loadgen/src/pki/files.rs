@@ -26,7 +26,11 @@ pub fn write(pki: &Pki, directory: &Path) -> Result<(), PkiError> {
     for credential in clients.chain([&pki.server]) {
         certificates(&format!("{}.pem", credential.name), &credential.chain)?;
         let key = encode("PRIVATE KEY", credential.key.secret_der());
-        write_new(&directory.join(format!("{}.key", credential.name)), &key, 0o600)?;
+        write_new(
+            &directory.join(format!("{}.key", credential.name)),
+            &key,
+            0o600,
+        )?;
     }
     Ok(())
 }
@@ -36,8 +40,17 @@ pub fn load_credential(certificate: &Path, key: &Path) -> Result<Credential, Pki
     let chain = load_certificates(certificate)?;
     let key = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| unreadable(key, &error, "expected a PEM private key"))?;
-    let name = certificate.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Credential { name, spiffe_id: None, chain, key })
+    let name = certificate
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    Ok(Credential {
+        name,
+        spiffe_id: None,
+        chain,
+        key,
+    })
 }
 
 /// Reads every `NAME.pem` with a `NAME.key` beside it whose name starts with `client-`, in the
@@ -61,7 +74,10 @@ pub fn load_pool(directory: &Path) -> Result<Vec<Credential>, PkiError> {
             remedy: "make them with `ringgate-loadgen pki DIR --clients N`",
         });
     }
-    paths.iter().map(|path| load_credential(path, &path.with_extension("key"))).collect()
+    paths
+        .iter()
+        .map(|path| load_credential(path, &path.with_extension("key")))
+        .collect()
 }
 
 /// Reads trust anchors.
@@ -108,7 +124,11 @@ fn encode(label: &str, der: &[u8]) -> String {
             let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
             for position in 0..4 {
                 let symbol = ALPHABET[(bits >> (18 - 6 * position) & 63) as usize];
-                text.push(if position > group.len() { '=' } else { char::from(symbol) });
+                text.push(if position > group.len() {
+                    '='
+                } else {
+                    char::from(symbol)
+                });
             }
         }
         text.push('\n');
@@ -118,11 +138,19 @@ fn encode(label: &str, der: &[u8]) -> String {
 }
 
 fn failed(path: &Path, error: &std::io::Error, remedy: &'static str) -> PkiError {
-    PkiError::File { path: path.display().to_string(), reason: error.to_string(), remedy }
+    PkiError::File {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+        remedy,
+    }
 }
 
 fn unreadable(path: &Path, error: &pem::Error, remedy: &'static str) -> PkiError {
-    PkiError::File { path: path.display().to_string(), reason: error.to_string(), remedy }
+    PkiError::File {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+        remedy,
+    }
 }
 
 #[cfg(test)]
@@ -151,19 +179,30 @@ mod tests {
     #[test]
     fn what_is_written_loads_again() {
         let directory = Directory::new("pki-round-trip");
-        let options =
-            PkiOptions { clients: 11, intermediate: true, wrong_ca: 1, ..PkiOptions::default() };
+        let options = PkiOptions {
+            clients: 11,
+            intermediate: true,
+            wrong_ca: 1,
+            ..PkiOptions::default()
+        };
         let pki = Pki::generate(&options).unwrap();
         write(&pki, &directory.0).unwrap();
 
         let pool = load_pool(&directory.0).unwrap();
         let fingerprints =
             |all: &[Credential]| all.iter().map(Credential::fingerprint).collect::<Vec<_>>();
-        assert_eq!(fingerprints(&pool), fingerprints(&pki.clients), "in the order of the numbers");
+        assert_eq!(
+            fingerprints(&pool),
+            fingerprints(&pki.clients),
+            "in the order of the numbers"
+        );
         assert_eq!(pool[10].chain, pki.clients[10].chain);
         assert_eq!(pool[10].key.secret_der(), pki.clients[10].key.secret_der());
         assert_eq!(load_anchors(&directory.0.join("ca.pem")).unwrap().len(), 1);
-        let mode = fs::metadata(directory.0.join("client-3.key")).unwrap().permissions().mode();
+        let mode = fs::metadata(directory.0.join("client-3.key"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -173,14 +212,24 @@ mod tests {
         let pki = Pki::generate(&PkiOptions::default()).unwrap();
         write(&pki, &directory.0).unwrap();
         let error = write(&pki, &directory.0).unwrap_err().to_string();
-        assert!(error.contains("ca.pem") && error.contains("without a PKI"), "{error}");
+        assert!(
+            error.contains("ca.pem") && error.contains("without a PKI"),
+            "{error}"
+        );
     }
 
     #[test]
     fn base64_pads_as_rfc_4648_says() {
-        for (bytes, text) in [("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
-        {
-            assert!(encode("X", bytes.as_bytes()).contains(&format!("\n{text}\n")), "{bytes}");
+        for (bytes, text) in [
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
+            assert!(
+                encode("X", bytes.as_bytes()).contains(&format!("\n{text}\n")),
+                "{bytes}"
+            );
         }
     }
 }

@@ -103,7 +103,11 @@ pub enum PkiError {
     #[error("cannot make a certificate: {0}")]
     Generate(#[from] rcgen::Error),
     #[error("{path}: {reason}; {remedy}")]
-    File { path: String, reason: String, remedy: &'static str },
+    File {
+        path: String,
+        reason: String,
+        remedy: &'static str,
+    },
 }
 
 impl Pki {
@@ -151,8 +155,10 @@ impl Authority {
             generate_key(options.key)?,
         )?;
         let intermediate = options.intermediate.then(|| {
-            let params =
-                authority_params(&format!("{name}, intermediate"), BasicConstraints::Constrained(0));
+            let params = authority_params(
+                &format!("{name}, intermediate"),
+                BasicConstraints::Constrained(0),
+            );
             Ok::<_, PkiError>(CertifiedIssuer::signed_by(
                 params,
                 generate_key(options.key)?,
@@ -167,7 +173,11 @@ impl Authority {
         let key = generate_key(key)?;
         let issuer = self.intermediate.as_ref().unwrap_or(&self.root);
         let mut chain = vec![params.signed_by(&key, issuer)?.der().clone()];
-        chain.extend(self.intermediate.as_ref().map(|issuer| issuer.der().clone()));
+        chain.extend(
+            self.intermediate
+                .as_ref()
+                .map(|issuer| issuer.der().clone()),
+        );
         Ok((chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
     }
 
@@ -182,10 +192,19 @@ impl Authority {
         rustls_pki_types::ServerName::try_from(options.server_name.as_str())
             .map_err(|_| bad_name())?;
         let mut params = CertificateParams::new(names).map_err(|_| bad_name())?;
-        leaf_params(&mut params, &options.server_name, ExtendedKeyUsagePurpose::ServerAuth);
+        leaf_params(
+            &mut params,
+            &options.server_name,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        );
         live_for(&mut params, LIVE_DAYS);
         let (chain, key) = self.sign(&params, options.key)?;
-        Ok(Credential { name: "server".to_owned(), spiffe_id: None, chain, key })
+        Ok(Credential {
+            name: "server".to_owned(),
+            spiffe_id: None,
+            chain,
+            key,
+        })
     }
 
     fn sign_clients(
@@ -203,7 +222,12 @@ impl Authority {
             leaf_params(&mut params, &name, ExtendedKeyUsagePurpose::ClientAuth);
             live_for(&mut params, days);
             let (chain, key) = self.sign(&params, key)?;
-            Ok(Credential { name, spiffe_id: Some(spiffe_id), chain, key })
+            Ok(Credential {
+                name,
+                spiffe_id: Some(spiffe_id),
+                chain,
+                key,
+            })
         };
         (1..=count).map(sign).collect()
     }
@@ -259,7 +283,9 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(anchor.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap()
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap()
     }
 
     #[test]
@@ -282,14 +308,22 @@ mod tests {
             let verifier = verifier(&pki.client_ca);
             let verify = |credential: &Credential| {
                 let (leaf, rest) = credential.chain.split_first().unwrap();
-                verifier.verify_client_cert(leaf, rest, UnixTime::now()).map(|_| ())
+                verifier
+                    .verify_client_cert(leaf, rest, UnixTime::now())
+                    .map(|_| ())
             };
             assert!(pki.clients.iter().all(|client| verify(client).is_ok()));
             let expired = format!("{:?}", verify(&pki.expired[0]).unwrap_err());
             assert!(expired.contains("Expired"), "{expired}");
             assert!(verify(&pki.wrong_ca[0]).is_err());
-            assert!(verify(&pki.server).is_err(), "a server certificate is not for clients");
-            assert_eq!(pki.clients[1].spiffe_id.as_deref(), Some("spiffe://demo.example/client/2"));
+            assert!(
+                verify(&pki.server).is_err(),
+                "a server certificate is not for clients"
+            );
+            assert_eq!(
+                pki.clients[1].spiffe_id.as_deref(),
+                Some("spiffe://demo.example/client/2")
+            );
             assert_ne!(pki.clients[0].fingerprint(), pki.clients[1].fingerprint());
             assert_eq!(pki.clients[0].chain.len(), if intermediate { 2 } else { 1 });
         }
@@ -297,7 +331,13 @@ mod tests {
 
     #[test]
     fn a_name_that_is_none_is_refused() {
-        let options = PkiOptions { server_name: "no name".to_owned(), ..PkiOptions::default() };
-        assert!(matches!(Pki::generate(&options), Err(PkiError::ServerName(_))));
+        let options = PkiOptions {
+            server_name: "no name".to_owned(),
+            ..PkiOptions::default()
+        };
+        assert!(matches!(
+            Pki::generate(&options),
+            Err(PkiError::ServerName(_))
+        ));
     }
 }
