@@ -12,7 +12,11 @@ pub struct Block {
 
 impl Block {
     fn new() -> Self {
-        Self { storage: vec![0; BLOCK_LEN].into_boxed_slice(), start: 0, end: 0 }
+        Self {
+            storage: vec![0; BLOCK_LEN].into_boxed_slice(),
+            start: 0,
+            end: 0,
+        }
     }
 
     /// The bytes that are filled and not yet consumed.
@@ -41,7 +45,11 @@ impl Block {
     ///
     /// When `len` exceeds [`Block::room`].
     pub fn commit(&mut self, len: usize) {
-        assert!(len <= self.room(), "commit of {len} bytes with room for {}", self.room());
+        assert!(
+            len <= self.room(),
+            "commit of {len} bytes with room for {}",
+            self.room()
+        );
         self.end += len;
     }
 
@@ -59,7 +67,11 @@ impl Block {
     ///
     /// When fewer are filled.
     pub fn consume(&mut self, len: usize) {
-        assert!(len <= self.end - self.start, "consume of {len} of {}", self.end - self.start);
+        assert!(
+            len <= self.end - self.start,
+            "consume of {len} of {}",
+            self.end - self.start
+        );
         self.start += len;
     }
 
@@ -77,7 +89,9 @@ impl Block {
 impl std::fmt::Debug for Block {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Never the bytes: they may be plaintext.
-        f.debug_struct("Block").field("filled", &(self.end - self.start)).finish_non_exhaustive()
+        f.debug_struct("Block")
+            .field("filled", &(self.end - self.start))
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,7 +107,12 @@ pub struct Pool {
 impl Pool {
     /// A pool that lends at most `capacity` blocks and keeps at most `kept` of those given back.
     pub fn new(capacity: usize, kept: usize) -> Self {
-        Self { free: Vec::new(), lent: 0, capacity, kept: kept.min(capacity) }
+        Self {
+            free: Vec::new(),
+            lent: 0,
+            capacity,
+            kept: kept.min(capacity),
+        }
     }
 
     /// An empty block, or `None` when `capacity` are out.

@@ -6,5 +6,6 @@ pub mod clock;
 pub mod close_reason;
 pub mod limits;
 
+pub mod ring;
 pub mod tls;
 pub mod trust;
