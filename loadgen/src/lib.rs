@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod cpu_time;
+pub mod echo;
 pub mod failure;
 pub mod floor;
 pub mod identity_check;

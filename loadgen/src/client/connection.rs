@@ -77,6 +77,7 @@ pub struct Connection {
     begun: Instant,
     /// When the present phase began.
     since: Instant,
+    units_done: u64,
 }
 
 impl Connection {
@@ -88,6 +89,7 @@ impl Connection {
             due,
             begun: now,
             since: now,
+            units_done: 0,
         }
     }
 
@@ -189,12 +191,18 @@ impl Connection {
             }
         }
         self.since = now;
+        self.units_done += 1;
         if workload.handshakes {
             self.session.close();
             self.phase = Phase::Finished;
         } else {
             self.phase = Phase::Ready;
         }
+    }
+
+    /// Units that were served on this connection.
+    pub fn units_done(&self) -> u64 {
+        self.units_done
     }
 
     /// What the connection wants next.
@@ -217,6 +225,11 @@ impl Connection {
             Phase::Echoing(_) => Some(Failure::RequestTimeout),
             Phase::Finished | Phase::Ready => None,
         }
+    }
+
+    /// Whether the server has let a finished connection wait for its end since `timeout`.
+    pub fn is_left_alone(&self, now: Instant, timeout: Duration) -> bool {
+        self.phase == Phase::Finished && now.saturating_duration_since(self.since) >= timeout
     }
 
     /// Whether [`Connection::take_output`] has something.

@@ -3,8 +3,12 @@
 
 mod connection;
 mod credentials;
+mod driver;
+mod schedule;
 mod session;
 
 pub use connection::{Connection, Progress, Recorder, Workload};
 pub use credentials::{Credentials, CredentialsError, ServerTrust};
+pub use driver::{Driver, DriverError, LoadPlan, Outcomes};
+pub use schedule::Schedule;
 pub use session::Session;
