@@ -9,6 +9,7 @@ pub mod floor;
 pub mod identity_check;
 pub mod pki;
 pub mod proxy_header;
+pub mod run;
 pub mod statistics;
 pub mod threshold;
 pub mod units;

@@ -23,6 +23,9 @@ const SWEEP: Duration = Duration::from_millis(10);
 /// How long a slot rests after a failure, so that a server that refuses is not flooded.
 const REST: Duration = Duration::from_millis(10);
 
+/// How long a connection that has said goodbye waits for the server to do the same.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// What one load thread does.
 #[derive(Clone, Debug)]
 pub struct LoadPlan {
@@ -97,7 +100,7 @@ struct Live {
     sending: Option<Operation>,
     number: u64,
     identity_checked: bool,
-    /// Everything is sent and the sending side closed: only the server's end is awaited.
+    /// Everything is sent, close_notify too: only the server's end is awaited.
     lingers: bool,
 }
 
@@ -406,8 +409,8 @@ impl Driver {
         }
     }
 
-    /// Sends what the session has queued; one send at a time. A connection that is finished and has
-    /// sent everything says so to the server.
+    /// Sends what the session has queued; one send at a time. Closing at once behind close_notify
+    /// would reset the connection under the server's own close_notify, so its end is awaited.
     fn flush(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         let Some(live) = &mut slot.live else { return };
@@ -422,9 +425,8 @@ impl Driver {
             live.connection.take_output(&mut block);
             let token = token(index, slot.generation);
             live.sending = Some(self.ring.send(&live.descriptor, block, token));
-        } else if live.connection.progress() == Progress::Finished && !live.lingers {
+        } else if live.connection.progress() == Progress::Finished {
             live.lingers = true;
-            self.ring.shutdown_send(&live.descriptor);
         }
     }
 
