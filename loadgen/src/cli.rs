@@ -61,7 +61,7 @@ pub enum Command {
     /// A test PKI as files.
     Pki(PkiArgs),
     /// Load on a server.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -317,7 +317,7 @@ mod tests {
 
     fn run_args(line: &str) -> RunArgs {
         match parse(line).unwrap().command {
-            Command::Run(args) => args,
+            Command::Run(args) => *args,
             other => panic!("{other:?}"),
         }
     }

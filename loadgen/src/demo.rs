@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use core_affinity::CoreId;
+use ringgate::Terminator;
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
@@ -57,7 +58,7 @@ struct Demo {
     pki: Pki,
     floor: Floor,
     delivered: Arc<Delivered>,
-    terminator: terminator::Running,
+    terminator: Terminator,
     address: SocketAddr,
     echo: Echo,
     load_cpu: Option<CoreId>,
@@ -95,8 +96,8 @@ impl Demo {
 
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         let server_cpu = *cpus.first().ok_or("no CPU to run on: is /proc there?")?;
-        let load_cpu = cpus.get(1).or(cpus.first()).copied();
-        let floor = on_cpu(server_cpu, move |key| Floor::measure(key), args.key)?
+        let load_cpu = cpus.get(1).or_else(|| cpus.first()).copied();
+        let floor = on_cpu(server_cpu, Floor::measure, args.key)?
             .map_err(|_| "the cryptographic library failed on this CPU")?;
         let delivered = Arc::new(Delivered::default());
         let echo = Echo::start(EchoOptions {
@@ -109,9 +110,9 @@ impl Demo {
 
         let address = free_address()?;
         let config = directory.path.join("ringgate.toml");
-        std::fs::write(&config, configuration(address, echo.address()))
+        std::fs::write(&config, configuration(address, server_cpu, echo.address()))
             .map_err(|error| format!("{}: {error}", config.display()))?;
-        let terminator = terminator::start(&config, &[server_cpu.id])?;
+        let terminator = terminator::start(&config)?;
         Ok(Self {
             pki,
             floor,
@@ -163,7 +164,7 @@ impl Demo {
             let plan = RunPlan {
                 connections,
                 duration: args.duration,
-                server: Some(Watched::Threads(self.terminator.shard_thread_ids())),
+                server: Some(Watched::Threads(self.terminator.thread_ids())),
                 workload: Workload {
                     handshakes: unit == Unit::Handshake,
                     payload: payload(size),
@@ -189,7 +190,9 @@ impl Demo {
             ));
         }
         let shares_cpu = self.shares_cpu;
-        self.terminator.stop();
+        if let Err(error) = self.terminator.stop() {
+            faults.push(format!("a shard had failed: {error}"));
+        }
         finish(args, phases, identity, &faults, shares_cpu)
     }
 
@@ -369,15 +372,18 @@ fn free_address() -> Result<SocketAddr, String> {
         .map_err(|error| format!("no free port on 127.0.0.1: {error}"))
 }
 
-fn configuration(address: SocketAddr, upstream: SocketAddr) -> String {
+fn configuration(address: SocketAddr, cpu: CoreId, upstream: SocketAddr) -> String {
     format!(
-        "[[listener]]\n\
+        "[shards]\n\
+         cpus = [{}]\n\
+         [[listener]]\n\
          address = \"{address}\"\n\
          certificate = \"server.pem\"\n\
          key = \"server.key\"\n\
          client_ca = \"client-ca.pem\"\n\
          upstream = \"{upstream}\"\n\
          rule = [{{ name = \"demo clients\", allow = {{ uri = \"spiffe://{}/client/*\" }} }}]\n",
+        cpu.id,
         pki::TRUST_DOMAIN
     )
 }

@@ -203,9 +203,11 @@ impl EchoLoop {
     fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             for _ in 0..std::mem::take(&mut self.accepts_owed) {
-                self.ring.accept(&self.listener, ACCEPT);
+                let armed = self.ring.accept(&self.listener, ACCEPT).is_ok();
+                self.accepts_owed += usize::from(!armed);
             }
-            if self.ring.wait(None).is_err() {
+            let retry = (self.accepts_owed > 0).then_some(RETRY);
+            if self.ring.wait(retry).is_err() {
                 return;
             }
             while let Some(Completion { token, outcome }) = self.ring.next_completion() {

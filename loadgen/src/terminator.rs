@@ -1,24 +1,18 @@
 //! The one public way to start a terminator, as the demo uses it.
 
 use std::path::Path;
+use std::sync::Arc;
 
-/// A terminator that runs in this process.
-#[derive(Debug)]
-pub struct Running {}
+use ringgate::Terminator;
+use ringgate::clock::Clock;
+use ringgate::snapshot::Snapshot;
 
-/// Starts one with the configuration in `config`, its shards on `cpus`.
-pub fn start(config: &Path, cpus: &[usize]) -> Result<Running, String> {
-    Err(format!(
-        "no terminator in this build for {} on {cpus:?}",
-        config.display()
-    ))
-}
-
-impl Running {
-    /// Kernel ids of the shards' threads.
-    pub fn shard_thread_ids(&self) -> Vec<i32> {
-        Vec::new()
-    }
-
-    pub fn stop(self) {}
+/// Starts a terminator in this process with the configuration in `config`.
+pub fn start(config: &Path) -> Result<Terminator, String> {
+    let clock = Clock::system();
+    let (_, snapshot) = Snapshot::load_file(config, &clock).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    })?;
+    Terminator::start(&Arc::new(snapshot), &clock).map_err(|error| error.to_string())
 }

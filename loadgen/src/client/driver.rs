@@ -257,9 +257,9 @@ impl Driver {
         let slot = &mut self.slots[index];
         slot.generation = slot.generation.wrapping_add(1);
         let token = token(index, slot.generation);
-        // Where no descriptor was to be had, a completion says so.
-        let Some((descriptor, connecting)) = self.ring.connect(&self.target, kind, token) else {
-            return self.rest(index, Some(Failure::LocalDescriptors), now);
+        let (descriptor, connecting) = match self.ring.connect(&self.target, kind, token) {
+            Ok(connecting) => connecting,
+            Err(error) => return self.rest(index, Some(failure(&error)), now),
         };
         slot.live = Some(Live {
             connection: Connection::new(session, due, now),
@@ -462,10 +462,7 @@ impl Driver {
             };
             if let Some(failure) = live.connection.overdue(now, self.plan.workload.timeout) {
                 self.end(index, Some(failure), now);
-            } else if live
-                .connection
-                .is_left_alone(now, self.plan.workload.timeout)
-            {
+            } else if live.connection.is_left_alone(now, LINGER) {
                 self.end(index, None, now);
             }
         }
