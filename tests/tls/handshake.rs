@@ -203,13 +203,11 @@ fn a_flight_with_any_byte_changed_never_panics() {
             for position in 0..900 {
                 let mut client = pki.client(suite);
                 let mut server = Server::new(&acceptor);
-                let mut count = 0;
-                for _ in 0..3 {
+                for turn in 0..3 {
                     let mut bytes = take_output(&mut client);
-                    if count == flight && position < bytes.len() {
+                    if turn == flight && position < bytes.len() {
                         bytes[position] ^= 0x41;
                     }
-                    count += 1;
                     if server.receive(&bytes).is_err() {
                         assert_eq!(server.pool.lent(), 0);
                         break;
