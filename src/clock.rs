@@ -11,7 +11,11 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    Manual { origin: Instant, unix_start: Duration, elapsed_ns: Arc<AtomicU64> },
+    Manual {
+        origin: Instant,
+        unix_start: Duration,
+        elapsed_ns: Arc<AtomicU64>,
+    },
     System,
 }
 
@@ -42,9 +46,9 @@ impl Clock {
     /// Monotonic time, for deadlines.
     pub fn now(&self) -> Instant {
         match &self.0 {
-            Source::Manual { origin, elapsed_ns, .. } => {
-                *origin + Duration::from_nanos(elapsed_ns.load(Ordering::Relaxed))
-            }
+            Source::Manual {
+                origin, elapsed_ns, ..
+            } => *origin + Duration::from_nanos(elapsed_ns.load(Ordering::Relaxed)),
             Source::System => Instant::now(),
         }
     }
@@ -52,10 +56,14 @@ impl Clock {
     /// Calendar time since the Unix epoch, for certificates and tickets.
     pub fn unix(&self) -> Duration {
         match &self.0 {
-            Source::Manual { unix_start, elapsed_ns, .. } => {
-                *unix_start + Duration::from_nanos(elapsed_ns.load(Ordering::Relaxed))
-            }
-            Source::System => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            Source::Manual {
+                unix_start,
+                elapsed_ns,
+                ..
+            } => *unix_start + Duration::from_nanos(elapsed_ns.load(Ordering::Relaxed)),
+            Source::System => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
         }
     }
 }

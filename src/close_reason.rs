@@ -131,7 +131,12 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for reason in CloseReason::ALL {
             assert!(seen.insert(reason.label()), "{reason} twice");
-            assert!(reason.label().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            assert!(
+                reason
+                    .label()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'_')
+            );
         }
     }
 }

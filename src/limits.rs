@@ -84,6 +84,27 @@ pub const CONNECTIONS_PER_SHARD: usize = 8192;
 /// Handshakes in progress per shard unless configured.
 pub const HANDSHAKES_PER_SHARD: usize = 2048;
 
+/// Connections per shard that may be configured.
+pub const CONNECTIONS_PER_SHARD_MAX: usize = 1 << 20;
+
+/// Bytes of blocks per shard unless configured.
+pub const BUFFER_BYTES_PER_SHARD: u64 = 256 << 20;
+
+/// Shards of a process.
+pub const SHARDS_MAX: usize = 1024;
+
+/// Listeners of a configuration.
+pub const LISTENERS_MAX: usize = 1024;
+
+/// Routes of a listener.
+pub const ROUTES_PER_LISTENER_MAX: usize = 4096;
+
+/// Bytes of a configuration file.
+pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of a file of certificates, keys or CRLs.
+pub const PEM_BYTES_MAX: u64 = 64 << 20;
+
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
 const _: () = assert!(BLOCK_LEN < 1 << 17, "block offsets are stored in 32 bits");
 const _: () = assert!(HANDSHAKE_INPUT_MAX <= HANDSHAKE_BYTES_MAX);
@@ -91,3 +112,4 @@ const _: () = assert!(CHAIN_BYTES_MAX < HANDSHAKE_INPUT_MAX);
 const _: () = assert!(RECORD_BODY_MAX_TLS12 + RECORD_HEADER_LEN < BLOCK_LEN);
 const _: () = assert!(RECORDS_PER_KEY_MAX < 23_726_566, "2^24.5");
 const _: () = assert!(HANDSHAKES_PER_SHARD <= CONNECTIONS_PER_SHARD);
+const _: () = assert!(CONNECTIONS_PER_SHARD <= CONNECTIONS_PER_SHARD_MAX);

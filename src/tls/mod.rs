@@ -5,6 +5,6 @@ pub mod handshake;
 pub mod record;
 mod resolver;
 
-pub use acceptor::{Acceptor, AcceptorOptions, Route};
+pub use acceptor::{Acceptor, AcceptorOptions, Route, load_certified_key};
 pub use handshake::{Established, Handshake, HandshakeFailure, Progress};
 pub use record::{Opened, RecordFailure, Records};

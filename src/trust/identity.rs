@@ -385,7 +385,7 @@ fn attribute_text(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
         NUMERIC | PRINTABLE | TELETEX | IA5 | VISIBLE => bytes
             .is_ascii()
             .then(|| bytes.iter().copied().map(char::from).collect()),
-        BMP if bytes.len() % 2 == 0 => {
+        BMP if bytes.len().is_multiple_of(2) => {
             let units = bytes
                 .chunks_exact(2)
                 .map(|pair| u16::from_be_bytes([pair[0], pair[1]]));

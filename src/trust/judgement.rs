@@ -101,3 +101,81 @@ pub(super) fn refuse(refusal: Refusal) {
 fn with_current<R>(work: impl FnOnce(&mut Judgement) -> R) -> Option<R> {
     CURRENT.with_borrow_mut(|current| current.as_mut().map(work))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    use rustls_pki_types::UnixTime;
+
+    use super::*;
+    use crate::trust::Policy;
+    use crate::trust::domain::TrustSources;
+    use crate::trust::policy::{Effect, Matcher, Rule};
+
+    /// A domain, and two clients that it lets in.
+    fn clients() -> (Arc<TrustDomain>, [Authorized; 2]) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let anchor = params.self_signed(&key).unwrap().der().clone();
+        let issuer = rcgen::Issuer::new(params, key);
+        let rule = Rule {
+            name: "in".into(),
+            effect: Effect::Allow,
+            matchers: vec![Matcher::Any],
+        };
+        let domain = TrustDomain::new(TrustSources {
+            anchors: vec![anchor],
+            policy: Policy { rules: vec![rule] },
+            ..TrustSources::default()
+        })
+        .unwrap();
+        let clients = [(); 2].map(|()| {
+            let mut params = CertificateParams::default();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            let key = KeyPair::generate().unwrap();
+            let leaf = params.signed_by(&key, &issuer).unwrap();
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(1_767_225_600));
+            domain
+                .authorize(domain.verify(leaf.der(), &[], now).unwrap())
+                .unwrap()
+        });
+        (Arc::new(domain), clients)
+    }
+
+    #[test]
+    fn only_the_holder_of_the_judged_leafs_key_is_let_in() {
+        let (_, [judged, other]) = clients();
+        let mut judgement = Judgement::default();
+        enter(&mut judgement, || {
+            assert!(!possession_proven(judged.peer().leaf()));
+            expect_proof(judged.clone());
+            assert!(!possession_proven(other.peer().leaf()));
+            // The judgement does not outlive a proof that was of another key.
+            assert!(!possession_proven(judged.peer().leaf()));
+        });
+        assert!(judgement.verdict.is_none());
+        enter(&mut judgement, || {
+            expect_proof(judged.clone());
+            assert!(possession_proven(judged.peer().leaf()));
+        });
+        assert_eq!(
+            judgement.verdict.unwrap().unwrap().peer().leaf(),
+            judged.peer().leaf()
+        );
+    }
+
+    #[test]
+    fn a_proof_after_another_domain_was_chosen_counts_for_nothing() {
+        let (domain, [judged, _]) = clients();
+        let mut judgement = Judgement::default();
+        enter(&mut judgement, || {
+            expect_proof(judged.clone());
+            choose_domain(domain);
+            assert!(!possession_proven(judged.peer().leaf()));
+        });
+        assert!(judgement.verdict.is_none());
+    }
+}

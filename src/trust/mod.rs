@@ -1,8 +1,8 @@
 //! Who may come in. Pure: no I/O, no ring, no clock of its own.
 //!
-//! A presented chain is read and bounded ([`chain`]), verified by webpki against the anchors and
-//! CRLs of a [`TrustDomain`], and its leaf's [`Identity`] put before the domain's [`Policy`]. The
-//! [`verifier`] does this inside rustls's handshake; a [`judgement`] carries the outcome out of it.
+//! A presented chain is read and bounded, verified by webpki against the anchors and CRLs of a
+//! [`TrustDomain`], and its leaf's [`Identity`] put before the domain's [`Policy`]. The [`verifier`]
+//! does this inside rustls's handshake; a [`judgement`] carries the outcome out of it.
 
 mod chain;
 pub mod domain;

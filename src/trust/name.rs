@@ -232,8 +232,8 @@ mod tests {
                 && label
                     .chars()
                     .all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_'))
-                && label.chars().next() != Some('-')
-                && label.chars().last() != Some('-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
         }
         let (Some(pattern), Some(name)) = (labels(pattern), labels(name)) else {
             return false;

@@ -387,6 +387,17 @@ mod tests {
                 .unwrap()
                 .matches("spiffe://a/")
         );
+        for no in [
+            "spiffe://a/b?c",
+            "spiffe://a/b#c",
+            "spiffe://a/b c",
+            "spiffe://a/..",
+        ] {
+            assert!(
+                !UriPattern::parse("spiffe://a/*").unwrap().matches(no),
+                "{no}"
+            );
+        }
         // A literal star in a certificate is one segment like any other.
         assert!(
             UriPattern::parse("spiffe://a/*")

@@ -1,0 +1,308 @@
+//! TOML -> [`Config`], valid by construction: whoever holds one need not check it again.
+//!
+//! The text is walked by hand, so that every error is found in one go, each with its file, line,
+//! key, value and remedy. Nothing here reads the files that the configuration names; that is
+//! [`crate::snapshot`].
+
+mod document;
+mod error;
+mod format;
+mod listener;
+mod process;
+mod route;
+mod rule;
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limits::CONFIG_BYTES_MAX;
+use crate::trust::Policy;
+use crate::trust::domain::RevocationPolicy;
+use crate::trust::name::NamePattern;
+
+pub use error::{ConfigError, Place, render};
+
+/// A configuration whose every value is of the right form and within its range.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    pub file: Arc<Path>,
+    /// At least one; names and addresses are distinct.
+    pub listeners: Vec<ListenerConfig>,
+    pub shards: ShardPlan,
+    pub limits: LimitOptions,
+    /// How long open connections may go on once the process is told to end.
+    pub drain_timeout: Duration,
+    pub log: LogOptions,
+}
+
+/// One listener: where it listens and what it does with whom.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListenerConfig {
+    pub place: Place,
+    pub name: Arc<str>,
+    /// At least one.
+    pub addresses: Vec<SocketAddr>,
+    /// At least one; no two have a server name in common. The default one, if any, is the last.
+    pub routes: Vec<RouteConfig>,
+    pub alpn: Vec<Vec<u8>>,
+    pub min_version: MinVersion,
+    pub greeting: Greeting,
+    pub timeouts: Timeouts,
+}
+
+/// Where the clients that ask for certain names go, with the listener's settings filled in.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RouteConfig {
+    pub place: Place,
+    pub name: Arc<str>,
+    /// Empty for the default route.
+    pub server_names: Vec<NamePattern>,
+    /// At least one, in order of preference.
+    pub certificates: Vec<CertificateFiles>,
+    /// At least one.
+    pub client_ca: Vec<FileSetting>,
+    /// Empty: revocation is not checked.
+    pub crls: Vec<FileSetting>,
+    pub unknown_revocation: RevocationPolicy,
+    pub expired_crl: RevocationPolicy,
+    /// At least one rule allows somebody.
+    pub policy: Policy,
+    /// At least one.
+    pub upstreams: Vec<UpstreamAddress>,
+    pub balance: Balance,
+}
+
+/// A path that the configuration names, and where it does.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FileSetting {
+    pub path: PathBuf,
+    pub place: Place,
+}
+
+/// A certificate chain, leaf first, and the key of its leaf.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateFiles {
+    pub certificate: FileSetting,
+    pub key: FileSetting,
+}
+
+/// The files that a configuration names.
+#[derive(Clone, Debug, Default)]
+pub struct FileReferences {
+    pub certificates: Vec<CertificateFiles>,
+    pub client_ca: Vec<FileSetting>,
+    pub crls: Vec<FileSetting>,
+}
+
+/// Where an upstream listens.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum UpstreamAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// How connections spread over several upstreams.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Balance {
+    LeastConnections,
+    #[default]
+    RoundRobin,
+}
+
+/// The oldest TLS version that a listener speaks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MinVersion {
+    Tls12,
+    #[default]
+    Tls13,
+}
+
+/// What an upstream is told before the client's bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Greeting {
+    Off,
+    /// A PROXY protocol v2 header, with the client's certificate in it on request.
+    ProxyV2 {
+        client_certificate: bool,
+    },
+}
+
+/// How long a connection may take for what.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// From accept to the end of the handshake, whatever the client sends meanwhile.
+    pub handshake: Duration,
+    /// Without a byte in either direction.
+    pub idle: Duration,
+    /// For each upstream that is tried.
+    pub connect: Duration,
+    /// For the other direction, once one has ended.
+    pub half_close: Duration,
+}
+
+/// How many shards there are, and where.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum ShardPlan {
+    /// So many, over the usable CPUs in their order.
+    Count(usize),
+    /// One on each of these.
+    Cpus(Vec<usize>),
+    /// One on each CPU that the process may use.
+    #[default]
+    PerUsableCpu,
+}
+
+/// Bounds of one shard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LimitOptions {
+    pub connections: usize,
+    pub handshakes: usize,
+    /// Bytes of blocks for what is being relayed.
+    pub buffer_bytes: u64,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LogOptions {
+    pub format: LogFormat,
+    pub level: LogLevel,
+    /// Whether connections that end well get a line, too.
+    pub access: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LogLevel {
+    Debug,
+    Error,
+    #[default]
+    Info,
+    Trace,
+    Warn,
+}
+
+/// A configuration that was not accepted.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    /// At least one.
+    pub errors: Vec<ConfigError>,
+    /// What the configuration names all the same, so that it can be checked in one go with it.
+    pub files: FileReferences,
+}
+
+impl Config {
+    /// Reads and checks `file`.
+    pub fn load(file: &Path) -> Result<Self, Rejected> {
+        let place = Place::whole(&Arc::from(file));
+        let text = read(file).map_err(|(problem, remedy)| Rejected {
+            errors: vec![place.error(problem, remedy)],
+            files: FileReferences::default(),
+        })?;
+        Self::parse(&text, file)
+    }
+
+    /// Checks `text`, which stands in `file`: relative paths start at its directory.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, Rejected> {
+        let file: Arc<Path> = Arc::from(file);
+        let directory = file.parent().unwrap_or(Path::new(""));
+        let document = document::Document::new(&file, directory, text);
+        let config = document.parse().and_then(|root| {
+            let root = document::Table::root(&document, root.get_ref());
+            process::config(&file, root)
+        });
+        match (config, document.into_errors()) {
+            (Some(config), (errors, _)) if errors.is_empty() => Ok(config),
+            (_, (errors, files)) => Err(Rejected { errors, files }),
+        }
+    }
+}
+
+impl ShardPlan {
+    /// The CPU of each shard, given those that the process may use; the error says what is wrong.
+    pub fn resolve(&self, usable: &[usize]) -> Result<Vec<usize>, String> {
+        match self {
+            Self::Count(count) => Ok(usable.iter().copied().cycle().take(*count).collect()),
+            Self::Cpus(cpus) => match cpus.iter().find(|cpu| !usable.contains(cpu)) {
+                Some(cpu) => Err(format!(
+                    "shards.cpus names CPU {cpu}, but this process may only use {usable:?}; \
+                     name some of those, or widen the process's CPU affinity"
+                )),
+                None => Ok(cpus.clone()),
+            },
+            Self::PerUsableCpu => Ok(usable.to_vec()),
+        }
+    }
+}
+
+impl std::fmt::Display for UpstreamAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The text of a configuration file, or what is wrong with it and the remedy.
+fn read(file: &Path) -> Result<String, (String, String)> {
+    let refused = |error: std::io::Error| {
+        let remedy = "name a file that exists and that this user may read: ringgate check -c FILE";
+        (format!("cannot be read: {error}"), remedy.to_owned())
+    };
+    if std::fs::metadata(file).map_err(refused)?.is_dir() {
+        let remedy = "name the file itself: ringgate check -c FILE";
+        return Err(("is a directory".to_owned(), remedy.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    let mut reader = std::fs::File::open(file)
+        .map_err(refused)?
+        .take(CONFIG_BYTES_MAX + 1);
+    reader.read_to_end(&mut bytes).map_err(refused)?;
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
+        let problem = format!("is larger than {}", format::show_size(CONFIG_BYTES_MAX));
+        return Err((problem, "name a configuration file".to_owned()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..at]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        let problem = format!("is not UTF-8: the first bad byte is in line {line}");
+        (problem, "TOML is UTF-8 text: correct that line".to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shard_plans_resolve_to_usable_cpus() {
+        let usable = [0, 2, 5];
+        assert_eq!(ShardPlan::PerUsableCpu.resolve(&usable).unwrap(), usable);
+        assert_eq!(ShardPlan::Count(4).resolve(&usable).unwrap(), [0, 2, 5, 0]);
+        assert_eq!(
+            ShardPlan::Cpus(vec![5, 0]).resolve(&usable).unwrap(),
+            [5, 0]
+        );
+        assert!(
+            ShardPlan::Cpus(vec![5, 1])
+                .resolve(&usable)
+                .unwrap_err()
+                .contains("CPU 1")
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! The document as a whole, and the settings of the process: shards, limits, drain, log.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::document::Table;
+use super::listener::Listeners;
+use super::{Config, LimitOptions, LogFormat, LogLevel, LogOptions, ShardPlan};
+use crate::limits::{
+    BUFFER_BYTES_PER_SHARD, CONNECTIONS_PER_SHARD, CONNECTIONS_PER_SHARD_MAX, HANDSHAKES_PER_SHARD,
+    LISTENERS_MAX, SHARDS_MAX,
+};
+
+const LISTENER_REMEDY: &str = "a listener needs five lines below [[listener]]: address, \
+     certificate, key, client_ca, upstream, and a rule";
+
+const BUFFER_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 40;
+
+const CPU_MAX: usize = 4095;
+
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Reads the whole document; errors are left with it. `None` when there is no listener.
+pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
+    let mut listeners = Listeners::default();
+    match root.entry("listener") {
+        Some(entry) => {
+            let tables = entry.tables("[[listener]], one for each listener");
+            if tables.len() > LISTENERS_MAX {
+                entry.report(
+                    format!("has {} listeners", tables.len()),
+                    format!("keep to {LISTENERS_MAX}; one listener takes several addresses"),
+                );
+            }
+            tables
+                .into_iter()
+                .take(LISTENERS_MAX)
+                .for_each(|table| listeners.read(table));
+        }
+        None => root.missing("listener", LISTENER_REMEDY),
+    }
+    let config = Config {
+        file: Arc::clone(file),
+        shards: section(&root, "shards", shards),
+        limits: section(&root, "limits", limits),
+        drain_timeout: section(&root, "drain", drain),
+        log: section(&root, "log", log),
+        listeners: listeners.into_configs(),
+    };
+    root.finish();
+    (!config.listeners.is_empty()).then_some(config)
+}
+
+/// Reads the section `key`; the value for an absent one is what reading an absent table gives.
+fn section<T>(root: &Table<'_>, key: &'static str, read: fn(Option<&Table<'_>>) -> T) -> T {
+    let table = root
+        .entry(key)
+        .and_then(|entry| entry.table(&format!("a section [{key}]")));
+    let value = read(table.as_ref());
+    if let Some(table) = table {
+        table.finish();
+    }
+    value
+}
+
+fn shards(table: Option<&Table<'_>>) -> ShardPlan {
+    let Some(table) = table else {
+        return ShardPlan::default();
+    };
+    match (table.entry("count"), table.entry("cpus")) {
+        (Some(count), None) => count
+            .count(1..=SHARDS_MAX)
+            .map(ShardPlan::Count)
+            .unwrap_or_default(),
+        (None, Some(cpus)) => {
+            let mut seen = HashSet::new();
+            let mut plan = Vec::new();
+            for entry in cpus.one_or_list() {
+                let Some(cpu) = entry.count(0..=CPU_MAX) else {
+                    continue;
+                };
+                if !seen.insert(cpu) {
+                    entry.report("is named twice", "give each CPU one shard");
+                }
+                plan.push(cpu);
+            }
+            ShardPlan::Cpus(plan)
+        }
+        (Some(count), Some(_)) => {
+            count.report(
+                "`count` and `cpus` exclude each other",
+                "keep one of the two",
+            );
+            ShardPlan::default()
+        }
+        (None, None) => ShardPlan::default(),
+    }
+}
+
+fn limits(table: Option<&Table<'_>>) -> LimitOptions {
+    let entry = |key| table.and_then(|table| table.entry(key));
+    let connections = entry("connections")
+        .and_then(|entry| entry.count(1..=CONNECTIONS_PER_SHARD_MAX))
+        .unwrap_or(CONNECTIONS_PER_SHARD);
+    let handshakes = entry("handshakes").and_then(|entry| {
+        let handshakes = entry.count(1..=CONNECTIONS_PER_SHARD_MAX)?;
+        if handshakes > connections {
+            let problem = format!("is more than the {connections} connections of a shard");
+            entry.report(problem, "lower it, or raise limits.connections");
+        }
+        Some(handshakes)
+    });
+    LimitOptions {
+        connections,
+        handshakes: handshakes.unwrap_or(HANDSHAKES_PER_SHARD.min(connections)),
+        buffer_bytes: entry("buffers")
+            .and_then(|entry| entry.size(BUFFER_BYTES))
+            .unwrap_or(BUFFER_BYTES_PER_SHARD),
+    }
+}
+
+fn drain(table: Option<&Table<'_>>) -> Duration {
+    table
+        .and_then(|table| table.entry("timeout"))
+        .and_then(|entry| entry.duration(Duration::ZERO..=DRAIN_TIMEOUT_MAX))
+        .unwrap_or(DRAIN_TIMEOUT)
+}
+
+fn log(table: Option<&Table<'_>>) -> LogOptions {
+    const FORMATS: [(&str, LogFormat); 2] =
+        [("human", LogFormat::Human), ("json", LogFormat::Json)];
+    const LEVELS: [(&str, LogLevel); 5] = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let entry = |key| table.and_then(|table| table.entry(key));
+    LogOptions {
+        format: entry("format")
+            .and_then(|entry| entry.choice(&FORMATS))
+            .unwrap_or_default(),
+        level: entry("level")
+            .and_then(|entry| entry.choice(&LEVELS))
+            .unwrap_or_default(),
+        access: entry("access")
+            .and_then(|entry| entry.boolean())
+            .unwrap_or_default(),
+    }
+}

@@ -1,0 +1,324 @@
+//! One client connection as a state machine: events and `now` go in, actions and a deadline come
+//! out. It knows no socket and no ring.
+//!
+//! ```text
+//! Handshaking -> Connecting -> Relaying -> Closing -> Closed
+//! ```
+//!
+//! A driver feeds [`Event`]s to [`Connection::on`], carries out the [`Action`]s in the order given,
+//! and sends [`Event::Deadline`] once [`Connection::deadline`] has passed. The last action is
+//! always one [`Action::Close`]. After it the driver gives blocks of sends that still return back
+//! to the pool itself.
+
+mod closing;
+pub mod greeting;
+mod handshaking;
+mod relay;
+mod relaying;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::block::{Block, Pool};
+use crate::close_reason::CloseReason;
+use crate::tls::{Acceptor, Established, Handshake};
+use crate::trust::{Authorized, Identity};
+
+use closing::Closing;
+use relay::Direction;
+
+/// The two sockets of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    Client,
+    Upstream,
+}
+
+/// What a driver tells a connection.
+#[derive(Debug)]
+pub enum Event<'a> {
+    Command(Command),
+    /// The connect that [`Action::Connect`] asked for ended.
+    Connected(io::Result<()>),
+    /// The deadline has passed.
+    Deadline,
+    /// A side's stream of bytes ended: `Ok` with a FIN. No more is received from it.
+    Ended(Side, io::Result<()>),
+    Received(Side, &'a mut [u8]),
+    /// A send ended: how many bytes of the block went out.
+    Sent(Side, Block, io::Result<usize>),
+}
+
+/// What the operator wants of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Command {
+    /// End now, politely, for this reason.
+    End(CloseReason),
+}
+
+/// What a connection wants its driver to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Give up the connect in progress; [`Event::Connected`] still comes.
+    AbandonConnect,
+    /// Close both sockets; the connection is over.
+    Close(CloseReason),
+    /// Close the upstream's socket; nothing more comes from it.
+    CloseUpstream,
+    /// Connect to an upstream of the client's route, another one than those tried before.
+    Connect(ConnectPermit),
+    /// Receive until told to stop.
+    Receive(Side),
+    /// Send all of the block.
+    Send(Side, Block),
+    /// Send a FIN behind what was sent.
+    ShutdownSend(Side),
+    /// Stop receiving; what arrives in the meantime is still delivered.
+    StopReceiving(Side),
+}
+
+/// Leave to connect upstream; made only for a client that policy lets in.
+#[derive(Debug)]
+pub struct ConnectPermit {
+    route: usize,
+    attempt: usize,
+}
+
+impl ConnectPermit {
+    fn new(_client: &Authorized, route: usize, attempt: usize) -> Self {
+        Self { route, attempt }
+    }
+
+    /// Index of the listener's route whose upstream is wanted.
+    pub fn route(&self) -> usize {
+        self.route
+    }
+
+    /// How many upstreams were tried before.
+    pub fn attempt(&self) -> usize {
+        self.attempt
+    }
+}
+
+/// What the upstream is told before the client's bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Greeting {
+    #[default]
+    Off,
+    /// A PROXY v2 header, on request with the client's certificate in DER.
+    ProxyV2 { client_certificate: bool },
+}
+
+/// A listener's settings for its connections.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub greeting: Greeting,
+    /// From accept to the last handshake message, however busy the client is.
+    pub handshake_timeout: Duration,
+    pub idle_timeout: Duration,
+    /// For one upstream.
+    pub connect_timeout: Duration,
+    /// Without traffic once one side has ended.
+    pub half_close_timeout: Duration,
+}
+
+/// Where a connection came from and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// What a connection may use while it handles an event.
+pub struct Context<'a> {
+    pub now: Instant,
+    pub pool: &'a mut Pool,
+    pub actions: &'a mut Vec<Action>,
+}
+
+/// Why a client was not let in, for the log.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub detail: String,
+    /// Who the client claims to be; unproven.
+    pub claimed: Option<Arc<Identity>>,
+    pub server_name: Option<Arc<str>>,
+}
+
+/// One client connection. See the module.
+pub struct Connection {
+    stage: Stage,
+    /// Client to upstream: plaintext.
+    inbound: Direction,
+    /// Upstream to client: TLS records.
+    outbound: Direction,
+    settings: Arc<Settings>,
+    addresses: Addresses,
+    unique_id: u128,
+    deadline: Instant,
+    refused: Option<Box<Refused>>,
+    /// Plaintext bytes relayed from the client and to it.
+    bytes: [u64; 2],
+}
+
+enum Stage {
+    /// The session that ended, if there was one, stays for the report.
+    Closed(Option<Box<Established>>),
+    Closing(Closing),
+    Connecting {
+        session: Box<Established>,
+        attempt: usize,
+        timed_out: bool,
+    },
+    Handshaking(Box<Handshake>),
+    Relaying {
+        session: Box<Established>,
+    },
+}
+
+impl Connection {
+    /// A connection that was just accepted. `unique_id` names it to the upstream and in logs.
+    pub fn new(
+        acceptor: &Acceptor,
+        settings: Arc<Settings>,
+        addresses: Addresses,
+        unique_id: u128,
+        context: &mut Context<'_>,
+    ) -> Self {
+        let deadline = context.now + settings.handshake_timeout;
+        let mut connection = Self {
+            stage: Stage::Closed(None),
+            inbound: Direction::new(Side::Client),
+            outbound: Direction::new(Side::Upstream),
+            settings,
+            addresses,
+            unique_id,
+            deadline,
+            refused: None,
+            bytes: [0; 2],
+        };
+        match Handshake::new(acceptor) {
+            Ok(handshake) => {
+                connection.stage = Stage::Handshaking(Box::new(handshake));
+                connection.inbound.receive(context);
+            }
+            Err(failure) => connection.refuse(failure, context),
+        }
+        connection
+    }
+
+    /// Handles one event.
+    pub fn on(&mut self, event: Event<'_>, context: &mut Context<'_>) {
+        match event {
+            Event::Sent(side, block, result) => self.on_sent(side, block, result, context),
+            Event::Command(Command::End(reason)) => self.end(reason, context),
+            event => match self.stage {
+                Stage::Closed(_) => {}
+                Stage::Closing(_) => self.on_closing(event, context),
+                Stage::Connecting { .. } | Stage::Relaying { .. } => self.on_open(event, context),
+                Stage::Handshaking(_) => self.on_handshaking(event, context),
+            },
+        }
+    }
+
+    /// When to send [`Event::Deadline`].
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether the handshake is still going on.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(self.stage, Stage::Handshaking(_))
+    }
+
+    /// Whether [`Action::Close`] was given.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed(_))
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    pub fn unique_id(&self) -> u128 {
+        self.unique_id
+    }
+
+    /// Why the client was refused, if it was.
+    pub fn refused(&self) -> Option<&Refused> {
+        self.refused.as_deref()
+    }
+
+    /// The session, from the end of the handshake on.
+    pub fn session(&self) -> Option<&Established> {
+        match &self.stage {
+            Stage::Connecting { session, .. } | Stage::Relaying { session } => Some(session),
+            Stage::Closed(session) => session.as_deref(),
+            Stage::Closing(closing) => closing.session.as_deref(),
+            Stage::Handshaking(_) => None,
+        }
+    }
+
+    /// Plaintext bytes relayed from the client and to it.
+    pub fn bytes(&self) -> [u64; 2] {
+        self.bytes
+    }
+
+    /// Blocks that the connection holds, those being sent included.
+    pub fn blocks(&self) -> usize {
+        self.inbound.blocks() + self.outbound.blocks()
+    }
+
+    fn direction_to(&mut self, side: Side) -> &mut Direction {
+        match side {
+            Side::Client => &mut self.outbound,
+            Side::Upstream => &mut self.inbound,
+        }
+    }
+
+    fn on_sent(
+        &mut self,
+        side: Side,
+        mut block: Block,
+        result: io::Result<usize>,
+        context: &mut Context<'_>,
+    ) {
+        self.direction_to(side).sending = false;
+        match result {
+            Ok(sent) if sent < block.filled().len() && !self.is_closed() => {
+                block.consume(sent);
+                self.direction_to(side).send(block, context);
+            }
+            Ok(_) => {
+                context.pool.give(block);
+                self.after_sent(side, context);
+            }
+            Err(error) => {
+                context.pool.give(block);
+                self.send_failed(side, &error, context);
+            }
+        }
+    }
+
+    fn after_sent(&mut self, side: Side, context: &mut Context<'_>) {
+        match self.stage {
+            Stage::Closed(_) => {}
+            Stage::Closing(_) => self.closing_sent(side, context),
+            Stage::Connecting { .. } | Stage::Relaying { .. } => self.relay_sent(side, context),
+            Stage::Handshaking(_) => self.outbound.pump(Side::Client, context),
+        }
+    }
+
+    fn send_failed(&mut self, side: Side, error: &io::Error, context: &mut Context<'_>) {
+        match (&self.stage, side) {
+            (Stage::Closed(_), _) => {}
+            (Stage::Closing(_), Side::Client) => self.close_now(context),
+            (Stage::Closing(_), Side::Upstream) => {}
+            (Stage::Handshaking(_), _) => self.close(CloseReason::ClientGoneInHandshake, context),
+            (_, Side::Client) => self.close(CloseReason::ClientReset, context),
+            (_, Side::Upstream) => self.upstream_failed(error, context),
+        }
+    }
+}

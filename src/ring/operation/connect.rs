@@ -1,0 +1,134 @@
+//! Connecting: socket, option and connect in one linked submission.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use io_uring::{opcode, squeue, types};
+use socket2::{Domain, Socket, Type};
+
+use super::accept::destination;
+use super::{io_result, user_data};
+use crate::ring::Ring;
+use crate::ring::address::Target;
+use crate::ring::descriptor::{Descriptor, DescriptorKind, Inner, plain};
+use crate::ring::inflight::{Holds, LEADER, Operation, Token};
+
+/// TCP_NODELAY's value; the kernel reads it from here while the option is set.
+static ENABLED: libc::c_int = 1;
+
+impl Ring {
+    /// Opens a socket and connects it. Completes with
+    /// [`crate::ring::Outcome::Connected`]; the descriptor is
+    /// valid from now on, whatever becomes of the connect.
+    ///
+    /// # Errors
+    ///
+    /// When the target is no address, or no descriptor could be had; then nothing completes.
+    pub fn connect(
+        &mut self,
+        target: &Target,
+        kind: DescriptorKind,
+        token: Token,
+    ) -> io::Result<(Descriptor, Operation)> {
+        let address = Box::new(target.encode()?);
+        let (pointer, len) = (address.as_ptr().cast(), address.len());
+        let direct = kind == DescriptorKind::Direct && self.uses_socket_options;
+        let descriptor = if direct {
+            Descriptor(Inner::Direct(self.take_slot()?))
+        } else {
+            open_plain(target.domain())?
+        };
+        let holds = Holds::Connect {
+            _address: address,
+            leader_errno: None,
+        };
+        let operation = self.in_flight.insert(token, holds);
+        match &descriptor.0 {
+            Inner::Direct(slot) => {
+                let connect = opcode::Connect::new(types::Fixed(*slot), pointer, len)
+                    .build()
+                    .user_data(user_data(operation));
+                self.push_linked_connect(target.domain(), *slot, connect, operation);
+            }
+            Inner::Plain(fd) => {
+                let connect = opcode::Connect::new(plain(fd), pointer, len)
+                    .build()
+                    .user_data(user_data(operation));
+                // SAFETY: the address is boxed in the in-flight table until the completion.
+                unsafe { self.queues.push(&[connect], &mut self.counters) };
+            }
+        }
+        Ok((descriptor, operation))
+    }
+
+    fn push_linked_connect(
+        &mut self,
+        domain: Domain,
+        slot: u32,
+        connect: squeue::Entry,
+        operation: Operation,
+    ) {
+        let leader = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
+        let leader_data = user_data(operation) | LEADER;
+        let socket = opcode::Socket::new(i32::from(domain), libc::SOCK_STREAM, 0)
+            .file_index(Some(destination(slot)))
+            .build()
+            .user_data(leader_data)
+            .flags(leader);
+        if domain == Domain::UNIX {
+            // SAFETY: as below; there is no option.
+            unsafe { self.queues.push(&[socket, connect], &mut self.counters) };
+            return;
+        }
+        let nodelay = opcode::SetSockOpt::new(
+            types::Fixed(slot),
+            libc::IPPROTO_TCP.unsigned_abs(),
+            libc::TCP_NODELAY.unsigned_abs(),
+            (&raw const ENABLED).cast(),
+            u32::try_from(size_of_val(&ENABLED)).expect("an int is small"),
+        )
+        .build()
+        .user_data(leader_data)
+        .flags(leader);
+        // SAFETY: the address is boxed in the in-flight table until the completion, and the
+        // option's value is static.
+        unsafe {
+            self.queues
+                .push(&[socket, nodelay, connect], &mut self.counters)
+        };
+    }
+
+    /// A free direct descriptor, or EMFILE.
+    pub(super) fn take_slot(&mut self) -> io::Result<u32> {
+        self.slots
+            .take()
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))
+    }
+}
+
+fn open_plain(domain: Domain) -> io::Result<Descriptor> {
+    let socket = Socket::new(domain, Type::STREAM.cloexec(), None)?;
+    if domain != Domain::UNIX {
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok(Descriptor(Inner::Plain(OwnedFd::from(socket))))
+}
+
+/// Remembers why an entry that the connect is linked to failed: the connect itself will only say
+/// that it was cancelled.
+pub(super) fn leader_failed(ring: &mut Ring, operation: Operation, result: i32) {
+    if let Some(in_flight) = ring.in_flight.entry(operation)
+        && let Holds::Connect { leader_errno, .. } = &mut in_flight.holds
+        && leader_errno.is_none()
+        && result != -libc::ECANCELED
+    {
+        *leader_errno = Some(-result);
+    }
+}
+
+pub(super) fn complete(leader_errno: Option<i32>, result: i32) -> io::Result<()> {
+    match leader_errno {
+        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+        None => io_result(result).map(drop),
+    }
+}

@@ -1,0 +1,218 @@
+//! The immutable runtime form of a configuration that shards work from.
+//!
+//! [`Snapshot::load`] reads and checks every file that the configuration names; afterwards nothing
+//! on the data path reads a file.
+
+mod files;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config::{self, Config, ConfigError, ListenerConfig, RouteConfig};
+use crate::limits::BLOCK_LEN;
+use crate::tls::acceptor::MinVersion;
+use crate::tls::{Acceptor, AcceptorOptions, Route};
+use crate::trust::TrustDomain;
+use crate::trust::domain::TrustSources;
+
+pub use crate::config::{
+    Balance, Greeting, LogFormat, LogLevel, LogOptions, ShardPlan, Timeouts, UpstreamAddress,
+};
+use files::Files;
+
+/// Everything that shards need to know, read and checked.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub listeners: Vec<Arc<Listener>>,
+    pub limits: Limits,
+    pub drain_timeout: Duration,
+    pub shard_cpus: ShardPlan,
+    pub log: LogOptions,
+    /// What does not stop the process but should not stay, such as an expired server certificate.
+    pub warnings: Vec<ConfigError>,
+}
+
+/// Bounds of one shard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    pub connections: usize,
+    pub handshakes: usize,
+    /// Blocks of [`BLOCK_LEN`] bytes.
+    pub buffer_blocks: usize,
+}
+
+/// One listener at run time.
+#[derive(Debug)]
+pub struct Listener {
+    pub name: Arc<str>,
+    /// At least one.
+    pub addresses: Vec<SocketAddr>,
+    pub acceptor: Acceptor,
+    /// With the same indices as the acceptor's routes.
+    pub routes: Vec<RouteTarget>,
+    pub greeting: Greeting,
+    pub timeouts: Timeouts,
+}
+
+/// Where the connections of a route go.
+#[derive(Clone, Debug)]
+pub struct RouteTarget {
+    pub name: Arc<str>,
+    /// At least one.
+    pub upstreams: Vec<UpstreamAddress>,
+    pub balance: Balance,
+}
+
+impl Snapshot {
+    /// Reads and checks every file that `config` names.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with those files, not only the first.
+    pub fn load(config: &Config, clock: &Clock) -> Result<Self, Vec<ConfigError>> {
+        let mut files = Files::new(clock);
+        let listeners = config.listeners.iter();
+        let listeners: Vec<_> = listeners
+            .filter_map(|listener| load_listener(listener, &mut files, clock))
+            .collect();
+        let (errors, warnings) = files.into_findings();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let limits = config.limits;
+        let buffer_blocks = limits.buffer_bytes / BLOCK_LEN as u64;
+        Ok(Self {
+            listeners: listeners.into_iter().map(Arc::new).collect(),
+            limits: Limits {
+                connections: limits.connections,
+                handshakes: limits.handshakes,
+                buffer_blocks: usize::try_from(buffer_blocks).unwrap_or(usize::MAX),
+            },
+            drain_timeout: config.drain_timeout,
+            shard_cpus: config.shards.clone(),
+            log: config.log,
+            warnings,
+        })
+    }
+
+    /// Reads and checks the configuration in `file` and every file that it names.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong: where the configuration itself is, the files that it names are
+    /// checked all the same.
+    pub fn load_file(file: &Path, clock: &Clock) -> Result<(Config, Self), Vec<ConfigError>> {
+        match Config::load(file) {
+            Ok(config) => Self::load(&config, clock).map(|snapshot| (config, snapshot)),
+            Err(config::Rejected {
+                mut errors,
+                files: references,
+            }) => {
+                let mut files = Files::new(clock);
+                files.check(&references);
+                errors.extend(files.into_findings().0);
+                Err(errors)
+            }
+        }
+    }
+}
+
+/// `None` where something is wrong, which `files` then knows.
+fn load_listener(
+    config: &ListenerConfig,
+    files: &mut Files<'_>,
+    clock: &Clock,
+) -> Option<Listener> {
+    let routes: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| load_route(config, route, files))
+        .collect();
+    let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
+    let options = AcceptorOptions {
+        routes,
+        default_route: config
+            .routes
+            .iter()
+            .position(|route| route.server_names.is_empty()),
+        alpn: config.alpn.clone(),
+        min_version: match config.min_version {
+            config::MinVersion::Tls12 => MinVersion::Tls12,
+            config::MinVersion::Tls13 => MinVersion::Tls13,
+        },
+        clock: clock.clone(),
+    };
+    let acceptor = match Acceptor::new(options) {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            files.report(config.place.error(
+                format!("this listener cannot speak TLS: {error}"),
+                "correct the certificates, alpn and min_version of this listener",
+            ));
+            return None;
+        }
+    };
+    let targets = config.routes.iter().map(|route| RouteTarget {
+        name: Arc::clone(&route.name),
+        upstreams: route.upstreams.clone(),
+        balance: route.balance,
+    });
+    Some(Listener {
+        name: Arc::clone(&config.name),
+        addresses: config.addresses.clone(),
+        acceptor,
+        routes: targets.collect(),
+        greeting: config.greeting,
+        timeouts: config.timeouts,
+    })
+}
+
+fn load_route(
+    listener: &ListenerConfig,
+    route: &RouteConfig,
+    files: &mut Files<'_>,
+) -> Option<Route> {
+    let certificates: Vec<_> = route
+        .certificates
+        .iter()
+        .map(|pair| files.certified_key(pair))
+        .collect();
+    let anchors: Vec<_> = route
+        .client_ca
+        .iter()
+        .map(|file| files.anchors(file))
+        .collect();
+    let crls: Vec<_> = route.crls.iter().map(|file| files.crls(file)).collect();
+    let name = if route.name == listener.name {
+        listener.name.to_string()
+    } else {
+        format!("{}/{}", listener.name, route.name)
+    };
+    let sources = TrustSources {
+        name,
+        anchors: anchors.into_iter().collect::<Option<Vec<_>>>()?.concat(),
+        crls: crls.into_iter().collect::<Option<Vec<_>>>()?.concat(),
+        unknown_revocation: route.unknown_revocation,
+        expired_crl: route.expired_crl,
+        policy: route.policy.clone(),
+    };
+    let domain = match TrustDomain::new(sources) {
+        Ok(domain) => domain,
+        Err(error) => {
+            files.report(route.place.error(
+                format!("client_ca and crl make no trust domain: {error}"),
+                "replace the file that this names",
+            ));
+            return None;
+        }
+    };
+    Some(Route {
+        name: Arc::clone(&route.name),
+        server_names: route.server_names.clone(),
+        certificates: certificates.into_iter().collect::<Option<Vec<_>>>()?,
+        domain: Arc::new(domain),
+    })
+}

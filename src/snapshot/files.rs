@@ -1,0 +1,380 @@
+//! The files that a configuration names: read once, checked, each error with its remedy.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::{Error as PemError, PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use crate::clock::Clock;
+use crate::config::{CertificateFiles, ConfigError, FileReferences, FileSetting};
+use crate::limits::PEM_BYTES_MAX;
+use crate::tls;
+use crate::trust::Identity;
+
+/// Permission bits that let group or others read or change a file.
+const GROUP_AND_OTHERS: u32 = 0o066;
+
+/// Files read so far, and what was wrong with them.
+pub(super) struct Files<'a> {
+    clock: &'a Clock,
+    certified_keys: HashMap<(PathBuf, PathBuf), Option<Arc<CertifiedKey>>>,
+    anchors: HashMap<PathBuf, Option<Vec<CertificateDer<'static>>>>,
+    crls: HashMap<PathBuf, Option<Vec<CertificateRevocationListDer<'static>>>>,
+    errors: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(clock: &'a Clock) -> Self {
+        Self {
+            clock,
+            certified_keys: HashMap::new(),
+            anchors: HashMap::new(),
+            crls: HashMap::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(super) fn report(&mut self, error: ConfigError) {
+        // Several routes may fall back to the same setting of their listener.
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
+    }
+
+    /// Errors and warnings.
+    pub(super) fn into_findings(self) -> (Vec<ConfigError>, Vec<ConfigError>) {
+        (self.errors, self.warnings)
+    }
+
+    /// Reads and checks each of `references`.
+    pub(super) fn check(&mut self, references: &FileReferences) {
+        for pair in &references.certificates {
+            self.certified_key(pair);
+        }
+        for file in &references.client_ca {
+            self.anchors(file);
+        }
+        for file in &references.crls {
+            self.crls(file);
+        }
+    }
+
+    /// A certificate chain and its key; `None` when something is wrong, which is then reported.
+    pub(super) fn certified_key(&mut self, pair: &CertificateFiles) -> Option<Arc<CertifiedKey>> {
+        let paths = (pair.certificate.path.clone(), pair.key.path.clone());
+        if let Some(known) = self.certified_keys.get(&paths) {
+            return known.clone();
+        }
+        let loaded = self.load_certified_key(pair);
+        self.certified_keys.insert(paths, loaded.clone());
+        loaded
+    }
+
+    fn load_certified_key(&mut self, pair: &CertificateFiles) -> Option<Arc<CertifiedKey>> {
+        let chain = self.read(&pair.certificate, Secrecy::Public);
+        let key = self.read(&pair.key, Secrecy::OwnerOnly);
+        let chain = chain.filter(|chain| self.check_chain(&pair.certificate, chain))?;
+        let key = key.filter(|key| self.check_key_form(&pair.key, key))?;
+        match tls::load_certified_key(&chain, &key) {
+            Ok(loaded) => Some(loaded),
+            Err(error) => {
+                let (certificate, key) = (&pair.certificate.path, &pair.key.path);
+                self.report(pair.key.place.error(
+                    format!(
+                        "{} and {} do not fit: {error}",
+                        key.display(),
+                        certificate.display()
+                    ),
+                    format!(
+                        "name the key of the first certificate in {}; these two must print the \
+                         same: openssl x509 -in {0} -noout -pubkey; openssl pkey -in {} -pubout",
+                        certificate.display(),
+                        key.display()
+                    ),
+                ));
+                None
+            }
+        }
+    }
+
+    /// Whether `pem` holds a chain; warns when its leaf is not valid now.
+    fn check_chain(&mut self, file: &FileSetting, pem: &[u8]) -> bool {
+        let Some(chain) = self.certificates(file, pem) else {
+            return false;
+        };
+        let Some(leaf) = chain.first().and_then(|leaf| Identity::from_der(leaf).ok()) else {
+            return false;
+        };
+        let now = i64::try_from(self.clock.unix().as_secs()).unwrap_or(i64::MAX);
+        let (problem, remedy) = if leaf.not_after < now {
+            (
+                "has expired: clients will refuse it",
+                "replace it with a certificate that is valid",
+            )
+        } else if leaf.not_before > now {
+            (
+                "is not valid yet: clients will refuse it",
+                "replace it, or set this host's clock",
+            )
+        } else {
+            return true;
+        };
+        let problem = format!(
+            "the certificate of {} in {} {problem}",
+            leaf.subject,
+            shown(file)
+        );
+        self.warnings.push(file.place.error(problem, remedy));
+        true
+    }
+
+    fn check_key_form(&mut self, file: &FileSetting, pem: &[u8]) -> bool {
+        let holds = |label: &str| {
+            pem.windows(label.len())
+                .any(|window| window == label.as_bytes())
+        };
+        let path = shown(file);
+        if holds("ENCRYPTED") {
+            self.report(file.place.error(
+                format!("the key in {path} is encrypted"),
+                format!("decrypt it into a file of mode 0600: openssl pkey -in {path} -out NEW"),
+            ));
+            return false;
+        }
+        if !holds("PRIVATE KEY-----") {
+            self.report(file.place.error(
+                format!("{path} holds no PEM block PRIVATE KEY"),
+                "name a file of a PKCS #8, SEC1 or PKCS #1 private key in PEM form",
+            ));
+            return false;
+        }
+        true
+    }
+
+    /// The trust anchors in a file; `None` when something is wrong, which is then reported.
+    pub(super) fn anchors(&mut self, file: &FileSetting) -> Option<Vec<CertificateDer<'static>>> {
+        if let Some(known) = self.anchors.get(&file.path) {
+            return known.clone();
+        }
+        let pem = self.read(file, Secrecy::Public);
+        let anchors = pem.and_then(|pem| self.certificates(file, &pem));
+        let anchors = anchors.filter(|anchors| {
+            anchors.iter().enumerate().all(|(at, anchor)| {
+                let Err(error) = webpki::anchor_from_trusted_cert(anchor) else {
+                    return true;
+                };
+                let problem = format!(
+                    "certificate {} in {} is no CA: {error}",
+                    at + 1,
+                    shown(file)
+                );
+                self.report(
+                    file.place
+                        .error(problem, "remove it from the file, or replace it"),
+                );
+                false
+            })
+        });
+        self.anchors.insert(file.path.clone(), anchors.clone());
+        anchors
+    }
+
+    /// The CRLs in a file; `None` when something is wrong, which is then reported.
+    pub(super) fn crls(
+        &mut self,
+        file: &FileSetting,
+    ) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+        if let Some(known) = self.crls.get(&file.path) {
+            return known.clone();
+        }
+        let pem = self.read(file, Secrecy::Public);
+        let crls = pem
+            .and_then(|pem| self.pem_blocks(file, &pem, &CRL))
+            .filter(|crls| {
+                crls.iter().enumerate().all(
+                    |(at, crl): (usize, &CertificateRevocationListDer<'_>)| {
+                        let Err(error) = webpki::BorrowedCertRevocationList::from_der(crl) else {
+                            return true;
+                        };
+                        let problem =
+                            format!("CRL {} in {} is malformed: {error}", at + 1, shown(file));
+                        self.report(
+                            file.place
+                                .error(problem, "fetch the CRL again from its issuer"),
+                        );
+                        false
+                    },
+                )
+            });
+        self.crls.insert(file.path.clone(), crls.clone());
+        crls
+    }
+
+    /// The certificates of a PEM file, of which there must be one and all must be readable.
+    fn certificates(
+        &mut self,
+        file: &FileSetting,
+        pem: &[u8],
+    ) -> Option<Vec<CertificateDer<'static>>> {
+        let certificates: Vec<CertificateDer<'static>> =
+            self.pem_blocks(file, pem, &CERTIFICATE)?;
+        for (at, certificate) in certificates.iter().enumerate() {
+            if let Err(error) = Identity::from_der(certificate) {
+                let problem = format!("certificate {} in {}: {error}", at + 1, shown(file));
+                self.report(
+                    file.place
+                        .error(problem, "replace the file by an undamaged one"),
+                );
+                return None;
+            }
+        }
+        Some(certificates)
+    }
+
+    fn pem_blocks<T: PemObject>(
+        &mut self,
+        file: &FileSetting,
+        pem: &[u8],
+        kind: &BlockKind,
+    ) -> Option<Vec<T>> {
+        let path = shown(file);
+        let (problem, remedy) = match T::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
+            Ok(blocks) if !blocks.is_empty() => return Some(blocks),
+            Ok(_) if pem.trim_ascii().is_empty() => (
+                format!("{path} is empty"),
+                format!("put {} into it, in PEM form", kind.meaning),
+            ),
+            // A DER file starts with a SEQUENCE.
+            Ok(_) if pem.first() == Some(&0x30) => (
+                format!("{path} is in DER form, not PEM"),
+                format!(
+                    "convert it: openssl {} -inform der -in {path} -out NEW",
+                    kind.tool
+                ),
+            ),
+            Ok(_) => (
+                format!("{path} holds no PEM block {}", kind.label),
+                format!("name a file of {} in PEM form", kind.meaning),
+            ),
+            Err(error) => (
+                format!("{path} is damaged: {}", describe(&error)),
+                "replace the file by an undamaged one".to_owned(),
+            ),
+        };
+        self.report(file.place.error(problem, remedy));
+        None
+    }
+
+    /// The bytes of a file; `None` when it cannot or must not be used, which is then reported.
+    fn read(&mut self, file: &FileSetting, secrecy: Secrecy) -> Option<Vec<u8>> {
+        match read(&file.path, secrecy) {
+            Ok(bytes) => Some(bytes),
+            Err((problem, remedy)) => {
+                self.report(file.place.error(problem, remedy));
+                None
+            }
+        }
+    }
+}
+
+/// Whether only its owner may read a file.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Secrecy {
+    OwnerOnly,
+    Public,
+}
+
+/// A kind of PEM block, for errors.
+struct BlockKind {
+    label: &'static str,
+    meaning: &'static str,
+    /// The `openssl` command that converts it.
+    tool: &'static str,
+}
+
+const CERTIFICATE: BlockKind = BlockKind {
+    label: "CERTIFICATE",
+    meaning: "one or more certificates",
+    tool: "x509",
+};
+
+const CRL: BlockKind = BlockKind {
+    label: "X509 CRL",
+    meaning: "one or more CRLs",
+    tool: "crl",
+};
+
+fn shown(file: &FileSetting) -> String {
+    file.path.display().to_string()
+}
+
+/// The bytes of the file at `path`, through symbolic links; or the problem and its remedy.
+fn read(path: &Path, secrecy: Secrecy) -> Result<Vec<u8>, (String, String)> {
+    let refused = |error: std::io::Error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "create it, or correct the path; a relative one starts at the directory of the \
+                 configuration file"
+            }
+            _ => "let the user that Ringgate runs as read it, and enter its directories",
+        };
+        (
+            format!("cannot read {}: {error}", path.display()),
+            remedy.to_owned(),
+        )
+    };
+    // Before it is opened: opening a FIFO would wait for a writer.
+    if !fs::metadata(path).map_err(refused)?.is_file() {
+        let problem = format!("{} is not a regular file", path.display());
+        return Err((problem, "name a file".to_owned()));
+    }
+    let file = File::open(path).map_err(refused)?;
+    // Of the open file, so that what is checked is what is read.
+    let mode = file.metadata().map_err(refused)?.mode() & 0o7777;
+    if secrecy == Secrecy::OwnerOnly && mode & GROUP_AND_OTHERS != 0 {
+        let path = path.display();
+        return Err((
+            format!("the key in {path} is open to group or others (mode {mode:04o})"),
+            format!("chmod 600 {path}; if others had access to it, replace the key"),
+        ));
+    }
+    let mut bytes = Vec::new();
+    file.take(PEM_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(refused)?;
+    if bytes.len() as u64 > PEM_BYTES_MAX {
+        let problem = format!(
+            "{} is larger than {} MiB",
+            path.display(),
+            PEM_BYTES_MAX >> 20
+        );
+        return Err((problem, "split it into several files".to_owned()));
+    }
+    Ok(bytes)
+}
+
+fn describe(error: &PemError) -> String {
+    match error {
+        PemError::MissingSectionEnd { end_marker } => {
+            format!(
+                "the line {} is missing",
+                String::from_utf8_lossy(end_marker).trim()
+            )
+        }
+        PemError::IllegalSectionStart { line } => {
+            format!(
+                "`{}` does not start a PEM block",
+                String::from_utf8_lossy(line).trim()
+            )
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,219 @@
+//! What a ring does when something is refused, used up, cancelled or dropped.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use ringgate::ring::{
+    Completion, DescriptorKind, Listener, Outcome, ReceiveEnd, Ring, RingOptions, Target, Token,
+    Waker,
+};
+
+fn ring(descriptors: u32) -> Ring {
+    let options = RingOptions {
+        entries: 8,
+        receive_buffers: 2,
+        receive_buffer_len: 512,
+        descriptors,
+    };
+    Ring::new(&options).unwrap()
+}
+
+fn next(ring: &mut Ring) -> Completion {
+    for _ in 0..100 {
+        if let Some(completion) = ring.next_completion() {
+            return completion;
+        }
+        ring.wait(Some(Duration::from_millis(100))).unwrap();
+    }
+    panic!("no completion within 10 s");
+}
+
+/// A connected pair: one end in the ring, one plain.
+fn pair(ring: &mut Ring) -> (ringgate::ring::Descriptor, TcpStream) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target::Tcp(server.local_addr().unwrap());
+    let (descriptor, _) = ring
+        .connect(&target, DescriptorKind::Direct, Token(0))
+        .unwrap();
+    assert!(matches!(next(ring).outcome, Outcome::Connected(Ok(()))));
+    (descriptor, server.accept().unwrap().0)
+}
+
+#[test]
+fn a_refused_connect_says_so() {
+    let mut ring = ring(4);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    for kind in [DescriptorKind::Direct, DescriptorKind::Plain] {
+        let (descriptor, _) = ring.connect(&Target::Tcp(address), kind, Token(9)).unwrap();
+        let completion = next(&mut ring);
+        assert_eq!(completion.token, Token(9));
+        let Outcome::Connected(Err(error)) = completion.outcome else {
+            panic!("{completion:?}")
+        };
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        ring.close(descriptor);
+    }
+    assert_eq!(ring.slots_in_use(), 0);
+}
+
+#[test]
+fn a_unix_socket_is_reached_and_a_missing_one_named() {
+    let mut ring = ring(4);
+    let path = std::env::temp_dir().join(format!("ringgate-ring-{}.sock", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    let target = Target::Unix(path.clone());
+    let (first, _) = ring
+        .connect(&target, DescriptorKind::Direct, Token(0))
+        .unwrap();
+    assert!(matches!(
+        next(&mut ring).outcome,
+        Outcome::Connected(Ok(()))
+    ));
+    drop(listener);
+    std::fs::remove_file(&path).unwrap();
+    let (second, _) = ring
+        .connect(&target, DescriptorKind::Direct, Token(0))
+        .unwrap();
+    let Outcome::Connected(Err(error)) = next(&mut ring).outcome else {
+        panic!("connected")
+    };
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    ring.close(first);
+    ring.close(second);
+}
+
+#[test]
+fn without_a_free_slot_accept_and_connect_fail_with_emfile() {
+    let mut ring = ring(1);
+    let (_descriptor, peer) = pair(&mut ring);
+    let target = Target::Tcp(peer.local_addr().unwrap());
+    let refused = ring.connect(&target, DescriptorKind::Direct, Token(5));
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(24));
+    let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let refused = ring.accept(&listener, Token(6));
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(24));
+}
+
+/// Every buffer with a caller: the receive ends and says why, and goes on once they came back.
+#[test]
+fn buffer_exhaustion_ends_a_receive_and_is_counted() {
+    let mut ring = ring(4);
+    let (descriptor, mut peer) = pair(&mut ring);
+    ring.receive(&descriptor, Token(1));
+    let sent: Vec<u8> = (0..2_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    peer.write_all(&sent).unwrap();
+    let (mut held, mut got) = (Vec::new(), Vec::new());
+    loop {
+        match next(&mut ring).outcome {
+            Outcome::Received { buffer, .. } => {
+                got.extend_from_slice(ring.received(&buffer));
+                held.push(buffer);
+            }
+            Outcome::ReceiveEnded(ReceiveEnd::BuffersExhausted) => break,
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    assert_eq!((held.len(), ring.counters().buffers_exhausted), (2, 1));
+    held.into_iter().for_each(|buffer| ring.give_back(buffer));
+    ring.receive(&descriptor, Token(1));
+    while got.len() < sent.len() {
+        match next(&mut ring).outcome {
+            Outcome::Received { buffer, .. } => {
+                got.extend_from_slice(ring.received(&buffer));
+                ring.give_back(buffer);
+            }
+            Outcome::ReceiveEnded(ReceiveEnd::BuffersExhausted) => {
+                ring.receive(&descriptor, Token(1));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    assert_eq!(got, sent);
+}
+
+#[test]
+fn a_cancelled_receive_is_no_failure() {
+    let mut ring = ring(4);
+    let (descriptor, _peer) = pair(&mut ring);
+    let operation = ring.receive(&descriptor, Token(1));
+    ring.cancel(operation);
+    let outcome = next(&mut ring).outcome;
+    assert!(
+        matches!(outcome, Outcome::ReceiveEnded(ReceiveEnd::Cancelled)),
+        "{outcome:?}"
+    );
+    assert_eq!(ring.operations_in_flight(), 0);
+}
+
+#[test]
+fn shutting_down_ends_the_peers_stream() {
+    let mut ring = ring(4);
+    let (descriptor, mut peer) = pair(&mut ring);
+    ring.shutdown_send(&descriptor);
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    // `read_to_end` goes on after EINTR, which the kernel's clearing up of the ring may cause.
+    assert_eq!(peer.read_to_end(&mut Vec::new()).unwrap(), 0);
+}
+
+#[test]
+fn another_thread_wakes_a_ring_again_and_again() {
+    let mut ring = ring(4);
+    let waker = Waker::new().unwrap();
+    ring.watch(&waker, Token(7));
+    for _ in 0..3 {
+        let other = waker.clone();
+        let thread = std::thread::spawn(move || other.wake());
+        let completion = next(&mut ring);
+        assert_eq!(completion.token, Token(7));
+        assert!(matches!(completion.outcome, Outcome::Woken));
+        waker.reset();
+        thread.join().unwrap();
+    }
+}
+
+/// More submissions than the queue has room for are kept and done in order.
+#[test]
+fn a_full_submission_queue_loses_nothing() {
+    let mut ring = ring(64);
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target::Tcp(server.local_addr().unwrap());
+    let descriptors: Vec<_> = (0..60)
+        .map(|n| {
+            ring.connect(&target, DescriptorKind::Direct, Token(n))
+                .unwrap()
+                .0
+        })
+        .collect();
+    let mut seen: Vec<u64> = (0..60)
+        .map(|_| {
+            let completion = next(&mut ring);
+            assert!(matches!(completion.outcome, Outcome::Connected(Ok(()))));
+            completion.token.0
+        })
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..60).collect::<Vec<_>>());
+    descriptors
+        .into_iter()
+        .for_each(|descriptor| ring.close(descriptor));
+    assert_eq!(ring.slots_in_use(), 0);
+}
+
+/// A ring that is dropped with receives in flight lets the peer see the end of the connection,
+/// which it does only when nothing holds the socket any more.
+#[test]
+fn dropping_a_ring_cancels_what_is_in_flight() {
+    let mut ring = ring(4);
+    let (descriptor, mut peer) = pair(&mut ring);
+    ring.receive(&descriptor, Token(1));
+    ring.wait(Some(Duration::ZERO)).unwrap();
+    drop(ring);
+    peer.set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    // `read_to_end` goes on after EINTR, which the kernel's clearing up of the ring may cause.
+    assert_eq!(peer.read_to_end(&mut Vec::new()).unwrap(), 0);
+}

@@ -1,0 +1,95 @@
+//! What is here: everything that `ringgate-tune inspect` shows.
+
+use serde::Serialize;
+
+use crate::cgroup::Limits;
+use crate::cpu_set::CpuSet;
+use crate::host::{Host, Need, Note, Reader};
+use crate::topology::Topology;
+
+/// One host as it was read; serialises to the JSON of `inspect --json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inspection {
+    /// CPUs that this kernel can ever have.
+    pub possible: CpuSet,
+    pub online: CpuSet,
+    /// The affinity mask of the process; `None` where nothing says.
+    pub affinity: Option<CpuSet>,
+    /// Online, in the affinity mask and in the cgroup's cpuset.
+    pub usable: CpuSet,
+    pub cgroup: Limits,
+    pub topology: Topology,
+    /// What could not be read; the rest is right all the same.
+    pub notes: Vec<Note>,
+}
+
+impl Inspection {
+    /// Reads `host`. `affinity` is the process's mask where it is known; without it the mask is
+    /// what `proc/self/status` below the host's root says.
+    pub fn read(host: &Host, affinity: Option<CpuSet>) -> Self {
+        let mut reader = Reader::new(host);
+        let possible = read_possible(&mut reader);
+        let online = read_online(&mut reader, &possible);
+        let affinity =
+            affinity.or_else(|| reader.proc("self/status", Need::Expected, parse_allowed_cpus));
+        let cgroup = Limits::read(&mut reader);
+        let topology = Topology::read(&mut reader, &online);
+        let usable = [&affinity, &cgroup.cpuset]
+            .into_iter()
+            .flatten()
+            .fold(online.clone(), |usable, allowed| {
+                usable.intersection(allowed)
+            });
+        if usable.is_empty() {
+            reader.note("sys/devices/system/cpu", None, "no CPU is usable");
+        }
+        let notes = reader.into_notes();
+        Self {
+            possible,
+            online,
+            affinity,
+            usable,
+            cgroup,
+            topology,
+            notes,
+        }
+    }
+}
+
+fn read_possible(reader: &mut Reader<'_>) -> CpuSet {
+    const FOLDER: &str = "devices/system/cpu";
+    reader
+        .sysfs(&format!("{FOLDER}/possible"), Need::Expected, not_empty)
+        .unwrap_or_else(|| {
+            reader
+                .numbered(FOLDER, "cpu", Need::Expected)
+                .into_iter()
+                .collect()
+        })
+}
+
+fn read_online(reader: &mut Reader<'_>, possible: &CpuSet) -> CpuSet {
+    const ENTRY: &str = "devices/system/cpu/online";
+    reader
+        .sysfs(ENTRY, Need::Expected, not_empty)
+        .unwrap_or_else(|| {
+            let problem = format!("every possible CPU is taken to be online: {possible}");
+            reader.note(&format!("sys/{ENTRY}"), None, problem);
+            possible.clone()
+        })
+}
+
+fn not_empty(text: &str) -> Result<CpuSet, String> {
+    match CpuSet::parse(text)? {
+        cpus if cpus.is_empty() => Err("names no CPU".to_owned()),
+        cpus => Ok(cpus),
+    }
+}
+
+/// `Cpus_allowed_list` of proc_pid_status(5).
+fn parse_allowed_cpus(status: &str) -> Result<CpuSet, String> {
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    CpuSet::parse(list.ok_or("has no line `Cpus_allowed_list`")?)
+}

@@ -1,0 +1,18 @@
+//! Where shards, interrupts and everything else of a host should run.
+//!
+//! In the order in which a host is read:
+//!
+//! - [`cpu_set`]: sets of CPUs as the kernel writes them.
+//! - [`host`]: the roots of sysfs and proc, and what could not be read there.
+//! - [`topology`]: sockets, cores, caches, memory nodes and how fast each CPU is.
+//! - [`cgroup`]: how many CPUs, and which, the control group leaves us.
+//! - [`inspection`]: all of it together, for `ringgate-tune inspect`.
+//! - [`table`]: the same for people.
+#![deny(unsafe_code)]
+
+pub mod cgroup;
+pub mod cpu_set;
+pub mod host;
+pub mod inspection;
+pub mod table;
+pub mod topology;
