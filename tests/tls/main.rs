@@ -4,4 +4,5 @@ mod forged;
 mod handshake;
 mod key_update;
 mod record;
+mod routes;
 mod support;

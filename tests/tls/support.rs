@@ -509,3 +509,16 @@ pub fn expand_label(secret: &[u8], label: &[u8], out: &mut [u8]) {
         .fill(out)
         .unwrap();
 }
+
+/// A handshake that must fail: why, and the alert that the client saw.
+pub fn refused(
+    acceptor: &Acceptor,
+    config: ClientConfig,
+) -> (HandshakeFailure, Option<rustls::AlertDescription>) {
+    let mut client = connect(config, SERVER_NAME);
+    let mut server = Server::new(acceptor);
+    let failure = shake_hands(&mut client, &mut server, whole).unwrap_err();
+    assert_eq!(server.pool.lent(), 0, "a block is left behind");
+    let alert = alert_in(&mut client, &server.sent);
+    (failure, alert)
+}
