@@ -73,13 +73,13 @@ fn duplicate_addresses() {
 #[test]
 fn duplicate_names() {
     let second = front_with("address", "address = \"127.0.0.1:2\"");
-    let text = format!("{FRONT}name = \"a\"\n{second}\nname = \"a\"\n");
+    let text = format!("{FRONT}name = \"a\"\n{second}name = \"a\"\n");
     assert_error(
         &text,
         "ringgate.toml:18: listener[1].name = \"a\"",
         &["listener of line 2"],
     );
-    let text = format!("{FRONT}name = \"127.0.0.1:2\"\n{second}\n");
+    let text = format!("{FRONT}name = \"127.0.0.1:2\"\n{second}");
     assert_error(
         &text,
         "ringgate.toml:11: listener[1]:",
@@ -197,7 +197,7 @@ fn a_route_falls_back_to_its_listener_key_by_key() {
 #[test]
 fn a_listener_that_gives_no_upstream_of_its_own_has_no_default_route() {
     let listener = front_with("upstream", "");
-    let config = accepted(&format!("{listener}\n{ROUTE}upstream = \"10.0.0.9:80\"\n"));
+    let config = accepted(&format!("{listener}{ROUTE}upstream = \"10.0.0.9:80\"\n"));
     let routes = &config.listeners[0].routes;
     assert_eq!(routes.len(), 1);
     assert!(!routes[0].server_names.is_empty());
@@ -211,7 +211,7 @@ fn routes_that_lack_something() {
         "ringgate.toml:9: listener[0].route[0]: `server_names` is missing",
         &[],
     );
-    let text = format!("{}\n{ROUTE}", front_with("upstream", ""));
+    let text = format!("{}{ROUTE}", front_with("upstream", ""));
     let parts = ["here or for the whole listener \"127.0.0.1:8443\""];
     assert_error(
         &text,

@@ -8,6 +8,7 @@ mod listeners;
 mod program;
 mod revocation;
 mod rules;
+mod running;
 mod scratch;
 mod settings;
 mod syntax;
@@ -38,7 +39,7 @@ fn front_with(key: &str, line: &str) -> String {
     let lines = FRONT
         .lines()
         .map(|old| if old.starts_with(&start) { line } else { old });
-    lines.collect::<Vec<_>>().join("\n")
+    lines.fold(String::new(), |text, line| text + line + "\n")
 }
 
 fn accepted(text: &str) -> Config {

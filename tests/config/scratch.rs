@@ -46,6 +46,7 @@ impl Scratch {
     pub fn server(&self, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Leaf {
         let mut params = client("server");
         params.subject_alt_names = vec![pki::dns("server.example")];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         change(&mut params);
         self.ca.issue(params)
     }
