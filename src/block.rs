@@ -24,7 +24,7 @@ impl Block {
         &self.storage[self.start..self.end]
     }
 
-    /// The same, to correct what was written.
+    /// The same, to be worked on in place.
     pub fn filled_mut(&mut self) -> &mut [u8] {
         &mut self.storage[self.start..self.end]
     }
@@ -83,6 +83,14 @@ impl Block {
     /// Forgets the filled bytes after the first `len`.
     pub fn truncate(&mut self, len: usize) {
         self.end = self.end.min(self.start + len);
+    }
+
+    /// Moves the filled bytes to the front, so that all other bytes are room.
+    pub fn compact(&mut self) {
+        if self.start > 0 {
+            self.storage.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
     }
 
     /// Forgets everything.
@@ -165,6 +173,12 @@ mod tests {
         assert_eq!(block.append(&[7; BLOCK_LEN + 1]), BLOCK_LEN);
         block.consume(3);
         assert_eq!((block.filled().len(), block.room()), (BLOCK_LEN - 3, 0));
+        block.filled_mut()[0] = 8;
+        block.compact();
+        assert_eq!(
+            (block.filled()[..2].to_vec(), block.room()),
+            (vec![8, 7], 3)
+        );
         pool.give(block);
         assert!(pool.take().unwrap().is_empty());
     }

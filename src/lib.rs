@@ -8,9 +8,12 @@ pub mod limits;
 
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod ring;
 pub mod shard;
 pub mod snapshot;
 pub mod terminator;
 pub mod tls;
 pub mod trust;
+
+pub use terminator::Terminator;

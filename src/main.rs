@@ -1,1 +1,117 @@
-fn main() {}
+//! The `ringgate` program: reads arguments, starts the parts, reports how it ended.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+
+use ringgate::Terminator;
+use ringgate::clock::Clock;
+use ringgate::config::{self, ConfigError};
+use ringgate::control::{self, Control, Ending};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A mutual-TLS terminator: it proves who a client is, decides whether it may enter, and relays
+/// it to an upstream that learns who came.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Terminates TLS as the configuration says, until SIGTERM
+    Run(ConfigArgument),
+    /// Checks a configuration and every file it names, and prints all that is wrong
+    Check(ConfigArgument),
+}
+
+#[derive(Args, Debug)]
+struct ConfigArgument {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    // Usage errors end here, with exit code 2.
+    let outcome = match Arguments::parse().command {
+        Command::Run(ConfigArgument { config }) => run(&config),
+        Command::Check(ConfigArgument { config }) => check(&config),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{}", message.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: &Path) -> Result<(), String> {
+    let snapshot = control::load(file, &Clock::system()).map_err(|errors| listed(&errors, file))?;
+    for warning in &snapshot.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let count = |number: usize, one: &str, several: &str| {
+        format!("{number} {}", if number == 1 { one } else { several })
+    };
+    let listeners = &snapshot.listeners;
+    let addresses = listeners
+        .iter()
+        .map(|listener| listener.addresses.len())
+        .sum();
+    let routes = listeners.iter().map(|listener| listener.routes.len()).sum();
+    println!(
+        "config ok: {} on {}, {}",
+        count(listeners.len(), "listener", "listeners"),
+        count(addresses, "address", "addresses"),
+        count(routes, "route", "routes")
+    );
+    Ok(())
+}
+
+fn run(file: &Path) -> Result<(), String> {
+    let clock = Clock::system();
+    let snapshot = control::load(file, &clock).map_err(|errors| listed(&errors, file))?;
+    control::log::init(snapshot.log);
+    for warning in &snapshot.warnings {
+        control::log::warning(warning);
+    }
+    let (drain_timeout, access) = (snapshot.drain_timeout, snapshot.log.access);
+    // Before the shards: from their first connection on, somebody takes signals and reports.
+    let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
+    let mut terminator =
+        Terminator::start(&Arc::new(snapshot), &clock).map_err(|error| error.to_string())?;
+    control::log::started(terminator.addresses());
+    let ending = control.run(terminator.mailboxes(), drain_timeout, access);
+    if ending == Ending::Unresponsive {
+        // Joining their threads would wait for ever.
+        std::mem::forget(terminator);
+        return Err("shards did not end when told to".to_owned());
+    }
+    terminator
+        .stop()
+        .map_err(|error| format!("a shard failed: {error}"))?;
+    match ending {
+        Ending::ShardLost => Err("a shard ended by itself".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// Everything that is wrong with a configuration, and how much that is.
+fn listed(errors: &[ConfigError], file: &Path) -> String {
+    let noun = if errors.len() == 1 { "error" } else { "errors" };
+    format!(
+        "{}{} {noun} in {}",
+        config::render(errors),
+        errors.len(),
+        file.display()
+    )
+}

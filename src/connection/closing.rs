@@ -7,6 +7,7 @@ use rustls::AlertDescription;
 use super::handshaking::forget;
 use super::{Action, Connection, Context, Event, Side, Stage};
 use crate::close_reason::CloseReason;
+use crate::tls::Established;
 
 /// How long a client has to take an alert and close. Closing at once with bytes unread would reset
 /// the connection, and the reset may overtake the alert.
@@ -16,6 +17,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 
 pub(super) struct Closing {
+    /// Kept for the report; it holds no block any more.
+    pub(super) session: Option<Box<Established>>,
     reason: CloseReason,
     /// The client's end was seen, so nothing is lost by closing at once.
     client_gone: bool,
@@ -27,15 +30,22 @@ pub(super) struct Closing {
 impl Connection {
     /// Closes at once, with nothing more to say.
     pub(super) fn close(&mut self, reason: CloseReason, context: &mut Context<'_>) {
-        let stage = std::mem::replace(&mut self.stage, Stage::Closed);
-        match stage {
-            Stage::Closed => return,
-            Stage::Handshaking(mut handshake) => handshake.release(context.pool),
+        let session = match std::mem::replace(&mut self.stage, Stage::Closed(None)) {
+            Stage::Closed(session) => {
+                self.stage = Stage::Closed(session);
+                return;
+            }
+            Stage::Handshaking(mut handshake) => {
+                handshake.release(context.pool);
+                None
+            }
             Stage::Connecting { mut session, .. } | Stage::Relaying { mut session } => {
                 session.records.release(context.pool);
+                Some(session)
             }
-            Stage::Closing(_) => {}
-        }
+            Stage::Closing(closing) => closing.session,
+        };
+        self.stage = Stage::Closed(session);
         forget(&mut self.inbound, context);
         forget(&mut self.outbound, context);
         context.actions.push(Action::Close(reason));
@@ -44,7 +54,7 @@ impl Connection {
     /// Ends a connection politely: with close_notify where there is a session.
     pub(super) fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) {
         match self.stage {
-            Stage::Closed | Stage::Closing(_) => {}
+            Stage::Closed(_) | Stage::Closing(_) => {}
             Stage::Handshaking(_) => self.close(reason, context),
             Stage::Connecting { .. } | Stage::Relaying { .. } => {
                 self.end_with_alert(reason, AlertDescription::CloseNotify, context);
@@ -90,22 +100,29 @@ impl Connection {
     }
 
     fn begin(&mut self, reason: CloseReason, waits_for: Side, context: &mut Context<'_>) {
-        let closing = Closing {
-            reason,
-            client_gone: false,
-            waits_for,
-            discarded: 0,
-        };
-        match std::mem::replace(&mut self.stage, Stage::Closing(closing)) {
-            Stage::Handshaking(mut handshake) => handshake.release(context.pool),
+        let session = match std::mem::replace(&mut self.stage, Stage::Closed(None)) {
+            Stage::Handshaking(mut handshake) => {
+                handshake.release(context.pool);
+                None
+            }
             Stage::Connecting { mut session, .. } | Stage::Relaying { mut session } => {
                 session.records.release(context.pool);
                 if waits_for == Side::Client {
                     context.actions.push(Action::CloseUpstream);
                 }
+                Some(session)
             }
-            Stage::Closed | Stage::Closing(_) => {}
-        }
+            Stage::Closed(session) => session,
+            Stage::Closing(closing) => closing.session,
+        };
+        let client_gone = waits_for == Side::Upstream;
+        self.stage = Stage::Closing(Closing {
+            session,
+            reason,
+            client_gone,
+            waits_for,
+            discarded: 0,
+        });
         match waits_for {
             Side::Client => {
                 forget(&mut self.inbound, context);

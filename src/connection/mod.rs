@@ -164,7 +164,8 @@ pub struct Connection {
 }
 
 enum Stage {
-    Closed,
+    /// The session that ended, if there was one, stays for the report.
+    Closed(Option<Box<Established>>),
     Closing(Closing),
     Connecting {
         session: Box<Established>,
@@ -188,7 +189,7 @@ impl Connection {
     ) -> Self {
         let deadline = context.now + settings.handshake_timeout;
         let mut connection = Self {
-            stage: Stage::Closed,
+            stage: Stage::Closed(None),
             inbound: Direction::new(Side::Client),
             outbound: Direction::new(Side::Upstream),
             settings,
@@ -214,7 +215,7 @@ impl Connection {
             Event::Sent(side, block, result) => self.on_sent(side, block, result, context),
             Event::Command(Command::End(reason)) => self.end(reason, context),
             event => match self.stage {
-                Stage::Closed => {}
+                Stage::Closed(_) => {}
                 Stage::Closing(_) => self.on_closing(event, context),
                 Stage::Connecting { .. } | Stage::Relaying { .. } => self.on_open(event, context),
                 Stage::Handshaking(_) => self.on_handshaking(event, context),
@@ -234,7 +235,7 @@ impl Connection {
 
     /// Whether [`Action::Close`] was given.
     pub fn is_closed(&self) -> bool {
-        matches!(self.stage, Stage::Closed)
+        matches!(self.stage, Stage::Closed(_))
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -250,11 +251,13 @@ impl Connection {
         self.refused.as_deref()
     }
 
-    /// The session, from the end of the handshake until closing starts.
+    /// The session, from the end of the handshake on.
     pub fn session(&self) -> Option<&Established> {
         match &self.stage {
             Stage::Connecting { session, .. } | Stage::Relaying { session } => Some(session),
-            Stage::Closed | Stage::Closing(_) | Stage::Handshaking(_) => None,
+            Stage::Closed(session) => session.as_deref(),
+            Stage::Closing(closing) => closing.session.as_deref(),
+            Stage::Handshaking(_) => None,
         }
     }
 
@@ -301,7 +304,7 @@ impl Connection {
 
     fn after_sent(&mut self, side: Side, context: &mut Context<'_>) {
         match self.stage {
-            Stage::Closed => {}
+            Stage::Closed(_) => {}
             Stage::Closing(_) => self.closing_sent(side, context),
             Stage::Connecting { .. } | Stage::Relaying { .. } => self.relay_sent(side, context),
             Stage::Handshaking(_) => self.outbound.pump(Side::Client, context),
@@ -310,7 +313,7 @@ impl Connection {
 
     fn send_failed(&mut self, side: Side, error: &io::Error, context: &mut Context<'_>) {
         match (&self.stage, side) {
-            (Stage::Closed, _) => {}
+            (Stage::Closed(_), _) => {}
             (Stage::Closing(_), Side::Client) => self.close_now(context),
             (Stage::Closing(_), Side::Upstream) => {}
             (Stage::Handshaking(_), _) => self.close(CloseReason::ClientGoneInHandshake, context),

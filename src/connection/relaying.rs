@@ -26,7 +26,7 @@ impl Connection {
     }
 
     fn connected(&mut self, result: io::Result<()>, context: &mut Context<'_>) {
-        let stage = std::mem::replace(&mut self.stage, Stage::Closed);
+        let stage = std::mem::replace(&mut self.stage, Stage::Closed(None));
         let Stage::Connecting {
             session,
             attempt,

@@ -28,7 +28,6 @@ pub use operation::wake::Waker;
 pub use probe::{Check, Finding, checks, raise_descriptor_limit};
 pub use setup::{RingError, RingOptions};
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -108,8 +107,6 @@ pub struct Ring {
     buffers: BufferRing,
     slots: SlotTable,
     in_flight: InFlightTable,
-    /// Outcomes that need no kernel: operations that failed before they were submitted.
-    immediate: VecDeque<Completion>,
     counters: RingCounters,
     uses_socket_options: bool,
 }
@@ -123,11 +120,6 @@ impl Ring {
     /// Submits what is queued and waits until a completion is there or `timeout` has passed
     /// (`None`: for as long as it takes). Returns at once when completions wait already.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = if self.immediate.is_empty() {
-            timeout
-        } else {
-            Some(Duration::ZERO)
-        };
         if self.queues.is_drained() {
             self.buffers.publish();
         }
@@ -136,9 +128,6 @@ impl Ring {
 
     /// The next completion that is there, or `None`.
     pub fn next_completion(&mut self) -> Option<Completion> {
-        if let Some(completion) = self.immediate.pop_front() {
-            return Some(completion);
-        }
         loop {
             let entry = self.queues.next_entry()?;
             self.counters.completions += 1;

@@ -1,6 +1,5 @@
 //! Setting a ring up.
 
-use std::collections::VecDeque;
 use std::io;
 
 use io_uring::IoUring;
@@ -79,7 +78,6 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
         buffers,
         slots: SlotTable::new(options.descriptors),
         in_flight: InFlightTable::new(),
-        immediate: VecDeque::new(),
         counters: RingCounters::default(),
         uses_socket_options,
     })

@@ -1,12 +1,21 @@
 //! What a listener needs to start handshakes: routes by SNI, certificates, protocol options.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
+use rustls::{InconsistentKeys, ServerConfig};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
+use super::resolver::Resolver;
 use crate::clock::Clock;
 use crate::trust::TrustDomain;
 use crate::trust::name::NamePattern;
+use crate::trust::verifier::Verifier;
 
 /// Where clients that ask for certain names go.
 #[derive(Debug)]
@@ -20,6 +29,7 @@ pub struct Route {
     pub domain: Arc<TrustDomain>,
 }
 
+/// The oldest protocol version that a client may speak.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum MinVersion {
     Tls12,
@@ -32,6 +42,7 @@ pub struct AcceptorOptions {
     pub routes: Vec<Route>,
     /// Index into `routes` for clients without SNI or with a name that no route has.
     pub default_route: Option<usize>,
+    /// In order of preference; empty for no ALPN.
     pub alpn: Vec<Vec<u8>>,
     pub min_version: MinVersion,
     pub clock: Clock,
@@ -40,20 +51,171 @@ pub struct AcceptorOptions {
 /// A listener's TLS side; immutable, shared by all shards.
 #[derive(Debug)]
 pub struct Acceptor {
-    pub(super) config: Arc<rustls::ServerConfig>,
+    pub(super) config: Arc<ServerConfig>,
+    routes: Arc<[Route]>,
 }
 
+/// What is wrong with a listener's certificates or options, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct AcceptorError(pub String);
 
 impl Acceptor {
-    pub fn new(_options: AcceptorOptions) -> Result<Self, AcceptorError> {
-        todo!()
+    /// # Errors
+    ///
+    /// When a route has no certificate, can never be chosen, or shares a name with another.
+    pub fn new(options: AcceptorOptions) -> Result<Self, AcceptorError> {
+        check(&options)?;
+        let routes: Arc<[Route]> = options.routes.into();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let versions: &[_] = match options.min_version {
+            MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            MinVersion::Tls13 => &[&rustls::version::TLS13],
+        };
+        let resolver = Resolver {
+            routes: routes.clone(),
+            default_route: options.default_route,
+            tls13_only: options.min_version == MinVersion::Tls13,
+        };
+        let mut config = ServerConfig::builder_with_details(
+            provider.clone(),
+            Arc::new(CalendarTime(options.clock)),
+        )
+        .with_protocol_versions(versions)
+        .map_err(|error| AcceptorError(format!("protocol versions: {error}")))?
+        .with_client_cert_verifier(Arc::new(Verifier::new(&provider)))
+        .with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = options.alpn;
+        // Our own record layer takes over after the handshake.
+        config.enable_secret_extraction = true;
+        // rustls resumes without asking the verifier: no session may be kept or sealed until a
+        // ticket is judged each time it is offered.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // Early data can be replayed, which mutual authentication does not survive.
+        config.max_early_data_size = 0;
+        Ok(Self {
+            config: Arc::new(config),
+            routes,
+        })
+    }
+
+    /// The routes, in the order that [`super::Established::route`] counts.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 }
 
-/// A chain and its key from PEM.
-pub fn load_certified_key(_chain: &[u8], _key: &[u8]) -> Result<Arc<CertifiedKey>, AcceptorError> {
-    todo!()
+fn check(options: &AcceptorOptions) -> Result<(), AcceptorError> {
+    let len = options.routes.len();
+    if let Some(index) = options.default_route.filter(|&index| index >= len) {
+        return Err(AcceptorError(format!(
+            "default route {index} of {len} routes"
+        )));
+    }
+    let mut names = HashSet::new();
+    for (index, route) in options.routes.iter().enumerate() {
+        if route.certificates.is_empty() {
+            return Err(AcceptorError(format!(
+                "route `{}` has no certificate",
+                route.name
+            )));
+        }
+        if route.server_names.is_empty() && options.default_route != Some(index) {
+            return Err(AcceptorError(format!(
+                "route `{}` has no server name and is not the default: no client can reach it",
+                route.name
+            )));
+        }
+        for name in &route.server_names {
+            if !names.insert(name) {
+                return Err(AcceptorError(format!(
+                    "server name `{}` of route `{}` is given twice; a name leads to one route",
+                    name.as_str(),
+                    route.name
+                )));
+            }
+        }
+    }
+    if len == 0 {
+        return Err(AcceptorError(
+            "a listener needs at least one route".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Reads a certificate chain, leaf first, and its private key from PEM.
+///
+/// # Errors
+///
+/// When either is missing, malformed or encrypted, or when the key is not the leaf's. The caller
+/// knows the files' names and puts them in front.
+pub fn load_certified_key(
+    chain_pem: &[u8],
+    key_pem: &[u8],
+) -> Result<Arc<CertifiedKey>, AcceptorError> {
+    let chain = load_chain(chain_pem)?;
+    let key = load_key(key_pem)?;
+    let provider: CryptoProvider = aws_lc_rs::default_provider();
+    CertifiedKey::from_der(chain, key, &provider)
+        .map(Arc::new)
+        .map_err(|error| {
+            AcceptorError(match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                "the private key does not belong to the first certificate of the chain; give the \
+                 leaf certificate first, and its own key"
+                    .to_owned()
+            }
+            rustls::Error::InvalidCertificate(error) => {
+                format!("the first certificate of the chain is malformed: {error:?}")
+            }
+            error => format!("the private key cannot be used: {error}"),
+        })
+        })
+}
+
+fn load_chain(chain_pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, AcceptorError> {
+    let chain = CertificateDer::pem_slice_iter(chain_pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| AcceptorError(format!("the certificate chain is no PEM: {error}")))?;
+    if chain.is_empty() {
+        return Err(AcceptorError(
+            "there is no certificate: a chain is one or more PEM blocks `BEGIN CERTIFICATE`, the \
+             leaf first"
+                .to_owned(),
+        ));
+    }
+    Ok(chain)
+}
+
+fn load_key(key_pem: &[u8]) -> Result<PrivateKeyDer<'static>, AcceptorError> {
+    const ENCRYPTED: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+    let contains = |part: &[u8]| key_pem.windows(part.len()).any(|window| window == part);
+    if ENCRYPTED.into_iter().any(contains) {
+        return Err(AcceptorError(
+            "the private key is encrypted; write it without a passphrase (`openssl pkey`) into a \
+             file that only Ringgate can read"
+                .to_owned(),
+        ));
+    }
+    PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| {
+        AcceptorError(match error {
+            pem::Error::NoItemsFound => "there is no private key: one PEM block `BEGIN PRIVATE \
+                                         KEY`, `BEGIN RSA PRIVATE KEY` or `BEGIN EC PRIVATE KEY` \
+                                         is needed"
+                .to_owned(),
+            error => format!("the private key is no PEM: {error}"),
+        })
+    })
+}
+
+/// Tells rustls the time.
+#[derive(Debug)]
+struct CalendarTime(Clock);
+
+impl TimeProvider for CalendarTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(self.0.unix()))
+    }
 }

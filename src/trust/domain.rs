@@ -2,11 +2,52 @@
 
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use aws_lc_rs::digest::{Context, SHA256};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor,
+    UnixTime,
+};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
+    RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy,
+    VerifiedPath, anchor_from_trusted_cert,
+};
 
-use super::policy::Policy;
+use super::chain::Chain;
+use super::identity::{Authority, RevocationList};
+use super::policy::{Effect, Matcher, Policy};
+pub use super::refusal::Refusal;
+use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
 use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
+use crate::limits;
+
+/// Signatures accepted on certificates and CRLs: ECDSA on P-256, P-384 and P-521, Ed25519, RSA
+/// PKCS#1 and PSS from 2048 to 8192 bits, all with SHA-2.
+static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+    webpki::aws_lc_rs::ECDSA_P256_SHA256,
+    webpki::aws_lc_rs::ECDSA_P256_SHA384,
+    webpki::aws_lc_rs::ECDSA_P256_SHA512,
+    webpki::aws_lc_rs::ECDSA_P384_SHA256,
+    webpki::aws_lc_rs::ECDSA_P384_SHA384,
+    webpki::aws_lc_rs::ECDSA_P384_SHA512,
+    webpki::aws_lc_rs::ECDSA_P521_SHA256,
+    webpki::aws_lc_rs::ECDSA_P521_SHA384,
+    webpki::aws_lc_rs::ECDSA_P521_SHA512,
+    webpki::aws_lc_rs::ED25519,
+    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256,
+    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA384,
+    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA512,
+    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
+    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA384_ABSENT_PARAMS,
+    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA512_ABSENT_PARAMS,
+    webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+    webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+    webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
+];
+
+/// Bits of the shortest RSA modulus that [`SIGNATURE_ALGORITHMS`] verifies with.
+const RSA_MODULUS_BITS_MIN: usize = 2048;
 
 /// What to do where no CRL says whether a certificate is revoked, or the one that would expired.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -20,22 +61,43 @@ pub enum RevocationPolicy {
 #[derive(Debug, Default)]
 pub struct TrustSources {
     pub name: String,
+    /// At least one. An anchor is trusted as such: its own validity and signature are not checked
+    /// (RFC 5280 section 6.2).
     pub anchors: Vec<CertificateDer<'static>>,
+    /// Empty: revocation is not checked. Otherwise that of every certificate of a chain is, but of
+    /// the anchor's.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
-    /// `None`: revocation is not checked because no CRL is configured.
+    /// Where CRLs are configured, but none is from the certificate's issuer.
     pub unknown_revocation: RevocationPolicy,
+    /// Where the issuer's CRL is past its nextUpdate.
     pub expired_crl: RevocationPolicy,
     pub policy: Policy,
 }
 
+/// Why a trust domain cannot be made of its sources.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TrustError(pub String);
 
+/// Who may come in, for one listener and SNI.
 #[derive(Debug)]
 pub struct TrustDomain {
     name: String,
+    anchors: Vec<TrustAnchor<'static>>,
+    /// What is known of each of `anchors`, at the same index.
+    authorities: Vec<Authority>,
+    /// The newest first: webpki asks the first one that is from the right issuer.
+    crls: Vec<Crl>,
+    unknown_revocation: RevocationPolicy,
+    expired_crl: RevocationPolicy,
     policy: Policy,
+    digest: [u8; 32],
+}
+
+#[derive(Debug)]
+struct Crl {
+    list: CertRevocationList<'static>,
+    about: RevocationList,
 }
 
 /// A peer whose chain leads to an anchor. Made only by [`TrustDomain::verify`].
@@ -43,14 +105,33 @@ pub struct TrustDomain {
 pub struct VerifiedPeer {
     identity: Arc<Identity>,
     leaf: CertificateDer<'static>,
+    anchor_spki: [u8; 32],
+    not_before: i64,
+    not_after: i64,
 }
 
 impl VerifiedPeer {
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
     }
+
     pub fn leaf(&self) -> &CertificateDer<'static> {
         &self.leaf
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo's DER of the anchor that the path ends at.
+    pub fn anchor_spki(&self) -> [u8; 32] {
+        self.anchor_spki
+    }
+
+    /// The latest notBefore of the path, without the anchor; seconds since the Unix epoch.
+    pub fn not_before(&self) -> i64 {
+        self.not_before
+    }
+
+    /// The earliest notAfter of the path, without the anchor; seconds since the Unix epoch.
+    pub fn not_after(&self) -> i64 {
+        self.not_after
     }
 }
 
@@ -65,42 +146,402 @@ impl Authorized {
     pub fn peer(&self) -> &VerifiedPeer {
         &self.peer
     }
+
     pub fn identity(&self) -> &Identity {
         &self.peer.identity
     }
+
+    /// The name of the policy rule that let it in.
     pub fn rule(&self) -> &str {
         &self.rule
     }
 }
 
-/// Why a client is not let in.
-#[derive(Clone, Debug)]
-pub struct Refusal {
-    pub reason: CloseReason,
-    /// For people: what was wrong with which certificate.
-    pub detail: String,
-    /// Who the leaf claims to be, as far as it could be read. Unproven.
-    pub claimed: Option<Arc<Identity>>,
-}
-
 impl TrustDomain {
-    pub fn new(_sources: TrustSources) -> Result<Self, TrustError> {
-        todo!()
+    /// Makes a trust domain.
+    ///
+    /// # Errors
+    ///
+    /// No anchors; anchors that are malformed, no CAs, or have keys that no signature is verified
+    /// with; CRLs that are malformed or of a kind that is not supported. Anchors and CRLs are
+    /// counted from 1, in the order of `sources`.
+    pub fn new(sources: TrustSources) -> Result<Self, TrustError> {
+        let fail = |problem| TrustError(format!("trust domain `{}`: {problem}", sources.name));
+        if sources.anchors.is_empty() {
+            return Err(fail(
+                "no trust anchors, so nobody could come in; name a file with at least one CA \
+                 certificate in PEM"
+                    .to_owned(),
+            ));
+        }
+        let mut anchors = Vec::with_capacity(sources.anchors.len());
+        let mut authorities = Vec::with_capacity(sources.anchors.len());
+        for (at, der) in sources.anchors.iter().enumerate() {
+            let (anchor, authority) = read_anchor(der)
+                .map_err(|problem| fail(format!("trust anchor {}: {problem}", at + 1)))?;
+            anchors.push(anchor);
+            authorities.push(authority);
+        }
+        let mut crls = Vec::with_capacity(sources.crls.len());
+        for (at, der) in sources.crls.iter().enumerate() {
+            let crl = read_crl(der).map_err(|problem| fail(format!("CRL {}{problem}", at + 1)))?;
+            crls.push((std::cmp::Reverse(crl.about.this_update), der.as_ref(), crl));
+        }
+        crls.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        let crls = crls.into_iter().map(|(_, _, crl)| crl).collect();
+        Ok(Self {
+            digest: digest(&sources),
+            name: sources.name,
+            anchors,
+            authorities,
+            crls,
+            unknown_revocation: sources.unknown_revocation,
+            expired_crl: sources.expired_crl,
+            policy: sources.policy,
+        })
     }
+
     pub fn name(&self) -> &str {
         &self.name
     }
-    /// Chain to anchor, clientAuth, validity, revocation, bounds.
+
+    /// SHA-256 over what decides here: anchors, CRLs, policy and revocation settings. The order of
+    /// anchors and of CRLs, and the domain's name, do not change it.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// What an operator should know of the sources, though they are usable.
+    pub fn warnings(&self) -> Vec<String> {
+        let constrained = self
+            .authorities
+            .iter()
+            .filter(|authority| authority.constrains_uris);
+        constrained
+            .map(|authority| {
+                format!(
+                    "trust domain `{}`: the anchor `{}` has name constraints on URIs, which cannot \
+                     be checked: clients below it that have a URI SAN (a SPIFFE ID) are refused",
+                    self.name, authority.identity.subject
+                )
+            })
+            .collect()
+    }
+
+    /// Checks that the chain leads to an anchor, is for client authentication, valid at `now` and
+    /// not revoked, within the bounds of [`crate::limits`].
+    ///
+    /// Whether the peer holds the leaf's key is not checked here; see [`super::verifier`].
     pub fn verify(
         &self,
-        _leaf: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
     ) -> Result<VerifiedPeer, Refusal> {
-        todo!()
+        let chain = Chain::read(leaf, intermediates)?;
+        let refuse = |error| self.refusal(&error, &chain, now);
+        let end_entity = EndEntityCert::try_from(leaf).map_err(refuse)?;
+        let crls: Vec<_> = self.crls.iter().map(|crl| &crl.list).collect();
+        let path = end_entity
+            .verify_for_usage(
+                SIGNATURE_ALGORITHMS,
+                &self.anchors,
+                intermediates,
+                now,
+                // CAs need not name a purpose. The leaf must, below.
+                KeyUsage::client_auth(),
+                self.revocation_options(&crls),
+                None,
+            )
+            .map_err(refuse)?;
+        let identity = chain.leaf();
+        if !identity.client_auth {
+            let detail = format!(
+                "`{}` is not for client authentication: it has no extended key usage clientAuth",
+                identity.subject
+            );
+            return Err(Refusal::new(
+                CloseReason::CertificatePurpose,
+                detail,
+                Some(Arc::clone(identity)),
+            ));
+        }
+        self.verified(&chain, &path).ok_or_else(|| {
+            let detail = "the verified path is not made of what was presented".to_owned();
+            Refusal::new(CloseReason::Internal, detail, Some(Arc::clone(identity)))
+        })
     }
+
+    /// Asks the policy.
     pub fn authorize(&self, peer: VerifiedPeer) -> Result<Authorized, Refusal> {
-        let _decision: Decision = self.policy.decide(&peer.identity);
-        todo!()
+        let (reason, detail) = match self.policy.decide(&peer.identity) {
+            Decision::Allowed { rule } => return Ok(Authorized { peer, rule }),
+            Decision::Denied { rule } => {
+                let subject = &peer.identity.subject;
+                (
+                    CloseReason::PolicyDenied,
+                    format!("rule `{rule}` denies `{subject}`"),
+                )
+            }
+            Decision::Unmatched => {
+                let subject = &peer.identity.subject;
+                let detail = format!("no rule of `{}` allows `{subject}`", self.name);
+                (CloseReason::PolicyUnmatched, detail)
+            }
+        };
+        Err(Refusal::new(reason, detail, Some(peer.identity)))
     }
+
+    fn revocation_options<'a>(
+        &self,
+        crls: &'a [&'a CertRevocationList<'a>],
+    ) -> Option<RevocationOptions<'a>> {
+        // Fails only without CRLs, and then revocation is not checked.
+        let options = RevocationOptionsBuilder::new(crls).ok()?;
+        let unknown = match self.unknown_revocation {
+            RevocationPolicy::Allow => UnknownStatusPolicy::Allow,
+            RevocationPolicy::Deny => UnknownStatusPolicy::Deny,
+        };
+        let expired = match self.expired_crl {
+            RevocationPolicy::Allow => ExpirationPolicy::Ignore,
+            RevocationPolicy::Deny => ExpirationPolicy::Enforce,
+        };
+        Some(
+            options
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(unknown)
+                .with_expiration_policy(expired)
+                .build(),
+        )
+    }
+
+    /// `None` if the path has parts that were neither configured nor presented.
+    fn verified(&self, chain: &Chain<'_>, path: &VerifiedPath<'_>) -> Option<VerifiedPeer> {
+        let anchor = self
+            .anchors
+            .iter()
+            .position(|anchor| std::ptr::eq(anchor, path.anchor()))?;
+        let leaf = chain.certificates.first()?;
+        let mut peer = VerifiedPeer {
+            identity: Arc::clone(&leaf.identity),
+            leaf: leaf.der.clone().into_owned(),
+            anchor_spki: self.authorities.get(anchor)?.identity.spki_pin,
+            not_before: leaf.identity.not_before,
+            not_after: leaf.identity.not_after,
+        };
+        for intermediate in path.intermediate_certificates() {
+            let identity = chain.identity_of(&intermediate.der())?;
+            peer.not_before = peer.not_before.max(identity.not_before);
+            peer.not_after = peer.not_after.min(identity.not_after);
+        }
+        Some(peer)
+    }
+
+    fn refusal(&self, error: &webpki::Error, chain: &Chain<'_>, now: UnixTime) -> Refusal {
+        let reason = reason(error);
+        let leaf = chain.leaf();
+        let detail = match (reason, error) {
+            (CloseReason::CertificateRevoked, webpki::Error::CertRevoked) => {
+                self.revoked_detail(chain)
+            }
+            (CloseReason::RevocationUnknown, _) => self.revocation_detail(error, chain, now),
+            (_, webpki::Error::NameConstraintViolation) => {
+                self.constraining_anchor(chain).map_or_else(
+                    || detail(error, chain, &self.name),
+                    |anchor| uri_constraints(&leaf.subject, anchor),
+                )
+            }
+            _ => detail(error, chain, &self.name),
+        };
+        Refusal::new(reason, detail, Some(Arc::clone(leaf)))
+    }
+
+    /// The subject of an anchor that may have issued into this chain, constrains URIs, and so
+    /// refuses a leaf with a URI.
+    fn constraining_anchor(&self, chain: &Chain<'_>) -> Option<&str> {
+        let issued = |anchor: &&Authority| {
+            chain
+                .identities()
+                .any(|identity| identity.issuer == anchor.identity.subject)
+        };
+        self.authorities
+            .iter()
+            .filter(|anchor| anchor.constrains_uris && !chain.leaf().uris.is_empty())
+            .find(issued)
+            .map(|anchor| anchor.identity.subject.as_str())
+    }
+
+    fn revoked_detail(&self, chain: &Chain<'_>) -> String {
+        let is_revoked = |der: &CertificateDer<'_>| {
+            let Ok(certificate) = EndEntityCert::try_from(der) else {
+                return false;
+            };
+            self.crls.iter().any(|crl| {
+                crl.list.issuer() == certificate.issuer()
+                    && matches!(crl.list.find_serial(certificate.serial()), Ok(Some(_)))
+            })
+        };
+        let revoked = chain
+            .certificates
+            .iter()
+            .find(|presented| is_revoked(presented.der));
+        let identity = revoked.map_or_else(|| chain.leaf(), |presented| &presented.identity);
+        format!(
+            "`{}`, serial {}, is revoked by the CRL of `{}`",
+            identity.subject,
+            identity.serial_hex(),
+            identity.issuer
+        )
+    }
+
+    /// Names the certificate whose issuer's CRL is missing or of no use.
+    fn revocation_detail(&self, error: &webpki::Error, chain: &Chain<'_>, now: UnixTime) -> String {
+        let leaf = &chain.leaf().subject;
+        let crl_of = |issuer: &str| self.crls.iter().find(|crl| crl.about.issuer == issuer);
+        match error {
+            webpki::Error::UnknownRevocationStatus => {
+                let uncovered = chain
+                    .identities()
+                    .find(|identity| crl_of(&identity.issuer).is_none());
+                match uncovered {
+                    Some(identity) => format!(
+                        "no CRL of `{}` is configured, so nothing says whether `{}` is revoked; add \
+                         it to the CRLs of `{}`",
+                        identity.issuer, identity.subject, self.name
+                    ),
+                    None => format!(
+                        "the CRLs that the issuers of `{leaf}` and its CAs have here are for other \
+                         distribution points or other kinds of certificates"
+                    ),
+                }
+            }
+            webpki::Error::CrlExpired { next_update, .. } => {
+                let next_update = seconds(*next_update);
+                let issuer = chain
+                    .identities()
+                    .filter_map(|identity| crl_of(&identity.issuer))
+                    .find(|crl| crl.about.next_update == Some(next_update))
+                    .map_or("unknown", |crl| &crl.about.issuer);
+                let ago = span(seconds(now) - next_update);
+                format!(
+                    "the CRL of `{issuer}` should have been replaced by {}, {ago} ago, so nothing \
+                     says whether the chain of `{leaf}` is revoked; fetch a new one",
+                    utc(next_update)
+                )
+            }
+            webpki::Error::InvalidCrlSignatureForPublicKey => format!(
+                "the CRL for an issuer in the chain of `{leaf}` has that issuer's name (one of {}) \
+                 but was signed by another key",
+                self.issuers(chain)
+            ),
+            webpki::Error::IssuerNotCrlSigner => format!(
+                "a CA in the chain of `{leaf}` (one of {}) may not sign CRLs: its key usage lacks \
+                 cRLSign",
+                self.issuers(chain)
+            ),
+            error => {
+                format!(
+                    "the CRLs for the chain of `{leaf}` ({}): {error}",
+                    self.issuers(chain)
+                )
+            }
+        }
+    }
+
+    fn issuers(&self, chain: &Chain<'_>) -> String {
+        let quoted: Vec<_> = chain
+            .identities()
+            .map(|identity| format!("`{}`", identity.issuer))
+            .collect();
+        quoted.join(", ")
+    }
+}
+
+fn read_anchor(der: &CertificateDer<'_>) -> Result<(TrustAnchor<'static>, Authority), String> {
+    let authority = Authority::from_der(der).map_err(|error| error.to_string())?;
+    let subject = &authority.identity.subject;
+    let anchor = anchor_from_trusted_cert(der)
+        .map_err(|error| format!("`{subject}` cannot be a trust anchor ({error})"))?;
+    if !authority.is_ca {
+        return Err(format!(
+            "`{subject}` is no CA certificate (basic constraints); to let in one certificate, name \
+             its CA here and its fingerprint in a rule"
+        ));
+    }
+    let supported = RSA_MODULUS_BITS_MIN..=limits::RSA_MODULUS_BITS_MAX;
+    if let Some(bits) = authority.identity.rsa_modulus_bits
+        && !supported.contains(&bits)
+    {
+        return Err(format!(
+            "`{subject}` has an RSA modulus of {bits} bits; {} to {} are supported",
+            supported.start(),
+            supported.end()
+        ));
+    }
+    Ok((anchor.to_owned(), authority))
+}
+
+fn read_crl(der: &CertificateRevocationListDer<'_>) -> Result<Crl, String> {
+    let about = RevocationList::from_der(der)
+        .map_err(|error| format!(": {error}; replace it by what its CA published"))?;
+    let list = OwnedCertRevocationList::from_der(der).map_err(|error| {
+        format!(
+            " of `{}` is malformed or of a kind that is not supported ({error})",
+            about.issuer
+        )
+    })?;
+    Ok(Crl {
+        list: list.into(),
+        about,
+    })
+}
+
+/// Every part is preceded by its length or count, so that no two different sources have the same
+/// bytes.
+fn digest(sources: &TrustSources) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    let mut write = |bytes: &[u8]| {
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(bytes);
+    };
+    let mut anchors: Vec<&[u8]> = sources.anchors.iter().map(|der| der.as_ref()).collect();
+    let mut crls: Vec<&[u8]> = sources.crls.iter().map(|der| der.as_ref()).collect();
+    for list in [&mut anchors, &mut crls] {
+        list.sort_unstable();
+        list.dedup();
+        write(&(list.len() as u64).to_be_bytes());
+        list.iter().for_each(|der| write(der));
+    }
+    for policy in [sources.unknown_revocation, sources.expired_crl] {
+        write(match policy {
+            RevocationPolicy::Allow => b"allow",
+            RevocationPolicy::Deny => b"deny",
+        });
+    }
+    for rule in &sources.policy.rules {
+        write(rule.name.as_bytes());
+        write(match rule.effect {
+            Effect::Allow => b"allow",
+            Effect::Deny => b"deny",
+        });
+        write(&(rule.matchers.len() as u64).to_be_bytes());
+        for matcher in &rule.matchers {
+            let (kind, value): (&[u8], &[u8]) = match matcher {
+                Matcher::Any => (b"any", b""),
+                Matcher::CommonName(name) => (b"common name", name.as_bytes()),
+                Matcher::Dns(pattern) => (b"dns", pattern.as_str().as_bytes()),
+                Matcher::Fingerprint(fingerprint) => (b"fingerprint", fingerprint),
+                Matcher::OrganizationalUnit(unit) => (b"organizational unit", unit.as_bytes()),
+                Matcher::SpkiPin(pin) => (b"spki pin", pin),
+                Matcher::Uri(pattern) => (b"uri", pattern.as_str().as_bytes()),
+            };
+            write(kind);
+            write(value);
+        }
+    }
+    context
+        .finish()
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 has 32 bytes")
 }

@@ -4,7 +4,10 @@
 //! thread; a scope entered around each call into rustls carries the route's trust domain in and the
 //! verdict out.
 
+use std::cell::RefCell;
 use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
 
 use super::TrustDomain;
 use super::domain::{Authorized, Refusal};
@@ -13,15 +16,166 @@ use super::domain::{Authorized, Refusal};
 #[derive(Debug, Default)]
 pub struct Judgement {
     pub domain: Option<Arc<TrustDomain>>,
+    /// `Ok` only after the client has proved that it holds the leaf's key.
     pub verdict: Option<Result<Authorized, Refusal>>,
+    /// Who may come in as soon as the client proves that it holds the leaf's key.
+    unproven: Option<Authorized>,
 }
 
-/// Runs `work` with `judgement` as this thread's current one.
-pub fn enter<R>(_judgement: &mut Judgement, work: impl FnOnce() -> R) -> R {
+thread_local! {
+    static CURRENT: RefCell<Option<Judgement>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` with `judgement` as this thread's current one. Scopes do not nest.
+pub fn enter<R>(judgement: &mut Judgement, work: impl FnOnce() -> R) -> R {
+    let outer = CURRENT.replace(Some(std::mem::take(judgement)));
+    debug_assert!(
+        outer.is_none(),
+        "a judgement's scope was entered inside another"
+    );
+    let _scope = Scope { judgement, outer };
     work()
 }
 
-/// Names the trust domain for the handshake in progress on this thread.
-pub fn choose_domain(_domain: Arc<TrustDomain>) {
-    todo!()
+/// Gives the judgement back on the way out, by a panic too.
+struct Scope<'a> {
+    judgement: &'a mut Judgement,
+    outer: Option<Judgement>,
+}
+
+impl Drop for Scope<'_> {
+    fn drop(&mut self) {
+        *self.judgement = CURRENT.replace(self.outer.take()).unwrap_or_default();
+    }
+}
+
+/// Names the trust domain for the handshake in progress on this thread. What was found by another
+/// domain no longer counts. Does nothing outside of a scope: the verifier then refuses.
+pub fn choose_domain(domain: Arc<TrustDomain>) {
+    with_current(|judgement| {
+        *judgement = Judgement {
+            domain: Some(domain),
+            ..Judgement::default()
+        };
+    });
+}
+
+/// The trust domain of the handshake in progress on this thread.
+pub(super) fn domain() -> Option<Arc<TrustDomain>> {
+    with_current(|judgement| judgement.domain.clone()).flatten()
+}
+
+/// Keeps who may come in until the proof of possession is there.
+pub(super) fn expect_proof(authorized: Authorized) {
+    with_current(|judgement| {
+        judgement.verdict = None;
+        judgement.unproven = Some(authorized);
+    });
+}
+
+/// The holder of `leaf`'s key is at the other end: the verdict stands. False if that is not who was
+/// judged.
+pub(super) fn possession_proven(leaf: &CertificateDer<'_>) -> bool {
+    with_current(|judgement| {
+        let authorized = judgement
+            .unproven
+            .take()
+            .filter(|peer| peer.peer().leaf() == leaf);
+        let was_judged = authorized.is_some();
+        if let Some(authorized) = authorized {
+            judgement.verdict = Some(Ok(authorized));
+        }
+        was_judged
+    })
+    .unwrap_or(false)
+}
+
+/// The client is not let in.
+pub(super) fn refuse(refusal: Refusal) {
+    with_current(|judgement| {
+        judgement.unproven = None;
+        judgement.verdict = Some(Err(refusal));
+    });
+}
+
+fn with_current<R>(work: impl FnOnce(&mut Judgement) -> R) -> Option<R> {
+    CURRENT.with_borrow_mut(|current| current.as_mut().map(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    use rustls_pki_types::UnixTime;
+
+    use super::*;
+    use crate::trust::Policy;
+    use crate::trust::domain::TrustSources;
+    use crate::trust::policy::{Effect, Matcher, Rule};
+
+    /// A domain, and two clients that it lets in.
+    fn clients() -> (Arc<TrustDomain>, [Authorized; 2]) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let anchor = params.self_signed(&key).unwrap().der().clone();
+        let issuer = rcgen::Issuer::new(params, key);
+        let rule = Rule {
+            name: "in".into(),
+            effect: Effect::Allow,
+            matchers: vec![Matcher::Any],
+        };
+        let domain = TrustDomain::new(TrustSources {
+            anchors: vec![anchor],
+            policy: Policy { rules: vec![rule] },
+            ..TrustSources::default()
+        })
+        .unwrap();
+        let clients = [(); 2].map(|()| {
+            let mut params = CertificateParams::default();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            let key = KeyPair::generate().unwrap();
+            let leaf = params.signed_by(&key, &issuer).unwrap();
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(1_767_225_600));
+            domain
+                .authorize(domain.verify(leaf.der(), &[], now).unwrap())
+                .unwrap()
+        });
+        (Arc::new(domain), clients)
+    }
+
+    #[test]
+    fn only_the_holder_of_the_judged_leafs_key_is_let_in() {
+        let (_, [judged, other]) = clients();
+        let mut judgement = Judgement::default();
+        enter(&mut judgement, || {
+            assert!(!possession_proven(judged.peer().leaf()));
+            expect_proof(judged.clone());
+            assert!(!possession_proven(other.peer().leaf()));
+            // The judgement does not outlive a proof that was of another key.
+            assert!(!possession_proven(judged.peer().leaf()));
+        });
+        assert!(judgement.verdict.is_none());
+        enter(&mut judgement, || {
+            expect_proof(judged.clone());
+            assert!(possession_proven(judged.peer().leaf()));
+        });
+        assert_eq!(
+            judgement.verdict.unwrap().unwrap().peer().leaf(),
+            judged.peer().leaf()
+        );
+    }
+
+    #[test]
+    fn a_proof_after_another_domain_was_chosen_counts_for_nothing() {
+        let (domain, [judged, _]) = clients();
+        let mut judgement = Judgement::default();
+        enter(&mut judgement, || {
+            expect_proof(judged.clone());
+            choose_domain(domain);
+            assert!(!possession_proven(judged.peer().leaf()));
+        });
+        assert!(judgement.verdict.is_none());
+    }
 }

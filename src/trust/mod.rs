@@ -1,12 +1,18 @@
 //! Who may come in. Pure: no I/O, no ring, no clock of its own.
+//!
+//! A presented chain is read and bounded, verified by webpki against the anchors and CRLs of a
+//! [`TrustDomain`], and its leaf's [`Identity`] put before the domain's [`Policy`]. The [`verifier`]
+//! does this inside rustls's handshake; a [`judgement`] carries the outcome out of it.
 
+mod chain;
 pub mod domain;
 pub mod identity;
 pub mod judgement;
 pub mod name;
 pub mod policy;
+mod refusal;
 pub mod verifier;
 
-pub use domain::{Authorized, TrustDomain, VerifiedPeer};
+pub use domain::{Authorized, Refusal, TrustDomain, VerifiedPeer};
 pub use identity::Identity;
 pub use policy::{Decision, Policy};

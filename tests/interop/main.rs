@@ -3,11 +3,10 @@
 //!
 //! A test whose program is missing says so on standard error and passes.
 
-#[path = "../common/echo.rs"]
-mod echo;
 #[path = "../common/proxy_v2.rs"]
 mod proxy_v2;
 
+mod echo;
 mod gate;
 mod nginx;
 mod pki;

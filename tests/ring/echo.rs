@@ -112,7 +112,7 @@ fn client(mut stream: TcpStream, chunks: Vec<Vec<u8>>) -> std::thread::JoinHandl
 }
 
 fn accept_one(ring: &mut Ring, listener: &Listener) -> ringgate::ring::Accepted {
-    ring.accept(listener, ACCEPT);
+    ring.accept(listener, ACCEPT).unwrap();
     loop {
         ring.wait(Some(LIMIT)).unwrap();
         if let Some(completion) = ring.next_completion() {

@@ -14,7 +14,7 @@ use super::{io_result, user_data};
 use crate::ring::address::PeerAddress;
 use crate::ring::descriptor::{Descriptor, Inner, local_address, plain};
 use crate::ring::inflight::{Holds, Operation, Token};
-use crate::ring::{Accepted, Listener, Outcome, Ring};
+use crate::ring::{Accepted, Listener, Ring};
 
 impl Ring {
     /// Accepts one connection. Completes with [`Outcome::Accepted`].
@@ -22,15 +22,15 @@ impl Ring {
     /// On a listener with a specific address the connection gets a direct descriptor. On a wildcard
     /// one it gets a plain one, which costs a getsockname, because only the socket knows which
     /// address the client used.
-    pub fn accept(&mut self, listener: &Listener, token: Token) -> Option<Operation> {
+    ///
+    /// # Errors
+    ///
+    /// EMFILE when no direct descriptor is free.
+    pub fn accept(&mut self, listener: &Listener, token: Token) -> io::Result<Operation> {
         let (slot, local) = if listener.is_wildcard() {
             (None, None)
         } else {
-            let Some(slot) = self.slots.take() else {
-                let full = io::Error::from_raw_os_error(libc::EMFILE);
-                self.complete_at_once(token, Outcome::Accepted(Err(full)));
-                return None;
-            };
+            let slot = self.take_slot()?;
             (Some(slot), Some(listener.address()))
         };
         let mut peer = PeerAddress::new();
@@ -46,7 +46,7 @@ impl Ring {
         // SAFETY: the address and its length are boxed in the in-flight table until the completion;
         // the listener's descriptor is looked up at submission and held by the kernel from there.
         unsafe { self.queues.push(&[entry], &mut self.counters) };
-        Some(operation)
+        Ok(operation)
     }
 }
 

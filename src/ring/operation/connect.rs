@@ -8,37 +8,35 @@ use socket2::{Domain, Socket, Type};
 
 use super::accept::destination;
 use super::{io_result, user_data};
+use crate::ring::Ring;
 use crate::ring::address::Target;
 use crate::ring::descriptor::{Descriptor, DescriptorKind, Inner, plain};
 use crate::ring::inflight::{Holds, LEADER, Operation, Token};
-use crate::ring::{Outcome, Ring};
 
 /// TCP_NODELAY's value; the kernel reads it from here while the option is set.
 static ENABLED: libc::c_int = 1;
 
 impl Ring {
-    /// Opens a socket and connects it. Completes with [`Outcome::Connected`]; the descriptor is
-    /// valid from now on, whatever becomes of the connect. `None` when no descriptor could be had:
-    /// then the completion says why.
+    /// Opens a socket and connects it. Completes with
+    /// [`crate::ring::Outcome::Connected`]; the descriptor is
+    /// valid from now on, whatever becomes of the connect.
+    ///
+    /// # Errors
+    ///
+    /// When the target is no address, or no descriptor could be had; then nothing completes.
     pub fn connect(
         &mut self,
         target: &Target,
         kind: DescriptorKind,
         token: Token,
-    ) -> Option<(Descriptor, Operation)> {
-        let address = match target.encode() {
-            Ok(address) => Box::new(address),
-            Err(error) => return self.connect_failed(token, error),
-        };
+    ) -> io::Result<(Descriptor, Operation)> {
+        let address = Box::new(target.encode()?);
         let (pointer, len) = (address.as_ptr().cast(), address.len());
         let direct = kind == DescriptorKind::Direct && self.uses_socket_options;
-        let descriptor = match if direct {
-            self.slot()
+        let descriptor = if direct {
+            Descriptor(Inner::Direct(self.take_slot()?))
         } else {
-            open_plain(target.domain())
-        } {
-            Ok(descriptor) => descriptor,
-            Err(error) => return self.connect_failed(token, error),
+            open_plain(target.domain())?
         };
         let holds = Holds::Connect {
             _address: address,
@@ -60,7 +58,7 @@ impl Ring {
                 unsafe { self.queues.push(&[connect], &mut self.counters) };
             }
         }
-        Some((descriptor, operation))
+        Ok((descriptor, operation))
     }
 
     fn push_linked_connect(
@@ -100,17 +98,11 @@ impl Ring {
         };
     }
 
-    fn slot(&mut self) -> io::Result<Descriptor> {
-        let slot = self
-            .slots
+    /// A free direct descriptor, or EMFILE.
+    pub(super) fn take_slot(&mut self) -> io::Result<u32> {
+        self.slots
             .take()
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
-        Ok(Descriptor(Inner::Direct(slot)))
-    }
-
-    fn connect_failed<T>(&mut self, token: Token, error: io::Error) -> Option<T> {
-        self.complete_at_once(token, Outcome::Connected(Err(error)));
-        None
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) mod wake;
 
 use io_uring::cqueue;
 
-use super::inflight::{Holds, IGNORED, InFlight, LEADER, Operation, Token};
+use super::inflight::{Holds, IGNORED, InFlight, LEADER, Operation};
 use super::{Completion, Outcome, Ring};
 
 /// Turns the kernel's completion into ours; `None` where nobody waits for it.
@@ -61,11 +61,4 @@ fn io_result(result: i32) -> std::io::Result<usize> {
 
 fn user_data(operation: Operation) -> u64 {
     u64::from(operation.0)
-}
-
-impl Ring {
-    /// Reports `outcome` at the next turn without asking the kernel.
-    fn complete_at_once(&mut self, token: Token, outcome: Outcome) {
-        self.immediate.push_back(Completion { token, outcome });
-    }
 }

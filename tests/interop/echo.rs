@@ -1,18 +1,16 @@
 //! An upstream that sends back what it gets, and remembers who came.
-#![allow(dead_code, reason = "each test target uses its part")]
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aws_lc_rs::digest;
 
-use super::proxy_v2::Header;
-
-/// How long something that must happen may take on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::program::PATIENCE;
+use crate::proxy_v2::Header;
 
 /// A connection that came.
 #[derive(Clone, Debug, Default)]
@@ -68,12 +66,8 @@ impl Echo {
         }
     }
 
-    /// Every connection so far, in the order of their coming.
-    pub fn visits(&self) -> Vec<Visit> {
-        self.shared.state.lock().unwrap().visits.clone()
-    }
-
-    /// As [`Echo::visits`], once there are `count` and all have ended.
+    /// The connections that came, in the order of their coming, once `count` have ended; fails when
+    /// there are more.
     #[track_caller]
     pub fn ended(&self, count: usize) -> Vec<Visit> {
         let deadline = Instant::now() + PATIENCE;
@@ -120,10 +114,13 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, greeted: bool) {
         drop(state);
         let shared = Arc::clone(shared);
         thread::spawn(move || {
-            let end = stream.and_then(|stream| shared.serve(index, stream, greeted));
-            shared.change(index, |visit| {
-                visit.end = Some(end.map_err(|e| e.to_string()))
-            });
+            let serve = || stream.and_then(|stream| shared.serve(index, stream, greeted));
+            // The reader of headers panics at what is none.
+            let end = match catch_unwind(AssertUnwindSafe(serve)) {
+                Ok(end) => end.map_err(|error| error.to_string()),
+                Err(_) => Err("panicked".to_owned()),
+            };
+            shared.change(index, |visit| visit.end = Some(end));
         });
     }
 }

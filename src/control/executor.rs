@@ -1,0 +1,390 @@
+//! The executor and its loop.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind};
+
+use super::shards::{Port, Shard};
+use super::signals::{Collected, Signal, Signals};
+use crate::clock::Clock;
+use crate::shard::mailbox::Command;
+
+/// How often reports are collected and shards looked after.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Entries of each of the executor's rings: it has a handful of operations in flight.
+const RING_DEPTH: usize = 16;
+
+/// Bytes that the executor registers for storage I/O, which it does none of: its least.
+const IO_MEMORY: usize = 64 << 10;
+
+/// How long past its deadline a draining shard may take before it is told to end at once.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a shard that is told to end at once may take before it is given up.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the control plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(
+        "this process may lock {limit} bytes of memory, and its control ring needs {needed}; raise \
+         the limit: ulimit -l unlimited, LimitMEMLOCK=infinity in a systemd unit, or \
+         --ulimit memlock=-1 for a container"
+    )]
+    LockedMemory { limit: u64, needed: u64 },
+    #[error(
+        "the control plane's io_uring cannot be set up: {0}; allow io_uring (sysctl \
+         kernel.io_uring_disabled=0, and a seccomp profile that permits it) on Linux 6.1 or newer"
+    )]
+    Ring(String),
+    #[error("signals cannot be taken over: {0}; raise the limit of open files (ulimit -n)")]
+    Signals(#[from] io::Error),
+}
+
+/// How the process came to its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// It was told to end, and every shard finished within the drain.
+    Drained,
+    /// A shard ended though nobody had told it to.
+    ShardLost,
+    /// It was told to end at once, or the drain took too long.
+    Stopped,
+    /// Shards did not answer and were left behind.
+    Unresponsive,
+}
+
+/// The control plane, ready to run.
+#[derive(Debug)]
+pub struct Control {
+    executor: LocalExecutor,
+    signals: Signals,
+    clock: Clock,
+}
+
+impl Control {
+    /// Sets up the executor on this thread and takes SIGTERM, SIGINT and SIGHUP over. Call it
+    /// before the first shard starts: what can fail fails here.
+    pub fn new(clock: Clock) -> Result<Self, ControlError> {
+        Self::with_signals(Signals::register()?, clock)
+    }
+
+    fn with_signals(signals: Signals, clock: Clock) -> Result<Self, ControlError> {
+        let executor = LocalExecutorBuilder::new(Placement::Unbound)
+            .name("ringgate-control")
+            .ring_depth(RING_DEPTH)
+            .io_memory(IO_MEMORY)
+            .make()
+            .map_err(set_up_error)?;
+        Ok(Self {
+            executor,
+            signals,
+            clock,
+        })
+    }
+
+    /// Looks after `shards` until all have ended: the first SIGTERM or SIGINT drains them, the
+    /// second ends them at once. `access` logs connections that end well, too.
+    pub fn run<P: Port>(
+        mut self,
+        shards: impl IntoIterator<Item = P>,
+        drain_timeout: Duration,
+        access: bool,
+    ) -> Ending {
+        let Self {
+            executor,
+            signals,
+            clock,
+        } = &mut self;
+        let mut keeper = Keeper::new(shards, drain_timeout, access);
+        executor.run(async {
+            let signals = signals.collect().unwrap_or_else(|error| {
+                tracing::error!(%error, "signals cannot be read; ending at once");
+                keeper.stop(clock.now());
+                Collected::default()
+            });
+            keeper.keep(&signals, clock).await
+        })
+    }
+}
+
+fn set_up_error(error: GlommioError<()>) -> ControlError {
+    match error {
+        GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, needed)) => {
+            ControlError::LockedMemory { limit, needed }
+        }
+        other => ControlError::Ring(other.to_string()),
+    }
+}
+
+/// What the shards are doing.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Serving,
+    Draining { until: Instant },
+    Stopping { until: Instant },
+}
+
+/// Looks after the shards.
+struct Keeper<P> {
+    shards: Vec<Shard<P>>,
+    drain_timeout: Duration,
+    access: bool,
+    phase: Phase,
+    is_shard_lost: bool,
+}
+
+impl<P: Port> Keeper<P> {
+    fn new(ports: impl IntoIterator<Item = P>, drain_timeout: Duration, access: bool) -> Self {
+        let shards = ports.into_iter().map(Shard::new).collect();
+        Self {
+            shards,
+            drain_timeout,
+            access,
+            phase: Phase::Serving,
+            is_shard_lost: false,
+        }
+    }
+
+    async fn keep(&mut self, signals: &Collected, clock: &Clock) -> Ending {
+        loop {
+            while let Some(signal) = signals.next() {
+                self.take(signal, clock.now());
+            }
+            if let Some(ending) = self.tick(clock.now()) {
+                return ending;
+            }
+            glommio::timer::sleep(TICK).await;
+        }
+    }
+
+    fn take(&mut self, signal: Signal, now: Instant) {
+        match (signal, self.phase) {
+            (Signal::Reload, _) => {
+                tracing::warn!("SIGHUP: reload is not supported yet; restart to apply changes");
+            }
+            (Signal::End, Phase::Serving) => {
+                tracing::info!(
+                    timeout_s = self.drain_timeout.as_secs_f64(),
+                    "draining; a second signal ends at once"
+                );
+                self.drain(now);
+            }
+            (Signal::End, Phase::Draining { .. }) => {
+                tracing::info!("second signal: ending at once");
+                self.stop(now);
+            }
+            (Signal::End, Phase::Stopping { .. }) => {}
+        }
+    }
+
+    fn drain(&mut self, now: Instant) {
+        let command = Command::Drain {
+            within: self.drain_timeout,
+        };
+        self.shards
+            .iter_mut()
+            .for_each(|shard| shard.command(command));
+        self.phase = Phase::Draining {
+            until: now + self.drain_timeout + DRAIN_GRACE,
+        };
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.shards
+            .iter_mut()
+            .for_each(|shard| shard.command(Command::Stop));
+        self.phase = Phase::Stopping {
+            until: now + STOP_PATIENCE,
+        };
+    }
+
+    /// One round of looking after the shards; how it ended, once it has.
+    fn tick(&mut self, now: Instant) -> Option<Ending> {
+        // Before reports are read: what a shard reported before it ended is then never missed.
+        let ended = self.shards.iter().filter(|shard| shard.ended()).count();
+        for shard in &mut self.shards {
+            shard.log_reports(self.access);
+            shard.send_unsent();
+        }
+        if ended == self.shards.len() {
+            return Some(match self.phase {
+                Phase::Serving => Ending::ShardLost,
+                _ if self.is_shard_lost => Ending::ShardLost,
+                Phase::Draining { .. } => Ending::Drained,
+                Phase::Stopping { .. } => Ending::Stopped,
+            });
+        }
+        match self.phase {
+            Phase::Serving if ended > 0 => {
+                tracing::error!("a shard ended by itself; draining the others");
+                self.is_shard_lost = true;
+                self.drain(now);
+            }
+            Phase::Draining { until } if now >= until => {
+                let left = self.shards.len() - ended;
+                tracing::warn!(shards = left, "the drain took too long; ending at once");
+                self.stop(now);
+            }
+            Phase::Stopping { until } if now >= until => {
+                let left = self.shards.len() - ended;
+                tracing::error!(shards = left, "shards do not answer; leaving them behind");
+                return Some(Ending::Unresponsive);
+            }
+            _ => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::io::Write;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::shard::mailbox::Report;
+
+    /// A shard that notes its commands and ends after the one named.
+    #[derive(Clone, Default)]
+    struct FakeShard {
+        commands: Rc<RefCell<Vec<Command>>>,
+        ended: Rc<Cell<bool>>,
+        ends_on: Option<Command>,
+        /// How many commands it has no room for before it takes one.
+        refuses: Rc<Cell<usize>>,
+    }
+
+    const DRAIN: Command = Command::Drain {
+        within: Duration::from_secs(30),
+    };
+
+    impl FakeShard {
+        fn ending_on(command: Command) -> Self {
+            Self {
+                ends_on: Some(command),
+                ..Self::default()
+            }
+        }
+    }
+
+    impl Port for FakeShard {
+        fn send(&mut self, command: Command) -> bool {
+            if let Some(left) = self.refuses.get().checked_sub(1) {
+                self.refuses.set(left);
+                return false;
+            }
+            self.commands.borrow_mut().push(command);
+            self.ended
+                .set(self.ended.get() || Some(command) == self.ends_on);
+            true
+        }
+
+        fn ended(&self) -> bool {
+            self.ended.get()
+        }
+
+        fn report(&mut self) -> Option<Report> {
+            None
+        }
+    }
+
+    fn clock() -> Clock {
+        Clock::manual(Duration::from_secs(1))
+    }
+
+    fn keeper(shards: &[&FakeShard]) -> Keeper<FakeShard> {
+        let ports = shards.iter().map(|shard| (*shard).clone());
+        Keeper::new(ports, Duration::from_secs(30), false)
+    }
+
+    #[test]
+    fn the_first_signal_drains_through_the_executor() {
+        let (signals, [mut end, mut reload]) = Signals::stand_in();
+        let control = Control::with_signals(signals, clock()).unwrap();
+        let shards = [FakeShard::ending_on(DRAIN), FakeShard::ending_on(DRAIN)];
+        reload.write_all(b"x").unwrap();
+        end.write_all(b"x").unwrap();
+        assert_eq!(
+            control.run(shards.clone(), Duration::from_secs(30), false),
+            Ending::Drained
+        );
+        for shard in &shards {
+            assert_eq!(*shard.commands.borrow(), [DRAIN]);
+        }
+    }
+
+    #[test]
+    fn a_second_signal_ends_at_once() {
+        let shard = FakeShard::ending_on(Command::Stop);
+        let (mut keeper, now) = (keeper(&[&shard]), clock().now());
+        keeper.take(Signal::End, now);
+        assert_eq!(keeper.tick(now), None);
+        keeper.take(Signal::End, now);
+        assert_eq!(keeper.tick(now), Some(Ending::Stopped));
+        assert_eq!(*shard.commands.borrow(), [DRAIN, Command::Stop]);
+    }
+
+    #[test]
+    fn a_command_that_finds_no_room_is_sent_again() {
+        let shard = FakeShard::ending_on(DRAIN);
+        shard.refuses.set(2);
+        let (mut keeper, now) = (keeper(&[&shard]), clock().now());
+        keeper.take(Signal::End, now);
+        assert_eq!(keeper.tick(now), None);
+        assert_eq!(keeper.tick(now), None);
+        assert_eq!(keeper.tick(now), Some(Ending::Drained));
+        assert_eq!(*shard.commands.borrow(), [DRAIN]);
+    }
+
+    #[test]
+    fn a_reload_signal_changes_nothing() {
+        let shard = FakeShard::default();
+        let (mut keeper, now) = (keeper(&[&shard]), clock().now());
+        keeper.take(Signal::Reload, now);
+        assert_eq!(keeper.tick(now), None);
+        assert!(shard.commands.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_drain_that_takes_too_long_is_cut_short_and_the_deaf_are_left_behind() {
+        let (shard, clock) = (FakeShard::default(), clock());
+        let mut keeper = keeper(&[&shard]);
+        keeper.take(Signal::End, clock.now());
+        clock.advance(Duration::from_secs(30));
+        assert_eq!(keeper.tick(clock.now()), None);
+        assert_eq!(
+            *shard.commands.borrow(),
+            [DRAIN],
+            "the shard's own deadline comes first"
+        );
+        clock.advance(DRAIN_GRACE);
+        assert_eq!(keeper.tick(clock.now()), None);
+        assert_eq!(*shard.commands.borrow(), [DRAIN, Command::Stop]);
+        clock.advance(STOP_PATIENCE);
+        assert_eq!(keeper.tick(clock.now()), Some(Ending::Unresponsive));
+    }
+
+    #[test]
+    fn a_lost_shard_drains_the_others_and_is_told() {
+        let (lost, other) = (FakeShard::default(), FakeShard::ending_on(DRAIN));
+        let (mut keeper, now) = (keeper(&[&lost, &other]), clock().now());
+        lost.ended.set(true);
+        assert_eq!(keeper.tick(now), None);
+        assert_eq!(*other.commands.borrow(), [DRAIN]);
+        assert_eq!(keeper.tick(now), Some(Ending::ShardLost));
+    }
+
+    #[test]
+    fn a_small_locked_memory_limit_names_the_remedy() {
+        let kind = ReactorErrorKind::MemLockLimit(65_536, 524_288);
+        let text = set_up_error(GlommioError::ReactorError(kind)).to_string();
+        assert!(
+            text.contains("65536 bytes") && text.contains("LimitMEMLOCK"),
+            "{text}"
+        );
+    }
+}

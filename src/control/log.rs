@@ -1,0 +1,112 @@
+//! Where log lines go and what they look like: standard error, for people or as JSON.
+
+use std::net::SocketAddr;
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+
+use super::report::escaped;
+use crate::config::{ConfigError, LogFormat, LogLevel, LogOptions};
+
+/// Logs the whole process's lines to standard error from here on. The first call counts.
+pub fn init(options: LogOptions) {
+    // A second call finds a subscriber in place: an embedding program's, which then stays.
+    let _ = tracing::subscriber::set_global_default(subscriber(options, std::io::stderr));
+}
+
+/// Logs what should not stay in a configuration.
+pub fn warning(warning: &ConfigError) {
+    let [problem, remedy] = [&warning.problem, &warning.remedy].map(|text| escaped(text));
+    tracing::warn!(place = %warning.place, remedy, "{problem}");
+}
+
+/// Logs that clients may come.
+pub fn started(addresses: &[SocketAddr]) {
+    for address in addresses {
+        tracing::info!(%address, "listening");
+    }
+}
+
+fn subscriber<W>(options: LogOptions, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let level = match options.level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Trace => LevelFilter::TRACE,
+        LogLevel::Warn => LevelFilter::WARN,
+    };
+    // What the libraries say below a warning helps nobody who runs this.
+    let libraries = level.min(LevelFilter::WARN);
+    let filter = Targets::new()
+        .with_target("ringgate", level)
+        .with_default(libraries);
+    let lines = fmt::layer().with_target(false).with_writer(writer);
+    match options.format {
+        LogFormat::Human => Box::new(registry().with(lines.with_ansi(false).with_filter(filter))),
+        LogFormat::Json => {
+            Box::new(registry().with(lines.json().flatten_event(true).with_filter(filter)))
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `work` logs.
+    pub(in crate::control) fn logged(options: LogOptions, work: impl FnOnce()) -> String {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        tracing::subscriber::with_default(subscriber(options, move || writer.clone()), work);
+        String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn levels_and_formats_are_obeyed() {
+        let options = |format, level| LogOptions {
+            format,
+            level,
+            access: false,
+        };
+        let work = || {
+            tracing::info!(answer = 42, "quiet");
+            tracing::warn!(target: "ringgate::shard", "loud");
+            tracing::info!(target: "glommio", "chatter");
+        };
+        let text = logged(options(LogFormat::Human, LogLevel::Warn), work);
+        assert!(text.contains("loud") && !text.contains("quiet"), "{text}");
+        let text = logged(options(LogFormat::Json, LogLevel::Info), work);
+        let mut lines = text.lines();
+        assert!(
+            lines.all(|line| line.starts_with('{') && line.ends_with('}')),
+            "{text}"
+        );
+        assert!(
+            text.contains("\"answer\":42") && !text.contains("chatter"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,242 @@
+//! What a shard says of a connection that ended, as a log line.
+
+use crate::close_reason::{Blame, CloseReason};
+use crate::shard::mailbox::Report;
+
+/// How much a report matters.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Weight {
+    /// A connection that served its purpose.
+    Access,
+    /// A connection that was let in and failed by no doing of the client's.
+    Failed,
+    /// Not a client at all: a port scan, a health check, plain HTTP. Counted, hardly worth a line.
+    Noise,
+    /// A client that was turned away.
+    Refused,
+}
+
+fn weight(report: &Report) -> Weight {
+    if report.service.is_none() {
+        return match report.reason {
+            CloseReason::ClientGoneInHandshake | CloseReason::NotTls => Weight::Noise,
+            _ => Weight::Refused,
+        };
+    }
+    match (report.reason, report.reason.blame()) {
+        (CloseReason::Drained | CloseReason::Shutdown, _) => Weight::Access,
+        (_, Blame::Upstream | Blame::Ringgate) => Weight::Failed,
+        (_, Blame::Client | Blame::Nobody) => Weight::Access,
+    }
+}
+
+/// Writes the line of `report`, if it gets one: refusals and failures always do, the rest where
+/// `access` is set.
+pub(super) fn log(report: &Report, access: bool) {
+    // Level and message must be constants.
+    macro_rules! line {
+        ($macro:ident, $message:literal) => {{
+            let (identity, service) = (report.identity.as_deref(), report.service.as_ref());
+            tracing::$macro!(
+                reason = report.reason.label(),
+                listener = escaped(&report.listener),
+                peer = %report.peer,
+                connection = format!("{:032x}", report.unique_id),
+                subject = identity.map(|identity| escaped(&identity.subject)),
+                sans = alternative_names(report),
+                issuer = identity.map(|identity| escaped(&identity.issuer)),
+                serial = identity.map(|identity| identity.serial_hex()),
+                server_name = report.server_name.as_deref().map(escaped),
+                detail = (!report.detail.is_empty()).then(|| escaped(&report.detail)),
+                route = service.map(|service| escaped(&service.route)),
+                rule = service.map(|service| escaped(&service.rule)),
+                upstream = service.and_then(|s| s.upstream.as_ref()).map(|u| u.to_string()),
+                bytes_up = service.map(|service| service.bytes_up),
+                bytes_down = service.map(|service| service.bytes_down),
+                lasted_s = service.map(|service| service.lasted.as_secs_f64()),
+                $message
+            );
+        }};
+    }
+    match weight(report) {
+        Weight::Refused => line!(warn, "client refused"),
+        Weight::Failed => line!(warn, "connection failed"),
+        Weight::Access if access => line!(info, "connection closed"),
+        Weight::Noise if access => line!(info, "no TLS client"),
+        Weight::Access => {}
+        Weight::Noise => line!(debug, "no TLS client"),
+    }
+}
+
+/// The subject alternative names of the client's certificate, as OpenSSL labels them; `None` where
+/// there are none.
+fn alternative_names(report: &Report) -> Option<String> {
+    let identity = report.identity.as_deref()?;
+    let uris = identity.uris.iter().map(|name| format!("URI:{name}"));
+    let dns_names = identity.dns_names.iter().map(|name| format!("DNS:{name}"));
+    let emails = identity.emails.iter().map(|name| format!("email:{name}"));
+    let addresses = identity
+        .addresses
+        .iter()
+        .map(|address| format!("IP:{address}"));
+    let rejected = identity
+        .rejected_names
+        .iter()
+        .map(|name| format!("rejected {name}"));
+    let names = uris
+        .chain(dns_names)
+        .chain(emails)
+        .chain(addresses)
+        .chain(rejected);
+    let names = names.collect::<Vec<_>>().join(", ");
+    (!names.is_empty()).then(|| escaped(&names))
+}
+
+/// `text` with control characters and quotes escaped: what a client sends must not end a field or
+/// a line, nor move a terminal's cursor.
+pub(super) fn escaped(text: &str) -> String {
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut out, character| {
+            match character {
+                // Line and paragraph separators end a line for some readers; the bidirectional
+                // controls reorder what is shown.
+                '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                    out.extend(character.escape_unicode());
+                }
+                _ if character.is_control() => out.extend(character.escape_default()),
+                _ => out.push(character),
+            }
+            out
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{LogFormat, LogLevel, LogOptions};
+    use crate::control::log::tests::logged;
+    use crate::shard::mailbox::{Identity, Service};
+
+    fn identity() -> Identity {
+        Identity {
+            uris: vec!["spiffe://x/y".to_owned()],
+            dns_names: vec!["z".to_owned()],
+            emails: Vec::new(),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+            common_name: None,
+            organizational_units: Vec::new(),
+            rejected_names: Vec::new(),
+            subject: "CN=mallory\n2026 INFO all is well\u{1b}[2J".to_owned(),
+            issuer: "CN=ca".to_owned(),
+            serial: vec![0x0a, 0x1b],
+            not_before: 0,
+            not_after: 1,
+            fingerprint: [0; 32],
+            spki_pin: [0; 32],
+            rsa_modulus_bits: None,
+            client_auth: true,
+        }
+    }
+
+    fn refused() -> Report {
+        Report {
+            reason: CloseReason::PolicyUnmatched,
+            detail: "no rule".to_owned(),
+            listener: Arc::from("front"),
+            peer: "192.0.2.7:4711".parse().unwrap(),
+            unique_id: 0xabc,
+            server_name: Some(Arc::from("app.example")),
+            identity: Some(Arc::new(identity())),
+            service: None,
+        }
+    }
+
+    fn served(reason: CloseReason) -> Report {
+        let service = Service {
+            route: Arc::from("front"),
+            rule: Arc::from("everyone"),
+            upstream: None,
+            bytes_up: 3,
+            bytes_down: 5,
+            lasted: Duration::from_millis(1500),
+        };
+        Report {
+            reason,
+            detail: String::new(),
+            service: Some(service),
+            ..refused()
+        }
+    }
+
+    fn lines(format: LogFormat, report: &Report, access: bool) -> String {
+        let options = LogOptions {
+            format,
+            level: LogLevel::Info,
+            access,
+        };
+        logged(options, || log(report, access))
+    }
+
+    #[test]
+    fn a_refused_client_is_one_line_with_everything_in_it() {
+        for format in [LogFormat::Human, LogFormat::Json] {
+            let text = lines(format, &refused(), false);
+            assert_eq!(text.lines().count(), 1, "{text}");
+            for part in [
+                "client refused",
+                "policy_unmatched",
+                "front",
+                "192.0.2.7:4711",
+                "CN=mallory",
+                "URI:spiffe://x/y, DNS:z, IP:192.0.2.1",
+                "CN=ca",
+                "0a1b",
+                "app.example",
+                "no rule",
+            ] {
+                assert!(text.contains(part), "{part} in {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn control_bytes_of_clients_are_escaped() {
+        let text = lines(LogFormat::Human, &refused(), false);
+        assert!(
+            text.trim_end()
+                .chars()
+                .all(|character| !character.is_control()),
+            "{text:?}"
+        );
+        assert_eq!(
+            escaped("a\u{2028}b\u{202e}c\0"),
+            "a\\u{2028}b\\u{202e}c\\u{0}"
+        );
+    }
+
+    #[test]
+    fn connections_that_end_well_get_a_line_on_request_only() {
+        let report = served(CloseReason::Complete);
+        assert_eq!(lines(LogFormat::Human, &report, false), "");
+        assert!(lines(LogFormat::Human, &report, true).contains("connection closed"));
+    }
+
+    #[test]
+    fn failures_get_a_line_and_noise_does_not() {
+        let failed = served(CloseReason::UpstreamUnreachable);
+        assert!(lines(LogFormat::Human, &failed, false).contains("connection failed"));
+        assert_eq!(
+            lines(LogFormat::Human, &served(CloseReason::Drained), false),
+            ""
+        );
+        let noise = Report {
+            reason: CloseReason::NotTls,
+            identity: None,
+            ..refused()
+        };
+        assert_eq!(lines(LogFormat::Human, &noise, false), "");
+    }
+}

@@ -1,0 +1,130 @@
+//! What a shard counts. Only the shard writes; the control plane reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::close_reason::CloseReason;
+
+/// Figures of one shard. Aligned so that no other thread's data shares a cache line with them.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Counters {
+    accepted: AtomicU64,
+    established: AtomicU64,
+    open: AtomicU64,
+    handshaking: AtomicU64,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+    enters: AtomicU64,
+    submissions: AtomicU64,
+    completions: AtomicU64,
+    buffers_exhausted: AtomicU64,
+    reports_lost: AtomicU64,
+    upstream_connects: AtomicU64,
+    closed: [AtomicU64; CloseReason::ALL.len()],
+}
+
+macro_rules! figures {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        impl Counters {
+            $($(#[$doc])* pub fn $name(&self) -> u64 {
+                self.$name.load(Ordering::Relaxed)
+            })*
+        }
+    };
+}
+
+figures! {
+    /// Connections accepted.
+    accepted;
+    /// Handshakes that ended with a client let in.
+    established;
+    /// Connections open now.
+    open;
+    /// Handshakes going on now.
+    handshaking;
+    /// Plaintext bytes from clients, of connections that have ended.
+    bytes_up;
+    /// Plaintext bytes to clients, of connections that have ended.
+    bytes_down;
+    /// `io_uring_enter` calls.
+    enters;
+    /// Entries submitted.
+    submissions;
+    /// Completions taken.
+    completions;
+    /// Receives that found no buffer.
+    buffers_exhausted;
+    /// Reports that found the queue to the control plane full.
+    reports_lost;
+    /// Connects to upstreams that were started.
+    upstream_connects;
+}
+
+/// Adds to a counter that only this thread writes: no locked instruction is needed.
+pub(super) fn add(counter: &AtomicU64, by: u64) {
+    counter.store(
+        counter.load(Ordering::Relaxed).wrapping_add(by),
+        Ordering::Relaxed,
+    );
+}
+
+impl Counters {
+    pub(super) fn new() -> Self {
+        Self {
+            accepted: AtomicU64::new(0),
+            established: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            handshaking: AtomicU64::new(0),
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
+            enters: AtomicU64::new(0),
+            submissions: AtomicU64::new(0),
+            completions: AtomicU64::new(0),
+            buffers_exhausted: AtomicU64::new(0),
+            reports_lost: AtomicU64::new(0),
+            upstream_connects: AtomicU64::new(0),
+            closed: [const { AtomicU64::new(0) }; CloseReason::ALL.len()],
+        }
+    }
+
+    /// Connections that ended for `reason`.
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_accepted(&self) {
+        add(&self.accepted, 1);
+    }
+
+    pub(super) fn count_established(&self) {
+        add(&self.established, 1);
+    }
+
+    pub(super) fn count_upstream_connect(&self) {
+        add(&self.upstream_connects, 1);
+    }
+
+    pub(super) fn count_lost_report(&self) {
+        add(&self.reports_lost, 1);
+    }
+
+    pub(super) fn count_closed(&self, reason: CloseReason, [up, down]: [u64; 2]) {
+        add(&self.closed[reason as usize], 1);
+        add(&self.bytes_up, up);
+        add(&self.bytes_down, down);
+    }
+
+    pub(super) fn set_open(&self, open: usize, handshaking: usize) {
+        self.open.store(open as u64, Ordering::Relaxed);
+        self.handshaking
+            .store(handshaking as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_ring(&self, ring: crate::ring::RingCounters) {
+        self.enters.store(ring.enters, Ordering::Relaxed);
+        self.submissions.store(ring.submissions, Ordering::Relaxed);
+        self.completions.store(ring.completions, Ordering::Relaxed);
+        self.buffers_exhausted
+            .store(ring.buffers_exhausted, Ordering::Relaxed);
+    }
+}

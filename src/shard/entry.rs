@@ -1,0 +1,178 @@
+//! One connection of a shard: the state machine, its sockets and what is in flight for them.
+
+use std::time::Instant;
+
+use super::upstreams::{Choice, Tried};
+use crate::connection::{Connection, Greeting, Settings, Side};
+use crate::ring::{Descriptor, Operation, Token};
+use crate::snapshot::{self, Listener};
+
+/// What a completion is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Accept,
+    ConnectUpstream,
+    ReceiveClient,
+    ReceiveUpstream,
+    SendClient,
+    SendUpstream,
+    Wake,
+}
+
+impl Kind {
+    const ALL: [Self; 7] = [
+        Self::Accept,
+        Self::ConnectUpstream,
+        Self::ReceiveClient,
+        Self::ReceiveUpstream,
+        Self::SendClient,
+        Self::SendUpstream,
+        Self::Wake,
+    ];
+
+    /// The token of an operation of this kind for the connection or gate `key`.
+    pub(super) fn token(self, key: u32) -> Token {
+        Token((self as u64) << 32 | u64::from(key))
+    }
+
+    /// What a token was made from.
+    pub(super) fn parse(token: Token) -> Option<(Self, u32)> {
+        let key = u32::try_from(token.0 & u64::from(u32::MAX)).ok()?;
+        let kind = usize::try_from(token.0 >> 32).ok()?;
+        Some((*Self::ALL.get(kind)?, key))
+    }
+
+    pub(super) fn receive(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ReceiveClient,
+            Side::Upstream => Self::ReceiveUpstream,
+        }
+    }
+
+    pub(super) fn send(side: Side) -> Self {
+        match side {
+            Side::Client => Self::SendClient,
+            Side::Upstream => Self::SendUpstream,
+        }
+    }
+}
+
+impl From<Kind> for Token {
+    fn from(kind: Kind) -> Self {
+        kind.token(0)
+    }
+}
+
+/// A socket and its operations in flight.
+#[derive(Debug, Default)]
+pub(super) struct Socket {
+    pub(super) descriptor: Option<Descriptor>,
+    pub(super) receive: Option<Operation>,
+    pub(super) send: Option<Operation>,
+    /// The connection wants to receive; the receive may have to be started again for it.
+    pub(super) wanted: bool,
+}
+
+/// A connection with what the shard keeps for it.
+pub(super) struct Entry {
+    pub(super) connection: Connection,
+    pub(super) client: Socket,
+    pub(super) upstream: Socket,
+    pub(super) connect: Option<Operation>,
+    pub(super) choice: Option<Choice>,
+    pub(super) tried: Tried,
+    /// Index of the listener in the snapshot.
+    pub(super) listener: usize,
+    pub(super) accepted_at: Instant,
+    /// Counted as a handshake still.
+    pub(super) handshaking: bool,
+    /// The earliest timer that runs for this connection.
+    timer: Option<Instant>,
+}
+
+impl Entry {
+    pub(super) fn new(
+        connection: Connection,
+        descriptor: Descriptor,
+        listener: usize,
+        now: Instant,
+    ) -> Self {
+        Self {
+            connection,
+            client: Socket {
+                descriptor: Some(descriptor),
+                ..Socket::default()
+            },
+            upstream: Socket::default(),
+            connect: None,
+            choice: None,
+            tried: 0,
+            listener,
+            accepted_at: now,
+            handshaking: true,
+            timer: None,
+        }
+    }
+
+    pub(super) fn socket(&mut self, side: Side) -> &mut Socket {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Upstream => &mut self.upstream,
+        }
+    }
+
+    /// Whether nothing is in flight any more, so that the entry can go.
+    pub(super) fn is_quiet(&self) -> bool {
+        let idle = |socket: &Socket| socket.receive.is_none() && socket.send.is_none();
+        idle(&self.client) && idle(&self.upstream) && self.connect.is_none()
+    }
+
+    /// Whether a timer must be started for `deadline`; if so it counts as started.
+    pub(super) fn needs_timer(&mut self, deadline: Instant) -> bool {
+        let needed = self.timer.is_none_or(|timer| deadline < timer);
+        if needed {
+            self.timer = Some(deadline);
+        }
+        needed
+    }
+
+    /// Whether the timer that fired by `now` is this connection's, and not left by one before.
+    pub(super) fn timer_fired(&mut self, now: Instant) -> bool {
+        let fired = self.timer.is_some_and(|timer| timer <= now);
+        if fired {
+            self.timer = None;
+        }
+        fired
+    }
+}
+
+/// A listener's settings in the form that connections read.
+pub(super) fn settings(listener: &Listener) -> Settings {
+    Settings {
+        greeting: match listener.greeting {
+            snapshot::Greeting::Off => Greeting::Off,
+            snapshot::Greeting::ProxyV2 { client_certificate } => {
+                Greeting::ProxyV2 { client_certificate }
+            }
+        },
+        handshake_timeout: listener.timeouts.handshake,
+        idle_timeout: listener.timeouts.idle,
+        connect_timeout: listener.timeouts.connect,
+        half_close_timeout: listener.timeouts.half_close,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_back_as_what_they_were_made_from() {
+        for kind in Kind::ALL {
+            for key in [0, 1, u32::MAX] {
+                assert_eq!(Kind::parse(kind.token(key)), Some((kind, key)));
+            }
+        }
+        assert_eq!(Kind::parse(Token(u64::MAX)), None);
+    }
+}

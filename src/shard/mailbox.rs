@@ -1,0 +1,142 @@
+//! What passes between a shard and the control plane: commands in, reports and figures out.
+//!
+//! Both queues have one writer, one reader and a fixed length. The shard never waits for either: a
+//! report that finds its queue full is counted and dropped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::Counters;
+use crate::close_reason::CloseReason;
+use crate::limits::REPORT_QUEUE_LEN;
+use crate::ring::{Target, Waker};
+pub use crate::trust::Identity;
+
+/// Commands that may wait; the control plane sends few and waits for their effect.
+const COMMANDS: usize = 16;
+
+/// What the control plane tells a shard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Command {
+    /// Stop accepting, finish what is open, end what is left after `within`.
+    Drain { within: Duration },
+    /// End everything now.
+    Stop,
+}
+
+/// A connection that ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub reason: CloseReason,
+    /// For people; empty where the reason says all.
+    pub detail: String,
+    pub listener: Arc<str>,
+    pub peer: SocketAddr,
+    /// Names the connection to the upstream too (PP2_TYPE_UNIQUE_ID).
+    pub unique_id: u128,
+    pub server_name: Option<Arc<str>>,
+    /// Who the client is, or where it was refused, claims to be.
+    pub identity: Option<Arc<Identity>>,
+    /// `None` for a client that was not let in.
+    pub service: Option<Service>,
+}
+
+/// What became of a client that was let in.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub route: Arc<str>,
+    /// The policy rule that let it in.
+    pub rule: Arc<str>,
+    pub upstream: Option<Arc<Target>>,
+    /// Plaintext bytes from the client, and to it.
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub lasted: Duration,
+}
+
+/// The control plane's end.
+#[derive(Debug)]
+pub struct Mailbox {
+    commands: Producer<Command>,
+    reports: Consumer<Report>,
+    counters: Arc<Counters>,
+    waker: Waker,
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub struct Inbox {
+    commands: Consumer<Command>,
+    reports: Producer<Report>,
+    counters: Arc<Counters>,
+    /// Whether connections that end as they should are reported too.
+    access: bool,
+}
+
+/// The two ends of a new mailbox. `waker` wakes the shard's ring.
+pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
+    let (command_writer, commands) = RingBuffer::new(COMMANDS);
+    let (reports, report_reader) = RingBuffer::new(REPORT_QUEUE_LEN);
+    let counters = Arc::new(Counters::new());
+    let mailbox = Mailbox {
+        commands: command_writer,
+        reports: report_reader,
+        counters: Arc::clone(&counters),
+        waker,
+    };
+    (
+        mailbox,
+        Inbox {
+            commands,
+            reports,
+            counters,
+            access,
+        },
+    )
+}
+
+impl Mailbox {
+    /// Sends a command; `false` when the shard has not taken the last ones.
+    pub fn send(&mut self, command: Command) -> bool {
+        let sent = self.commands.push(command).is_ok();
+        self.waker.wake();
+        sent
+    }
+
+    /// Whether the shard has ended, regularly or not.
+    pub fn ended(&self) -> bool {
+        self.commands.is_abandoned()
+    }
+
+    /// The next report that waits.
+    pub fn report(&mut self) -> Option<Report> {
+        self.reports.pop().ok()
+    }
+
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+}
+
+impl Inbox {
+    pub(super) fn command(&mut self) -> Option<Command> {
+        self.commands.pop().ok()
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn reports_access(&self) -> bool {
+        self.access
+    }
+
+    pub(super) fn report(&mut self, report: Report) {
+        if self.reports.push(report).is_err() {
+            self.counters.count_lost_report();
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Where connections meet the ring: one event loop on one pinned thread.
+//!
+//! Each turn of the loop handles what the control plane asked for and the deadlines that passed,
+//! submits, waits in the ring, and turns completions into events of connections and their actions
+//! into submissions. Nothing here blocks but the wait.
+
+mod accepting;
+mod admission;
+mod counters;
+mod entry;
+pub mod mailbox;
+mod reporting;
+mod timers;
+mod turn;
+mod upstreams;
+
+pub use counters::Counters;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use crate::block::Pool;
+use crate::clock::Clock;
+use crate::close_reason::CloseReason;
+use crate::connection::{Action, Command as ConnectionCommand, Event, Settings};
+use crate::limits::ACCEPTS_IN_FLIGHT;
+use crate::ring::{Listener, Operation, Ring, Token, Waker};
+use crate::snapshot::Snapshot;
+
+use admission::Admission;
+use entry::{Entry, Kind};
+use mailbox::{Command, Inbox};
+use timers::Timers;
+use upstreams::Upstreams;
+
+/// The longest wait, so that the published figures do not go stale.
+const TURN_MAX: Duration = Duration::from_secs(1);
+
+/// How long accepting pauses when the process is out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket of this shard and what its connections share.
+struct Gate {
+    listener: Listener,
+    /// Index of the listener in the snapshot.
+    index: usize,
+    settings: Arc<Settings>,
+    /// Accepts in flight.
+    accepts: [Option<Operation>; ACCEPTS_IN_FLIGHT],
+    /// When accepting goes on after the process ran out of something.
+    paused_until: Option<Instant>,
+}
+
+/// One shard. It runs until it is told to stop or has drained.
+pub struct Shard {
+    id: u32,
+    ring: Ring,
+    pool: Pool,
+    clock: Clock,
+    now: Instant,
+    snapshot: Arc<Snapshot>,
+    gates: Vec<Gate>,
+    connections: Slab<Entry>,
+    admission: Admission,
+    timers: Timers,
+    upstreams: Upstreams,
+    inbox: Inbox,
+    waker: Waker,
+    /// Connections and sides whose receive found no buffer.
+    starving: Vec<Token>,
+    /// Reused by every event.
+    actions: Vec<Action>,
+    draining: Option<Instant>,
+    stopping: bool,
+    accepted: u64,
+    /// The random half of every connection's unique identifier.
+    identifier_prefix: u64,
+}
+
+/// What a shard is made of.
+pub struct Parts {
+    pub id: u32,
+    pub ring: Ring,
+    /// Listening sockets, each with the index of its listener in the snapshot.
+    pub listeners: Vec<(usize, Listener)>,
+    pub snapshot: Arc<Snapshot>,
+    pub clock: Clock,
+    pub inbox: Inbox,
+    pub waker: Waker,
+    /// Distinguishes this process's connections from another's.
+    pub identifier_prefix: u64,
+}
+
+impl Shard {
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            id,
+            ring,
+            listeners,
+            snapshot,
+            clock,
+            inbox,
+            waker,
+            identifier_prefix,
+        } = parts;
+        let now = clock.now();
+        let gates = listeners.into_iter().map(|(index, listener)| Gate {
+            settings: Arc::new(entry::settings(&snapshot.listeners[index])),
+            listener,
+            index,
+            accepts: [None; ACCEPTS_IN_FLIGHT],
+            paused_until: None,
+        });
+        Self {
+            id,
+            ring,
+            pool: Pool::new(
+                snapshot.limits.buffer_blocks,
+                usize::from(crate::limits::RECEIVE_BUFFERS),
+            ),
+            now,
+            gates: gates.collect(),
+            connections: Slab::new(),
+            admission: Admission::new(snapshot.limits.connections, snapshot.limits.handshakes),
+            timers: Timers::new(),
+            upstreams: Upstreams::new(&snapshot),
+            clock,
+            snapshot,
+            inbox,
+            waker,
+            starving: Vec::new(),
+            actions: Vec::new(),
+            draining: None,
+            stopping: false,
+            accepted: 0,
+            identifier_prefix,
+        }
+    }
+
+    /// Runs until told to stop, or drained.
+    ///
+    /// # Errors
+    ///
+    /// When the ring itself fails; connections are gone then.
+    pub fn run(mut self) -> io::Result<()> {
+        let waker = self.waker.clone();
+        self.ring.watch(&waker, Token::from(Kind::Wake));
+        for gate in 0..self.gates.len() {
+            self.accept_more(gate);
+        }
+        while !self.is_done() {
+            self.ring.wait(Some(self.until_next_deadline()))?;
+            self.now = self.clock.now();
+            self.turn();
+            self.commands();
+            self.deadlines();
+            self.feed_starving();
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        let drained = self.draining.is_some() || self.stopping;
+        drained && self.connections.is_empty() && self.gates.is_empty()
+    }
+
+    fn until_next_deadline(&self) -> Duration {
+        let gates = self.gates.iter().filter_map(|gate| gate.paused_until);
+        let draining = self.draining.filter(|_| !self.stopping);
+        let next = gates.chain(self.timers.next()).chain(draining).min();
+        let wait = next.map(|at| at.saturating_duration_since(self.now));
+        // A millisecond more than asked: waking just before a deadline is a wasted turn.
+        wait.map_or(TURN_MAX, |wait| {
+            (wait + Duration::from_millis(1)).min(TURN_MAX)
+        })
+    }
+
+    fn commands(&mut self) {
+        while let Some(command) = self.inbox.command() {
+            match command {
+                Command::Drain { within } => {
+                    self.draining.get_or_insert(self.now + within);
+                    self.stop_accepting();
+                }
+                Command::Stop => {
+                    self.stopping = true;
+                    self.stop_accepting();
+                    self.end_all(CloseReason::Shutdown);
+                }
+            }
+        }
+    }
+
+    fn deadlines(&mut self) {
+        if !self.stopping && self.draining.is_some_and(|deadline| deadline <= self.now) {
+            self.stopping = true;
+            self.end_all(CloseReason::Drained);
+        }
+        for gate in 0..self.gates.len() {
+            if self.gates[gate]
+                .paused_until
+                .is_some_and(|until| until <= self.now)
+            {
+                self.gates[gate].paused_until = None;
+                self.accept_more(gate);
+            }
+        }
+        while let Some(key) = self.timers.pop(self.now) {
+            let Some(entry) = self.connections.get_mut(key as usize) else {
+                continue;
+            };
+            if !entry.timer_fired(self.now) {
+                continue;
+            }
+            if entry.connection.deadline() <= self.now {
+                self.dispatch(key, Event::Deadline);
+            } else {
+                self.arm(key);
+            }
+        }
+    }
+
+    fn end_all(&mut self, reason: CloseReason) {
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let key = u32::try_from(key).expect("connections are bounded far below 2^32");
+            self.dispatch(key, Event::Command(ConnectionCommand::End(reason)));
+        }
+    }
+
+    /// Makes sure that a timer runs for the connection's deadline. A deadline that only moved back
+    /// keeps its timer, which is looked at again when it fires: most move with every byte.
+    fn arm(&mut self, key: u32) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        if entry.connection.is_closed() {
+            return;
+        }
+        let deadline = entry.connection.deadline();
+        if entry.needs_timer(deadline) {
+            self.timers.push(deadline, key);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Telling the control plane what happened.
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::mailbox::{Report, Service};
+use crate::close_reason::{Blame, CloseReason};
+use crate::connection::Connection;
+use crate::shard::entry::Entry;
+
+impl Shard {
+    /// Counts the end of a connection, and reports it where someone wants to know.
+    pub(super) fn report(&mut self, key: u32, reason: CloseReason) {
+        let Some(entry) = self.connections.get(key as usize) else {
+            return;
+        };
+        self.inbox
+            .counters()
+            .count_closed(reason, entry.connection.bytes());
+        if self.inbox.reports_access() || deserves_a_line(&entry.connection, reason) {
+            let report = self.describe(entry, reason);
+            self.inbox.report(report);
+        }
+    }
+
+    fn describe(&self, entry: &Entry, reason: CloseReason) -> Report {
+        let connection = &entry.connection;
+        let listener = &self.snapshot.listeners[entry.listener];
+        let refused = connection.refused();
+        let session = connection.session();
+        let identity = session.map(|session| Arc::clone(session.client.peer().identity()));
+        Report {
+            reason,
+            detail: refused
+                .map(|refused| refused.detail.clone())
+                .unwrap_or_default(),
+            listener: Arc::clone(&listener.name),
+            peer: connection.addresses().client,
+            unique_id: connection.unique_id(),
+            server_name: match (refused, session) {
+                (Some(refused), _) => refused.server_name.clone(),
+                (None, session) => session.and_then(|session| session.server_name.clone()),
+            },
+            identity: refused
+                .and_then(|refused| refused.claimed.clone())
+                .or(identity),
+            service: session.map(|session| Service {
+                route: Arc::clone(&listener.routes[session.route].name),
+                rule: Arc::from(session.client.rule()),
+                upstream: entry
+                    .choice
+                    .and_then(|choice| self.upstreams.target(choice).cloned()),
+                bytes_up: connection.bytes()[0],
+                bytes_down: connection.bytes()[1],
+                lasted: self.now - entry.accepted_at,
+            }),
+        }
+    }
+
+    /// Publishes the figures that others read.
+    pub(super) fn publish(&mut self) {
+        let counters = self.inbox.counters();
+        counters.set_open(self.admission.connections(), self.admission.handshakes());
+        counters.set_ring(self.ring.counters());
+    }
+}
+
+/// Refusals, and failures that an operator can do something about.
+fn deserves_a_line(connection: &Connection, reason: CloseReason) -> bool {
+    connection.refused().is_some() || matches!(reason.blame(), Blame::Upstream | Blame::Ringgate)
+}

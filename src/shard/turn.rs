@@ -1,0 +1,289 @@
+//! One turn: completions become events, and actions become submissions.
+
+use std::io;
+
+use super::Shard;
+use super::entry::Kind;
+use crate::block::Block;
+use crate::connection::{Action, ConnectPermit, Context, Event, Side};
+use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received};
+
+impl Shard {
+    /// Handles every completion that is there.
+    pub(super) fn turn(&mut self) {
+        while let Some(completion) = self.ring.next_completion() {
+            let Some((kind, key)) = Kind::parse(completion.token) else {
+                continue;
+            };
+            match (kind, completion.outcome) {
+                (Kind::Accept, Outcome::Accepted(result)) => self.accepted(key, result),
+                (Kind::ConnectUpstream, Outcome::Connected(result)) => self.connected(key, result),
+                (Kind::ReceiveClient, outcome) => self.on_receive(key, Side::Client, outcome),
+                (Kind::ReceiveUpstream, outcome) => self.on_receive(key, Side::Upstream, outcome),
+                (Kind::SendClient, Outcome::Sent { block, result }) => {
+                    self.sent(key, Side::Client, block, result);
+                }
+                (Kind::SendUpstream, Outcome::Sent { block, result }) => {
+                    self.sent(key, Side::Upstream, block, result);
+                }
+                (Kind::Wake, _) => self.waker.reset(),
+                (kind, outcome) => debug_assert!(false, "{kind:?} completed with {outcome:?}"),
+            }
+        }
+    }
+
+    fn on_receive(&mut self, key: u32, side: Side, outcome: Outcome) {
+        match outcome {
+            Outcome::Received { buffer, more } => self.received(key, side, buffer, more),
+            Outcome::ReceiveEnded(end) => self.receive_ended(key, side, end),
+            outcome => debug_assert!(false, "a receive completed with {outcome:?}"),
+        }
+    }
+
+    fn received(&mut self, key: u32, side: Side, buffer: Received, more: bool) {
+        if let Some(entry) = self.connections.get_mut(key as usize) {
+            if !more {
+                entry.socket(side).receive = None;
+            }
+            let mut context = Context {
+                now: self.now,
+                pool: &mut self.pool,
+                actions: &mut self.actions,
+            };
+            let bytes = self.ring.received(&buffer);
+            entry
+                .connection
+                .on(Event::Received(side, bytes), &mut context);
+        }
+        self.ring.give_back(buffer);
+        self.carry_out(key);
+        self.receive_if_wanted(key, side);
+    }
+
+    fn receive_ended(&mut self, key: u32, side: Side, end: ReceiveEnd) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        let socket = entry.socket(side);
+        socket.receive = None;
+        match end {
+            ReceiveEnd::Cancelled => {
+                self.receive_if_wanted(key, side);
+                self.retire(key);
+            }
+            ReceiveEnd::BuffersExhausted => {
+                self.starving.push(Kind::receive(side).token(key));
+                self.retire(key);
+            }
+            ReceiveEnd::EndOfStream => {
+                socket.wanted = false;
+                self.dispatch(key, Event::Ended(side, Ok(())));
+            }
+            ReceiveEnd::Failed(error) => {
+                socket.wanted = false;
+                self.dispatch(key, Event::Ended(side, Err(error)));
+            }
+        }
+    }
+
+    /// Starts receives that found no buffer again, as many as there are buffers now.
+    pub(super) fn feed_starving(&mut self) {
+        let count = self.starving.len().min(self.ring.free_buffers());
+        let fed: Vec<_> = self.starving.drain(..count).collect();
+        for token in fed {
+            match Kind::parse(token) {
+                Some((Kind::ReceiveClient, key)) => self.receive_if_wanted(key, Side::Client),
+                Some((Kind::ReceiveUpstream, key)) => self.receive_if_wanted(key, Side::Upstream),
+                _ => {}
+            }
+        }
+    }
+
+    fn receive_if_wanted(&mut self, key: u32, side: Side) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        let socket = entry.socket(side);
+        if socket.wanted
+            && socket.receive.is_none()
+            && let Some(descriptor) = &socket.descriptor
+        {
+            let token = Kind::receive(side).token(key);
+            socket.receive = Some(self.ring.receive(descriptor, token));
+        }
+    }
+
+    fn sent(&mut self, key: u32, side: Side, block: Block, result: io::Result<usize>) {
+        match self.connections.get_mut(key as usize) {
+            Some(entry) => {
+                entry.socket(side).send = None;
+                self.dispatch(key, Event::Sent(side, block, result));
+            }
+            None => self.pool.give(block),
+        }
+    }
+
+    fn connected(&mut self, key: u32, result: io::Result<()>) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        entry.connect = None;
+        if result.is_err() {
+            self.close_socket(key, Side::Upstream);
+        }
+        self.dispatch(key, Event::Connected(result));
+    }
+
+    /// Passes an event to a connection and carries out what it wants.
+    pub(super) fn dispatch(&mut self, key: u32, event: Event<'_>) {
+        if let Some(entry) = self.connections.get_mut(key as usize) {
+            let mut context = Context {
+                now: self.now,
+                pool: &mut self.pool,
+                actions: &mut self.actions,
+            };
+            entry.connection.on(event, &mut context);
+        }
+        self.carry_out(key);
+    }
+
+    /// Carries out the actions that a connection left, in their order.
+    pub(super) fn carry_out(&mut self, key: u32) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            self.act(key, action);
+        }
+        self.actions = actions;
+        self.leave_handshake(key);
+        self.arm(key);
+        self.retire(key);
+    }
+
+    fn act(&mut self, key: u32, action: Action) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        match action {
+            Action::AbandonConnect => {
+                if let Some(operation) = entry.connect {
+                    self.ring.cancel(operation);
+                }
+            }
+            Action::Close(reason) => {
+                self.report(key, reason);
+                self.close_socket(key, Side::Client);
+                self.close_socket(key, Side::Upstream);
+            }
+            Action::CloseUpstream => self.close_socket(key, Side::Upstream),
+            Action::Connect(permit) => self.connect(key, &permit),
+            Action::Receive(side) => {
+                entry.socket(side).wanted = true;
+                self.receive_if_wanted(key, side);
+            }
+            Action::Send(side, block) => self.send(key, side, block),
+            Action::ShutdownSend(side) => {
+                if let Some(descriptor) = &entry.socket(side).descriptor {
+                    self.ring.shutdown_send(descriptor);
+                }
+            }
+            Action::StopReceiving(side) => {
+                let socket = entry.socket(side);
+                socket.wanted = false;
+                if let Some(operation) = socket.receive {
+                    self.ring.cancel(operation);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, key: u32, side: Side, block: Block) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        let socket = entry.socket(side);
+        if let Some(descriptor) = &socket.descriptor {
+            socket.send = Some(
+                self.ring
+                    .send(descriptor, block, Kind::send(side).token(key)),
+            );
+        } else {
+            self.pool.give(block);
+        }
+    }
+
+    fn connect(&mut self, key: u32, permit: &ConnectPermit) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        let chosen = self
+            .upstreams
+            .choose(entry.listener, permit.route(), &mut entry.tried);
+        let Some((choice, target)) = chosen else {
+            let nothing_left = io::Error::from(io::ErrorKind::NotConnected);
+            return self.dispatch(key, Event::Connected(Err(nothing_left)));
+        };
+        self.inbox.counters().count_upstream_connect();
+        entry.choice = Some(choice);
+        let token = Kind::ConnectUpstream.token(key);
+        match self.ring.connect(&target, DescriptorKind::Direct, token) {
+            Ok((descriptor, operation)) => {
+                entry.upstream.descriptor = Some(descriptor);
+                entry.connect = Some(operation);
+            }
+            Err(error) => {
+                self.close_socket(key, Side::Upstream);
+                self.dispatch(key, Event::Connected(Err(error)));
+            }
+        }
+    }
+
+    /// Closes a socket: what is in flight on it is cancelled first, or it would keep the
+    /// connection open.
+    pub(super) fn close_socket(&mut self, key: u32, side: Side) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        if side == Side::Upstream
+            && let Some(choice) = entry.choice.take()
+        {
+            self.upstreams.release(choice);
+        }
+        if side == Side::Upstream
+            && let Some(operation) = entry.connect
+        {
+            self.ring.cancel(operation);
+        }
+        let socket = entry.socket(side);
+        socket.wanted = false;
+        if let Some(descriptor) = socket.descriptor.take() {
+            for operation in [socket.receive, socket.send].into_iter().flatten() {
+                self.ring.cancel(operation);
+            }
+            self.ring.close(descriptor);
+        }
+    }
+
+    fn leave_handshake(&mut self, key: u32) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        if entry.handshaking && !entry.connection.is_handshaking() {
+            entry.handshaking = false;
+            self.admission.handshake_done();
+            if entry.connection.session().is_some() {
+                self.inbox.counters().count_established();
+            }
+        }
+    }
+
+    /// Lets go of a connection that is closed and has nothing in flight.
+    fn retire(&mut self, key: u32) {
+        let Some(entry) = self.connections.get(key as usize) else {
+            return;
+        };
+        if entry.connection.is_closed() && entry.is_quiet() {
+            self.connections.remove(key as usize);
+            self.admission.connection_done();
+        }
+    }
+}

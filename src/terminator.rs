@@ -1,0 +1,320 @@
+//! The one public way to start a terminator: shards on their threads, each with its ring and its
+//! listening sockets.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use crate::clock::Clock;
+use crate::limits::ACCEPTS_IN_FLIGHT;
+use crate::ring::{Listener, Ring, RingError, RingOptions, Waker, raise_descriptor_limit};
+use crate::shard::mailbox::{Command, Inbox, Mailbox, mailbox};
+use crate::shard::{Parts, Shard};
+use crate::snapshot::{ShardPlan, Snapshot};
+
+/// Descriptors of the process beside connections: files, the control plane, rings.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Why a terminator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {source}; {remedy}")]
+    Bind {
+        address: SocketAddr,
+        remedy: &'static str,
+        source: io::Error,
+    },
+    #[error("CPU {cpu} is not among those this process may use ({usable}); correct shards.cpus")]
+    Cpu { cpu: usize, usable: String },
+    #[error(
+        "limits.connections = {connections} on {shards} shards needs {needed} descriptors and \
+         {limit} are allowed: raise LimitNOFILE= or `ulimit -n`, or lower limits.connections"
+    )]
+    Descriptors {
+        connections: usize,
+        shards: usize,
+        needed: u64,
+        limit: u64,
+    },
+    #[error("shard {shard}: {source}")]
+    Ring { shard: usize, source: RingError },
+    #[error("shard {shard}: its thread did not start: {source}")]
+    Thread { shard: usize, source: io::Error },
+}
+
+/// A running terminator. Dropping it stops its shards.
+#[derive(Debug)]
+pub struct Terminator {
+    shards: Vec<ShardThread>,
+    addresses: Vec<SocketAddr>,
+}
+
+#[derive(Debug)]
+struct ShardThread {
+    mailbox: Mailbox,
+    thread: Option<JoinHandle<io::Result<()>>>,
+    thread_id: i32,
+}
+
+/// What a shard's thread says once it is set up.
+type Ready = Result<i32, RingError>;
+
+impl Terminator {
+    /// Starts the shards of `snapshot`. When this returns, every listener accepts.
+    ///
+    /// # Errors
+    ///
+    /// When anything of it cannot be had; nothing runs then.
+    pub fn start(snapshot: &Arc<Snapshot>, clock: &Clock) -> Result<Self, StartError> {
+        let cpus = shard_cpus(&snapshot.shard_cpus)?;
+        check_descriptors(snapshot, cpus.len())?;
+        let (listeners, addresses) = bind(snapshot, cpus.len())?;
+        let identifier_prefix = random_prefix();
+        let mut terminator = Self {
+            shards: Vec::new(),
+            addresses,
+        };
+        for (shard, (cpu, listeners)) in cpus.into_iter().zip(listeners).enumerate() {
+            let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
+            let (mailbox, inbox) = mailbox(waker.clone(), snapshot.log.access);
+            let seed = Seed {
+                id: u32::try_from(shard).unwrap_or(u32::MAX),
+                cpu,
+                listeners,
+                snapshot: Arc::clone(snapshot),
+                clock: clock.clone(),
+                inbox,
+                waker,
+                identifier_prefix,
+            };
+            let (thread, thread_id) = seed.spawn()?;
+            let thread = Some(thread);
+            terminator.shards.push(ShardThread {
+                mailbox,
+                thread,
+                thread_id,
+            });
+        }
+        Ok(terminator)
+    }
+
+    /// The addresses that are listened on, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The shards' mailboxes.
+    pub fn mailboxes(&mut self) -> impl Iterator<Item = &mut Mailbox> {
+        self.shards.iter_mut().map(|shard| &mut shard.mailbox)
+    }
+
+    /// The shards' thread ids (gettid), for accounting of their CPU time.
+    pub fn thread_ids(&self) -> Vec<i32> {
+        self.shards.iter().map(|shard| shard.thread_id).collect()
+    }
+
+    /// Whether every shard has ended.
+    pub fn ended(&self) -> bool {
+        self.shards.iter().all(|shard| shard.mailbox.ended())
+    }
+
+    /// Ends every connection and waits for the shards.
+    ///
+    /// # Errors
+    ///
+    /// When a shard's ring had failed.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.stop_all()
+    }
+
+    fn stop_all(&mut self) -> io::Result<()> {
+        for shard in &mut self.shards {
+            shard.mailbox.send(Command::Stop);
+        }
+        let mut result = Ok(());
+        for shard in &mut self.shards {
+            if let Some(thread) = shard.thread.take() {
+                let ended = thread
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("panicked")));
+                result = result.and(ended);
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Terminator {
+    fn drop(&mut self) {
+        // Whoever wants to know uses `stop`.
+        let _ = self.stop_all();
+    }
+}
+
+/// What a shard's thread starts from.
+struct Seed {
+    id: u32,
+    /// `None`: left to the scheduler.
+    cpu: Option<core_affinity::CoreId>,
+    listeners: Vec<(usize, Listener)>,
+    snapshot: Arc<Snapshot>,
+    clock: Clock,
+    inbox: Inbox,
+    waker: Waker,
+    identifier_prefix: u64,
+}
+
+impl Seed {
+    /// Starts the thread and waits until its ring is set up.
+    fn spawn(self) -> Result<(JoinHandle<io::Result<()>>, i32), StartError> {
+        let shard = self.id as usize;
+        let (ready, is_ready) = mpsc::sync_channel::<Ready>(1);
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{shard}"))
+            .spawn(move || self.run(&ready))
+            .map_err(|source| StartError::Thread { shard, source })?;
+        match is_ready.recv() {
+            Ok(Ok(thread_id)) => Ok((thread, thread_id)),
+            Ok(Err(source)) => Err(StartError::Ring { shard, source }),
+            Err(_) => {
+                let source = io::Error::other("it ended at once");
+                Err(StartError::Thread { shard, source })
+            }
+        }
+    }
+
+    fn run(self, ready: &mpsc::SyncSender<Ready>) -> io::Result<()> {
+        if let Some(cpu) = self.cpu {
+            core_affinity::set_for_current(cpu);
+        }
+        let options = RingOptions {
+            descriptors: descriptors(&self.snapshot),
+            ..RingOptions::default()
+        };
+        let ring = match Ring::new(&options) {
+            Ok(ring) => ring,
+            Err(error) => {
+                // The starter waits for this and reports it.
+                let _ = ready.send(Err(error));
+                return Ok(());
+            }
+        };
+        let shard = Shard::new(Parts {
+            id: self.id,
+            ring,
+            listeners: self.listeners,
+            snapshot: self.snapshot,
+            clock: self.clock,
+            inbox: self.inbox,
+            waker: self.waker,
+            identifier_prefix: self.identifier_prefix,
+        });
+        let _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
+        shard.run()
+    }
+}
+
+/// Two sockets a connection, the accepts in flight, and as many connections again as may still be
+/// closing while new ones arrive.
+fn descriptors(snapshot: &Snapshot) -> u32 {
+    let addresses: usize = snapshot
+        .listeners
+        .iter()
+        .map(|listener| listener.addresses.len())
+        .sum();
+    let wanted = snapshot.limits.connections * 2 + addresses * ACCEPTS_IN_FLIGHT + 64;
+    u32::try_from(wanted).unwrap_or(u32::MAX)
+}
+
+fn check_descriptors(snapshot: &Snapshot, shards: usize) -> Result<(), StartError> {
+    let needed = u64::from(descriptors(snapshot)) + OTHER_DESCRIPTORS;
+    match raise_descriptor_limit() {
+        Some(limit) if limit < needed => Err(StartError::Descriptors {
+            connections: snapshot.limits.connections,
+            shards,
+            needed,
+            limit,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Which CPU each shard runs on.
+fn shard_cpus(plan: &ShardPlan) -> Result<Vec<Option<core_affinity::CoreId>>, StartError> {
+    let usable = core_affinity::get_core_ids().unwrap_or_default();
+    match plan {
+        ShardPlan::Cpus(cpus) => cpus
+            .iter()
+            .map(|&cpu| match usable.iter().find(|core| core.id == cpu) {
+                Some(core) => Ok(Some(*core)),
+                None => Err(StartError::Cpu {
+                    cpu,
+                    usable: list(&usable),
+                }),
+            })
+            .collect(),
+        ShardPlan::Count(count) if *count <= usable.len() => {
+            Ok(usable.into_iter().take(*count).map(Some).collect())
+        }
+        // More shards than CPUs: pinning two to one would only forbid the better places.
+        ShardPlan::Count(count) => Ok(vec![None; *count]),
+        ShardPlan::PerUsableCpu if usable.is_empty() => Ok(vec![None]),
+        ShardPlan::PerUsableCpu => Ok(usable.into_iter().map(Some).collect()),
+    }
+}
+
+fn list(cpus: &[core_affinity::CoreId]) -> String {
+    let cpus: Vec<String> = cpus.iter().map(|core| core.id.to_string()).collect();
+    cpus.join(", ")
+}
+
+type Bound = (Vec<Vec<(usize, Listener)>>, Vec<SocketAddr>);
+
+/// Binds every address once per shard.
+fn bind(snapshot: &Snapshot, shards: usize) -> Result<Bound, StartError> {
+    let mut by_shard: Vec<Vec<(usize, Listener)>> = (0..shards).map(|_| Vec::new()).collect();
+    let mut addresses = Vec::new();
+    for (index, listener) in snapshot.listeners.iter().enumerate() {
+        for &wanted in &listener.addresses {
+            let mut address = wanted;
+            let error = |source| bind_error(wanted, source);
+            if wanted.port() != 0 && Listener::is_in_use(wanted).map_err(error)? {
+                return Err(bind_error(wanted, io::ErrorKind::AddrInUse.into()));
+            }
+            for listeners in &mut by_shard {
+                let bound = Listener::bind(address).map_err(error)?;
+                // Port 0 was asked for: the others share what the first one got.
+                address = bound.address();
+                listeners.push((index, bound));
+            }
+            addresses.push(address);
+        }
+    }
+    Ok((by_shard, addresses))
+}
+
+fn bind_error(address: SocketAddr, source: io::Error) -> StartError {
+    let remedy = match source.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there: stop it or choose another port",
+        io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit)"
+        }
+        _ => "correct the listener's address",
+    };
+    StartError::Bind {
+        address,
+        remedy,
+        source,
+    }
+}
+
+/// Enough to tell the connections of two processes apart; nothing secret hangs on it.
+fn random_prefix() -> u64 {
+    let mut bytes = [0; 8];
+    // Failing leaves zero, which only makes identifiers less distinct.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u64::from_ne_bytes(bytes)
+}

@@ -1,0 +1,14 @@
+//! Whole connections: real clients on loopback through a running terminator to real upstreams.
+
+#[path = "../common/pki.rs"]
+mod pki;
+#[path = "../common/proxy_v2.rs"]
+mod proxy_v2;
+mod world;
+
+mod ending;
+mod faults;
+mod protocol;
+mod refusal;
+mod relay;
+mod routes;

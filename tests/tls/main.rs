@@ -1,0 +1,5 @@
+//! The TLS side of a terminator against clients in memory.
+
+mod handshake;
+mod record;
+mod support;
