@@ -31,7 +31,10 @@ impl Client for SClient {
                 .arg(&identity.chain)
                 .arg("-key")
                 .arg(&identity.key);
-            command.arg("-cert_chain").arg(&identity.intermediates);
+        }
+        // It sends nothing but the leaf of `-cert`.
+        if let Some(file) = identity.and_then(|identity| identity.intermediates.as_ref()) {
+            command.arg("-cert_chain").arg(file);
         }
     }
 

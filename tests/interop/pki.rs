@@ -10,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, RsaKeySize, SanType, date_time_ymd,
 };
+use rustls_pki_types::PrivatePkcs8KeyDer;
 
 /// The name that clients ask for.
 pub const SERVER_NAME: &str = "gate.test";
@@ -28,12 +29,27 @@ pub enum Key {
 impl Key {
     fn generate(self) -> KeyPair {
         match self {
-            Self::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            Self::Ed25519 => Ok(ed25519()),
             Self::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
             Self::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
         }
         .unwrap()
     }
+}
+
+/// A key as other programs write and read it. One that is made here comes with its public part,
+/// PKCS#8 version 2 (RFC 5958), which neither OpenSSL nor GnuTLS reads in a file; this is version 1
+/// (RFC 8410 section 7).
+fn ed25519() -> KeyPair {
+    const HEAD: [u8; 16] = [
+        0x30, 0x2e, 0x02, 0x01, 0, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+    ];
+    let whole = KeyPair::generate_for(&rcgen::PKCS_ED25519)
+        .unwrap()
+        .serialize_der();
+    let seed = &whole[HEAD.len()..][..32];
+    let der = PrivatePkcs8KeyDer::from([&HEAD, seed].concat());
+    KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ED25519).unwrap()
 }
 
 /// A CA, whose certificate lies in a file.
@@ -49,8 +65,8 @@ pub struct Ca {
 pub struct Identity {
     /// The leaf and what stands between it and the root.
     pub chain: PathBuf,
-    /// Only what stands between; empty where that is nothing.
-    pub intermediates: PathBuf,
+    /// Only what stands between, if anything does.
+    pub intermediates: Option<PathBuf>,
     pub key: PathBuf,
     pub sha256: Vec<u8>,
 }
@@ -89,24 +105,29 @@ impl Ca {
         let folder = self.file.parent().unwrap();
         let pair = self.key.generate();
         let certificate = params.signed_by(&pair, &self.issuer).unwrap();
+        let intermediates = (!self.intermediates.is_empty()).then(|| {
+            let file = folder.join(format!("{name}-intermediates.pem"));
+            fs::write(&file, &self.intermediates).unwrap();
+            file
+        });
         let identity = Identity {
             chain: folder.join(format!("{name}.pem")),
-            intermediates: folder.join(format!("{name}-intermediates.pem")),
+            intermediates,
             key: folder.join(format!("{name}.key")),
             sha256: digest::digest(&digest::SHA256, certificate.der())
                 .as_ref()
                 .to_vec(),
         };
         fs::write(&identity.chain, certificate.pem() + &self.intermediates).unwrap();
-        fs::write(&identity.intermediates, &self.intermediates).unwrap();
         // A key that others can read is refused.
-        let mut file = OpenOptions::new()
+        let mut options = OpenOptions::new();
+        let file = options
             .write(true)
             .create(true)
+            .truncate(true)
             .mode(0o600)
             .open(&identity.key);
-        file.as_mut()
-            .unwrap()
+        file.unwrap()
             .write_all(pair.serialize_pem().as_bytes())
             .unwrap();
         identity

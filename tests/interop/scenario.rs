@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, date_time_ymd};
 use super::echo::Visit;
 use super::gate::{Chains, Gate};
 use super::pki::{self, Ca, Identity, Key};
-use super::program::{self, Exchange, exchange};
+use super::program::{self, Exchange, exchange, until};
 use super::proxy_v2;
 
 /// A program that relays its standard input and output over TLS.
@@ -126,7 +126,8 @@ pub fn is_refused<C: Client>(refused: Refused) {
         exchanged.said,
         gate.log()
     );
-    assert!(gate.log().contains(refused.reason()), "{}", gate.log());
+    let reason = refused.reason();
+    until(reason, || gate.log().contains(reason).then_some(()));
     // One that may enter comes after it, and is the first that the upstream sees.
     let payload = noise(1);
     let exchanged = connect::<C>(&program, &gate, Some(&gate.client), &payload);
