@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::floor::Floor;
 use crate::identity_check::{Delivered, IdentityCounts};
 use crate::pki::{self, Credential, Pki, PkiOptions};
-use crate::report::{Phase, Report, Unit};
+use crate::report::{Phase, Report, Unit, print};
 use crate::run::{Measured, RunPlan, measure};
 use crate::run_command::payload;
 
@@ -129,11 +129,12 @@ impl Demo {
 
     /// Prints commands to try by hand and runs until the process is ended.
     fn keep(self) -> Result<Status, String> {
-        println!("{}", commands(self.address, &self.directory.path));
-        println!(
-            "Ctrl-C ends it; the files in {} stay.",
-            self.directory.path.display()
-        );
+        let path = &self.directory.path;
+        let commands = commands(self.address, path);
+        print(&format!(
+            "{commands}\nCtrl-C ends it; the files in {} stay.\n",
+            path.display()
+        ));
         loop {
             std::thread::park();
         }
@@ -318,13 +319,13 @@ fn finish(
         identity,
         verdict,
     };
-    println!("\n{}", report.table());
     let delivered = identity.checked - identity.mismatched;
-    println!(
-        "identities delivered as presented: {delivered} of {}",
-        identity.checked
-    );
-    println!("{}", report.verdict);
+    print(&format!(
+        "\n{}\nidentities delivered as presented: {delivered} of {}\n{}\n",
+        report.table(),
+        identity.checked,
+        report.verdict
+    ));
     if let Some(path) = &args.json {
         report.write_json(path)?;
     }
