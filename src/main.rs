@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
-use ringgate::Terminator;
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
 use ringgate::control::{self, Control, Ending};
+use ringgate::terminator::Terminator;
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]

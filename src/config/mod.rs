@@ -216,7 +216,7 @@ impl Config {
     /// Checks `text`, which stands in `file`: relative paths start at its directory.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Rejected> {
         let file: Arc<Path> = Arc::from(file);
-        let directory = file.parent().unwrap_or(Path::new(""));
+        let directory = file.parent().unwrap_or_else(|| Path::new(""));
         let document = document::Document::new(&file, directory, text);
         let config = document.parse().and_then(|root| {
             let root = document::Table::root(&document, root.get_ref());

@@ -19,6 +19,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("ring", &[]),
     ("shard", &["connection", "ring", "snapshot", "trust"]),
     ("snapshot", &["config", "tls", "trust"]),
+    ("terminator", &["ring", "shard", "snapshot"]),
     ("tls", &["trust"]),
     ("trust", &[]),
 ];
@@ -26,7 +27,7 @@ const TABLE: &[(&str, &[&str])] = &[
 /// What of `ringgate` a program may name besides [`LEAF`], by the beginning of its files' paths.
 const PROGRAMS: &[(&str, &[&str])] = &[
     ("loadgen/", &["ring", "terminator"]),
-    ("src/main.rs", &["config", "control", "shard"]),
+    ("src/main.rs", &["config", "control", "terminator"]),
     ("tuning/", &[]),
 ];
 
