@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use core_affinity::CoreId;
-use ringgate::Terminator;
+use ringgate::clock::Clock;
+use ringgate::terminator::Terminator;
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
@@ -23,7 +24,6 @@ use crate::pki::{self, Credential, Pki, PkiOptions};
 use crate::report::{Phase, Report, Unit, print};
 use crate::run::{Measured, RunPlan, measure};
 use crate::run_command::payload;
-use crate::terminator;
 
 /// Clients with certificates of their own.
 const CLIENTS: u32 = 16;
@@ -112,7 +112,8 @@ impl Demo {
         let config = directory.path.join("ringgate.toml");
         std::fs::write(&config, configuration(address, server_cpu, echo.address()))
             .map_err(|error| format!("{}: {error}", config.display()))?;
-        let terminator = terminator::start(&config)?;
+        let terminator =
+            Terminator::start_file(&config, &Clock::system()).map_err(|error| error.to_string())?;
         Ok(Self {
             pki,
             floor,
