@@ -25,6 +25,24 @@ pub struct Check {
     pub finding: Finding,
 }
 
+impl Check {
+    /// Whether a start will fail for this.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.finding, Finding::Missing(_))
+    }
+}
+
+impl std::fmt::Display for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (mark, text) = match &self.finding {
+            Finding::Fine(text) => ("ok     ", text),
+            Finding::Lacking(text) => ("lacking", text),
+            Finding::Missing(text) => ("MISSING", text),
+        };
+        write!(f, "{mark}  {}: {text}", self.name)
+    }
+}
+
 /// Everything that `ringgate doctor` prints and that a start checks.
 pub fn checks() -> Vec<Check> {
     let mut checks = vec![

@@ -27,7 +27,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("ring", &[]),
     ("shard", &["connection", "ring", "snapshot", "trust"]),
     ("snapshot", &["config", "tls", "trust"]),
-    ("terminator", &["ring", "shard", "snapshot"]),
+    ("terminator", &["config", "ring", "shard", "snapshot"]),
     ("tls", &["trust"]),
     ("trust", &[]),
 ];
