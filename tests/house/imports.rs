@@ -32,11 +32,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("trust", &[]),
 ];
 
-/// What of `ringgate` a program may name besides [`LEAF`], by the beginning of its files' paths; the
-/// first row that fits counts. One file of the load generator starts the demo's terminator.
+/// What of `ringgate` a program may name besides [`LEAF`], by the beginning of its files' paths.
 const PROGRAMS: &[(&str, &[&str])] = &[
-    ("loadgen/src/terminator.rs", &["Terminator", "snapshot"]),
-    ("loadgen/", &["Terminator", "ring"]),
+    ("loadgen/", &["ring", "terminator"]),
     ("src/main.rs", &["config", "control", "terminator"]),
     ("tuning/", &[]),
 ];
@@ -170,8 +168,8 @@ fn import_table_lets_be_what_keeps_it() {
             "/// See `crate::shard`.\nfn f() { g(\"crate::shard::x\") }",
         ),
         (
-            "loadgen/src/terminator.rs",
-            "use ringgate::{Terminator, snapshot::Snapshot};",
+            "loadgen/src/demo.rs",
+            "use ringgate::{ring::Ring, terminator::Terminator};",
         ),
         ("loadgen/tests/demo.rs", "use ringgate::tls::Acceptor;"),
     ] {
