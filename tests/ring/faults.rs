@@ -156,7 +156,10 @@ fn shutting_down_ends_the_peers_stream() {
     let (descriptor, mut peer) = pair(&mut ring);
     ring.shutdown_send(&descriptor);
     ring.wait(Some(Duration::ZERO)).unwrap();
-    assert!(ring.next_completion().is_none(), "a shutdown has no completion");
+    assert!(
+        ring.next_completion().is_none(),
+        "a shutdown has no completion"
+    );
     // `read_to_end` goes on after EINTR, which the kernel's clearing up of the ring may cause.
     assert_eq!(peer.read_to_end(&mut Vec::new()).unwrap(), 0);
 }

@@ -57,7 +57,7 @@ pub(super) fn destination(slot: u32) -> types::DestinationSlot {
 
 pub(super) fn complete(
     ring: &mut Ring,
-    peer: Box<PeerAddress>,
+    peer: PeerAddress,
     slot: Option<u32>,
     local: Option<SocketAddr>,
     result: i32,
