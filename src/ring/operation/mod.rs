@@ -41,7 +41,7 @@ pub(super) fn complete(ring: &mut Ring, entry: &cqueue::Entry) -> Option<Complet
 fn complete_single(ring: &mut Ring, holds: Holds, result: i32) -> Option<Outcome> {
     match holds {
         Holds::Accept { peer, slot, local } => Some(Outcome::Accepted(accept::complete(
-            ring, peer, slot, local, result,
+            ring, *peer, slot, local, result,
         ))),
         Holds::Connect { leader_errno, .. } => {
             Some(Outcome::Connected(connect::complete(leader_errno, result)))
