@@ -351,7 +351,8 @@ impl Handshake {
             .map_err(|error| internal(&format!("taking over from rustls: {error}")))?;
         let version = connection.protocol_version();
         let suite = connection.negotiated_cipher_suite().suite();
-        let mut records = Records::new(&secrets, connection, behind, pool)
+        let renewal = std::mem::take(&mut self.selection.secrets);
+        let mut records = Records::new(version, &secrets, renewal, behind, pool)
             .map_err(|failure| Ending::new(failure.reason, failure.detail))?;
 
         // Whatever let this handshake end well without a verdict is a fault, and no way in.
