@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
-use ringgate::config;
-use ringgate::control::{self, Control, Ending, ShardHandle};
-use ringgate::snapshot::Snapshot;
+use ringgate::config::{self, ConfigError};
+use ringgate::control::{self, Control, Ending};
+use ringgate::terminator::{self, Terminator};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -29,6 +30,8 @@ enum Command {
     Run(ConfigArgument),
     /// Checks a configuration and every file it names, and prints all that is wrong
     Check(ConfigArgument),
+    /// Tells what this host lacks, and the remedy
+    Doctor,
 }
 
 #[derive(Args, Debug)]
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(ConfigArgument { config }) => run(&config),
         Command::Check(ConfigArgument { config }) => check(&config),
+        Command::Doctor => doctor(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,8 +58,10 @@ fn main() -> ExitCode {
 }
 
 fn check(file: &Path) -> Result<(), String> {
-    let snapshot = load(file)?;
-    eprint!("{}", warnings(&snapshot));
+    let snapshot = control::load(file, &Clock::system()).map_err(|errors| listed(&errors, file))?;
+    for warning in &snapshot.warnings {
+        eprintln!("warning: {warning}");
+    }
     let count = |number: usize, one: &str, several: &str| {
         format!("{number} {}", if number == 1 { one } else { several })
     };
@@ -74,49 +80,56 @@ fn check(file: &Path) -> Result<(), String> {
     Ok(())
 }
 
+fn doctor() -> Result<(), String> {
+    let checks = terminator::host_checks();
+    let missing = checks.iter().filter(|check| check.is_missing()).count();
+    for check in &checks {
+        println!("{check}");
+    }
+    if missing > 0 {
+        return Err(format!(
+            "{missing} of {} must be mended before a start",
+            checks.len()
+        ));
+    }
+    Ok(())
+}
+
 fn run(file: &Path) -> Result<(), String> {
-    let snapshot = load(file)?;
+    let clock = Clock::system();
+    let snapshot = control::load(file, &clock).map_err(|errors| listed(&errors, file))?;
     control::log::init(snapshot.log);
     for warning in &snapshot.warnings {
-        tracing::warn!("{warning}");
+        control::log::warning(warning);
     }
-    let control = Control::new(Clock::system()).map_err(|error| error.to_string())?;
     let (drain_timeout, access) = (snapshot.drain_timeout, snapshot.log.access);
-    let shards = start_shards(snapshot)?;
-    match control.run(shards, drain_timeout, access) {
-        Ending::Drained | Ending::Stopped => Ok(()),
-        Ending::ShardLost => Err("a shard ended by itself; its log lines say why".to_owned()),
-        Ending::Unresponsive => Err("shards did not end when told to".to_owned()),
+    // Before the shards: from their first connection on, somebody takes signals and reports.
+    let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
+    let mut terminator =
+        Terminator::start(&Arc::new(snapshot), &clock).map_err(|error| error.to_string())?;
+    control::log::started(terminator.addresses());
+    let ending = control.run(terminator.mailboxes(), drain_timeout, access);
+    if ending == Ending::Unresponsive {
+        // Joining their threads would wait for ever.
+        std::mem::forget(terminator);
+        return Err("shards did not end when told to".to_owned());
+    }
+    terminator
+        .stop()
+        .map_err(|error| format!("a shard failed: {error}"))?;
+    match ending {
+        Ending::ShardLost => Err("a shard ended by itself".to_owned()),
+        _ => Ok(()),
     }
 }
 
-/// Starts one shard on each CPU of the snapshot's plan.
-fn start_shards(_snapshot: Snapshot) -> Result<Vec<ShardHandle>, String> {
-    Err("this build has no data plane yet; `ringgate check` works".to_owned())
-}
-
-/// Everything that the configuration says, or everything that is wrong with it.
-fn load(file: &Path) -> Result<Snapshot, String> {
-    match Snapshot::load_file(file, &Clock::system()) {
-        Ok((_, snapshot)) => Ok(snapshot),
-        Err(errors) => {
-            let (count, noun) = (
-                errors.len(),
-                if errors.len() == 1 { "error" } else { "errors" },
-            );
-            Err(format!(
-                "{}{count} {noun} in {}",
-                config::render(&errors),
-                file.display()
-            ))
-        }
-    }
-}
-
-fn warnings(snapshot: &Snapshot) -> String {
-    snapshot
-        .warnings
-        .iter()
-        .map(|warning| format!("warning: {warning}\n"))
-        .collect()
+/// Everything that is wrong with a configuration, and how much that is.
+fn listed(errors: &[ConfigError], file: &Path) -> String {
+    let noun = if errors.len() == 1 { "error" } else { "errors" };
+    format!(
+        "{}{} {noun} in {}",
+        config::render(errors),
+        errors.len(),
+        file.display()
+    )
 }

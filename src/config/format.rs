@@ -30,7 +30,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     let (unit, factor) = DURATION_UNITS
         .iter()
         .rev()
-        .find(|(_, factor)| ms != 0 && ms % u128::from(*factor) == 0)
+        .find(|(_, factor)| ms != 0 && ms.is_multiple_of(u128::from(*factor)))
         .unwrap_or(&DURATION_UNITS[1]);
     format!("{}{unit}", ms / u128::from(*factor))
 }

@@ -72,6 +72,8 @@ impl Listeners {
             };
             let line = entry.place.line;
             match self.lines_of_addresses.get(&address) {
+                // Port 0 asks for a free one, which is another each time.
+                _ if address.port() == 0 => {}
                 Some(taken) => entry.report(
                     format!("is already listened on (line {taken})"),
                     "remove one, or give it another address or port",

@@ -216,7 +216,7 @@ impl Config {
     /// Checks `text`, which stands in `file`: relative paths start at its directory.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Rejected> {
         let file: Arc<Path> = Arc::from(file);
-        let directory = file.parent().unwrap_or(Path::new(""));
+        let directory = file.parent().unwrap_or_else(|| Path::new(""));
         let document = document::Document::new(&file, directory, text);
         let config = document.parse().and_then(|root| {
             let root = document::Table::root(&document, root.get_ref());
@@ -225,23 +225,6 @@ impl Config {
         match (config, document.into_errors()) {
             (Some(config), (errors, _)) if errors.is_empty() => Ok(config),
             (_, (errors, files)) => Err(Rejected { errors, files }),
-        }
-    }
-}
-
-impl ShardPlan {
-    /// The CPU of each shard, given those that the process may use; the error says what is wrong.
-    pub fn resolve(&self, usable: &[usize]) -> Result<Vec<usize>, String> {
-        match self {
-            Self::Count(count) => Ok(usable.iter().copied().cycle().take(*count).collect()),
-            Self::Cpus(cpus) => match cpus.iter().find(|cpu| !usable.contains(cpu)) {
-                Some(cpu) => Err(format!(
-                    "shards.cpus names CPU {cpu}, but this process may only use {usable:?}; \
-                     name some of those, or widen the process's CPU affinity"
-                )),
-                None => Ok(cpus.clone()),
-            },
-            Self::PerUsableCpu => Ok(usable.to_vec()),
         }
     }
 }
@@ -283,26 +266,4 @@ fn read(file: &Path) -> Result<String, (String, String)> {
         let problem = format!("is not UTF-8: the first bad byte is in line {line}");
         (problem, "TOML is UTF-8 text: correct that line".to_owned())
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shard_plans_resolve_to_usable_cpus() {
-        let usable = [0, 2, 5];
-        assert_eq!(ShardPlan::PerUsableCpu.resolve(&usable).unwrap(), usable);
-        assert_eq!(ShardPlan::Count(4).resolve(&usable).unwrap(), [0, 2, 5, 0]);
-        assert_eq!(
-            ShardPlan::Cpus(vec![5, 0]).resolve(&usable).unwrap(),
-            [5, 0]
-        );
-        assert!(
-            ShardPlan::Cpus(vec![5, 1])
-                .resolve(&usable)
-                .unwrap_err()
-                .contains("CPU 1")
-        );
-    }
 }

@@ -115,7 +115,7 @@ fn limits(table: Option<&Table<'_>>) -> LimitOptions {
     });
     LimitOptions {
         connections,
-        handshakes: handshakes.unwrap_or(HANDSHAKES_PER_SHARD.min(connections)),
+        handshakes: handshakes.unwrap_or_else(|| HANDSHAKES_PER_SHARD.min(connections)),
         buffer_bytes: entry("buffers")
             .and_then(|entry| entry.size(BUFFER_BYTES))
             .unwrap_or(BUFFER_BYTES_PER_SHARD),

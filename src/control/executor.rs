@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind};
 
-use super::ShardHandle;
+use super::shards::{Port, Shard};
 use super::signals::{Collected, Signal, Signals};
 use crate::clock::Clock;
+use crate::shard::mailbox::Command;
 
 /// How often reports are collected and shards looked after.
 const TICK: Duration = Duration::from_millis(20);
@@ -86,9 +87,9 @@ impl Control {
 
     /// Looks after `shards` until all have ended: the first SIGTERM or SIGINT drains them, the
     /// second ends them at once. `access` logs connections that end well, too.
-    pub fn run(
+    pub fn run<P: Port>(
         mut self,
-        shards: Vec<ShardHandle>,
+        shards: impl IntoIterator<Item = P>,
         drain_timeout: Duration,
         access: bool,
     ) -> Ending {
@@ -97,29 +98,35 @@ impl Control {
             signals,
             clock,
         } = &mut self;
+        let mut keeper = Keeper::new(shards, drain_timeout, access);
         executor.run(async {
-            let signals = match signals.collect() {
-                Ok(signals) => signals,
-                Err(error) => {
-                    tracing::error!(%error, "signals cannot be read; ending at once");
-                    let mut keeper = Keeper::new(shards, drain_timeout, access);
-                    keeper.stop(clock.now());
-                    return keeper.see_off(clock).await;
-                }
-            };
-            let mut keeper = Keeper::new(shards, drain_timeout, access);
+            let signals = signals.collect().unwrap_or_else(|error| {
+                tracing::error!(%error, "signals cannot be read; ending at once");
+                keeper.stop(clock.now());
+                Collected::default()
+            });
             keeper.keep(&signals, clock).await
         })
     }
 }
 
 fn set_up_error(error: GlommioError<()>) -> ControlError {
-    match error {
-        GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, needed)) => {
-            ControlError::LockedMemory { limit, needed }
-        }
-        other => ControlError::Ring(other.to_string()),
+    if let GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, needed)) = error {
+        return ControlError::LockedMemory { limit, needed };
     }
+    let text = error.to_string();
+    match locked_memory(&text) {
+        Some((limit, needed)) => ControlError::LockedMemory { limit, needed },
+        None => ControlError::Ring(text),
+    }
+}
+
+/// The figures of the executor's memlock error, which on its way out becomes the text of an I/O
+/// error: `MemLockLimit(limit/needed)`.
+fn locked_memory(text: &str) -> Option<(u64, u64)> {
+    let (_, figures) = text.split_once("MemLockLimit(")?;
+    let (limit, needed) = figures.split_once(')')?.0.split_once('/')?;
+    Some((limit.parse().ok()?, needed.parse().ok()?))
 }
 
 /// What the shards are doing.
@@ -131,16 +138,17 @@ enum Phase {
 }
 
 /// Looks after the shards.
-struct Keeper {
-    shards: Vec<ShardHandle>,
+struct Keeper<P> {
+    shards: Vec<Shard<P>>,
     drain_timeout: Duration,
     access: bool,
     phase: Phase,
     is_shard_lost: bool,
 }
 
-impl Keeper {
-    fn new(shards: Vec<ShardHandle>, drain_timeout: Duration, access: bool) -> Self {
+impl<P: Port> Keeper<P> {
+    fn new(ports: impl IntoIterator<Item = P>, drain_timeout: Duration, access: bool) -> Self {
+        let shards = ports.into_iter().map(Shard::new).collect();
         Self {
             shards,
             drain_timeout,
@@ -155,16 +163,6 @@ impl Keeper {
             while let Some(signal) = signals.next() {
                 self.take(signal, clock.now());
             }
-            if let Some(ending) = self.tick(clock.now()) {
-                return ending;
-            }
-            glommio::timer::sleep(TICK).await;
-        }
-    }
-
-    /// Waits for shards that were told to end at once.
-    async fn see_off(&mut self, clock: &Clock) -> Ending {
-        loop {
             if let Some(ending) = self.tick(clock.now()) {
                 return ending;
             }
@@ -193,16 +191,21 @@ impl Keeper {
     }
 
     fn drain(&mut self, now: Instant) {
+        let command = Command::Drain {
+            within: self.drain_timeout,
+        };
         self.shards
-            .iter()
-            .for_each(|shard| (shard.drain)(self.drain_timeout));
+            .iter_mut()
+            .for_each(|shard| shard.command(command));
         self.phase = Phase::Draining {
             until: now + self.drain_timeout + DRAIN_GRACE,
         };
     }
 
     fn stop(&mut self, now: Instant) {
-        self.shards.iter().for_each(|shard| (shard.stop)());
+        self.shards
+            .iter_mut()
+            .for_each(|shard| shard.command(Command::Stop));
         self.phase = Phase::Stopping {
             until: now + STOP_PATIENCE,
         };
@@ -211,11 +214,11 @@ impl Keeper {
     /// One round of looking after the shards; how it ended, once it has.
     fn tick(&mut self, now: Instant) -> Option<Ending> {
         // Before reports are read: what a shard reported before it ended is then never missed.
-        let ended = self.shards.iter().filter(|shard| (shard.ended)()).count();
-        let access = self.access;
-        self.shards
-            .iter_mut()
-            .for_each(|shard| shard.log_reports(access));
+        let ended = self.shards.iter().filter(|shard| shard.ended()).count();
+        for shard in &mut self.shards {
+            shard.log_reports(self.access);
+            shard.send_unsent();
+        }
         if ended == self.shards.len() {
             return Some(match self.phase {
                 Phase::Serving => Ending::ShardLost,
@@ -253,38 +256,49 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::shard::mailbox::Report;
 
     /// A shard that notes its commands and ends after the one named.
     #[derive(Clone, Default)]
     struct FakeShard {
-        commands: Rc<RefCell<Vec<&'static str>>>,
+        commands: Rc<RefCell<Vec<Command>>>,
         ended: Rc<Cell<bool>>,
-        ends_on: &'static str,
+        ends_on: Option<Command>,
+        /// How many commands it has no room for before it takes one.
+        refuses: Rc<Cell<usize>>,
     }
 
+    const DRAIN: Command = Command::Drain {
+        within: Duration::from_secs(30),
+    };
+
     impl FakeShard {
-        fn ending_on(command: &'static str) -> Self {
+        fn ending_on(command: Command) -> Self {
             Self {
-                ends_on: command,
+                ends_on: Some(command),
                 ..Self::default()
             }
         }
+    }
 
-        fn command(&self, command: &'static str) {
-            self.commands.borrow_mut().push(command);
-            if command == self.ends_on {
-                self.ended.set(true);
+    impl Port for FakeShard {
+        fn send(&mut self, command: Command) -> bool {
+            if let Some(left) = self.refuses.get().checked_sub(1) {
+                self.refuses.set(left);
+                return false;
             }
+            self.commands.borrow_mut().push(command);
+            self.ended
+                .set(self.ended.get() || Some(command) == self.ends_on);
+            true
         }
 
-        fn handle(&self) -> ShardHandle {
-            let [drained, stopped, asked] = [self.clone(), self.clone(), self.clone()];
-            ShardHandle {
-                drain: Box::new(move |_| drained.command("drain")),
-                stop: Box::new(move || stopped.command("stop")),
-                ended: Box::new(move || asked.ended.get()),
-                report: Box::new(|| None),
-            }
+        fn ended(&self) -> bool {
+            self.ended.get()
+        }
+
+        fn report(&mut self) -> Option<Report> {
+            None
         }
     }
 
@@ -292,37 +306,48 @@ mod tests {
         Clock::manual(Duration::from_secs(1))
     }
 
-    fn keeper(shards: &[&FakeShard]) -> Keeper {
-        let handles = shards.iter().map(|shard| shard.handle()).collect();
-        Keeper::new(handles, Duration::from_secs(30), false)
+    fn keeper(shards: &[&FakeShard]) -> Keeper<FakeShard> {
+        let ports = shards.iter().map(|shard| (*shard).clone());
+        Keeper::new(ports, Duration::from_secs(30), false)
     }
 
     #[test]
     fn the_first_signal_drains_through_the_executor() {
         let (signals, [mut end, mut reload]) = Signals::stand_in();
         let control = Control::with_signals(signals, clock()).unwrap();
-        let shards = [FakeShard::ending_on("drain"), FakeShard::ending_on("drain")];
+        let shards = [FakeShard::ending_on(DRAIN), FakeShard::ending_on(DRAIN)];
         reload.write_all(b"x").unwrap();
         end.write_all(b"x").unwrap();
-        let handles = shards.iter().map(FakeShard::handle).collect();
         assert_eq!(
-            control.run(handles, Duration::from_secs(30), false),
+            control.run(shards.clone(), Duration::from_secs(30), false),
             Ending::Drained
         );
         for shard in &shards {
-            assert_eq!(*shard.commands.borrow(), ["drain"]);
+            assert_eq!(*shard.commands.borrow(), [DRAIN]);
         }
     }
 
     #[test]
     fn a_second_signal_ends_at_once() {
-        let shard = FakeShard::ending_on("stop");
+        let shard = FakeShard::ending_on(Command::Stop);
         let (mut keeper, now) = (keeper(&[&shard]), clock().now());
         keeper.take(Signal::End, now);
         assert_eq!(keeper.tick(now), None);
         keeper.take(Signal::End, now);
         assert_eq!(keeper.tick(now), Some(Ending::Stopped));
-        assert_eq!(*shard.commands.borrow(), ["drain", "stop"]);
+        assert_eq!(*shard.commands.borrow(), [DRAIN, Command::Stop]);
+    }
+
+    #[test]
+    fn a_command_that_finds_no_room_is_sent_again() {
+        let shard = FakeShard::ending_on(DRAIN);
+        shard.refuses.set(2);
+        let (mut keeper, now) = (keeper(&[&shard]), clock().now());
+        keeper.take(Signal::End, now);
+        assert_eq!(keeper.tick(now), None);
+        assert_eq!(keeper.tick(now), None);
+        assert_eq!(keeper.tick(now), Some(Ending::Drained));
+        assert_eq!(*shard.commands.borrow(), [DRAIN]);
     }
 
     #[test]
@@ -343,33 +368,44 @@ mod tests {
         assert_eq!(keeper.tick(clock.now()), None);
         assert_eq!(
             *shard.commands.borrow(),
-            ["drain"],
+            [DRAIN],
             "the shard's own deadline comes first"
         );
         clock.advance(DRAIN_GRACE);
         assert_eq!(keeper.tick(clock.now()), None);
-        assert_eq!(*shard.commands.borrow(), ["drain", "stop"]);
+        assert_eq!(*shard.commands.borrow(), [DRAIN, Command::Stop]);
         clock.advance(STOP_PATIENCE);
         assert_eq!(keeper.tick(clock.now()), Some(Ending::Unresponsive));
     }
 
     #[test]
     fn a_lost_shard_drains_the_others_and_is_told() {
-        let (lost, other) = (FakeShard::default(), FakeShard::ending_on("drain"));
+        let (lost, other) = (FakeShard::default(), FakeShard::ending_on(DRAIN));
         let (mut keeper, now) = (keeper(&[&lost, &other]), clock().now());
         lost.ended.set(true);
         assert_eq!(keeper.tick(now), None);
-        assert_eq!(*other.commands.borrow(), ["drain"]);
+        assert_eq!(*other.commands.borrow(), [DRAIN]);
         assert_eq!(keeper.tick(now), Some(Ending::ShardLost));
     }
 
     #[test]
     fn a_small_locked_memory_limit_names_the_remedy() {
-        let kind = ReactorErrorKind::MemLockLimit(65_536, 524_288);
-        let text = set_up_error(GlommioError::ReactorError(kind)).to_string();
+        let error = io::Error::other("MemLockLimit(65536/524288)");
+        for error in [
+            GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(65_536, 524_288)),
+            GlommioError::IoError(error),
+        ] {
+            let text = set_up_error(error).to_string();
+            assert!(
+                text.contains("65536 bytes") && text.contains("LimitMEMLOCK"),
+                "{text}"
+            );
+        }
+        let other = GlommioError::IoError(io::ErrorKind::PermissionDenied.into());
         assert!(
-            text.contains("65536 bytes") && text.contains("LimitMEMLOCK"),
-            "{text}"
+            set_up_error(other)
+                .to_string()
+                .contains("io_uring_disabled")
         );
     }
 }

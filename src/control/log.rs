@@ -1,5 +1,7 @@
 //! Where log lines go and what they look like: standard error, for people or as JSON.
 
+use std::net::SocketAddr;
+
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -7,12 +9,26 @@ use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
-use crate::config::{LogFormat, LogLevel, LogOptions};
+use super::report::escaped;
+use crate::config::{ConfigError, LogFormat, LogLevel, LogOptions};
 
 /// Logs the whole process's lines to standard error from here on. The first call counts.
 pub fn init(options: LogOptions) {
     // A second call finds a subscriber in place: an embedding program's, which then stays.
     let _ = tracing::subscriber::set_global_default(subscriber(options, std::io::stderr));
+}
+
+/// Logs what should not stay in a configuration.
+pub fn warning(warning: &ConfigError) {
+    let [problem, remedy] = [&warning.problem, &warning.remedy].map(|text| escaped(text));
+    tracing::warn!(place = %warning.place, remedy, "{problem}");
+}
+
+/// Logs that clients may come.
+pub fn started(addresses: &[SocketAddr]) {
+    for address in addresses {
+        tracing::info!(%address, "listening");
+    }
 }
 
 fn subscriber<W>(options: LogOptions, writer: W) -> Box<dyn Subscriber + Send + Sync>

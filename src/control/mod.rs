@@ -7,6 +7,20 @@ mod report;
 mod shards;
 mod signals;
 
+use std::path::Path;
+
+use crate::clock::Clock;
+use crate::config::ConfigError;
+use crate::snapshot::Snapshot;
+
 pub use executor::{Control, ControlError, Ending};
-pub use report::{Client, Report};
-pub use shards::ShardHandle;
+pub use shards::Port;
+
+/// Reads and checks a configuration and every file that it names.
+///
+/// # Errors
+///
+/// Everything that is wrong, not only the first.
+pub fn load(file: &Path, clock: &Clock) -> Result<Snapshot, Vec<ConfigError>> {
+    Snapshot::load_file(file, clock).map(|(_, snapshot)| snapshot)
+}

@@ -1,52 +1,7 @@
 //! What a shard says of a connection that ended, as a log line.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
 use crate::close_reason::{Blame, CloseReason};
-
-/// A connection that ended.
-#[derive(Clone, Debug)]
-pub struct Report {
-    pub reason: CloseReason,
-    /// For people.
-    pub detail: String,
-    pub listener: Arc<str>,
-    /// `None` where the address was never learned.
-    pub peer: Option<SocketAddr>,
-    /// The name that the client asked for.
-    pub server_name: Option<Arc<str>>,
-    /// Who the client is, or where it was refused, claims to be.
-    pub client: Option<Client>,
-    /// What it did once it was let in; `None` for a client that was refused.
-    pub service: Option<Service>,
-}
-
-/// The client's certificate, for people.
-#[derive(Clone, Debug)]
-pub struct Client {
-    pub subject: String,
-    /// `URI:spiffe://…`, `DNS:app.example`, and so on.
-    pub subject_alternative_names: Vec<String>,
-    pub issuer: String,
-    /// Hexadecimal.
-    pub serial: String,
-}
-
-/// What became of a client that was let in.
-#[derive(Clone, Debug)]
-pub struct Service {
-    pub route: Arc<str>,
-    /// The policy rule that let it in.
-    pub rule: Arc<str>,
-    /// `None` where none was reached.
-    pub upstream: Option<String>,
-    /// Plaintext bytes from the client to the upstream, and back.
-    pub bytes_up: u64,
-    pub bytes_down: u64,
-    pub lasted: Duration,
-}
+use crate::shard::mailbox::Report;
 
 /// How much a report matters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,63 +16,85 @@ enum Weight {
     Refused,
 }
 
-impl Report {
-    fn weight(&self) -> Weight {
-        if self.service.is_none() {
-            return match self.reason {
-                CloseReason::ClientGoneInHandshake | CloseReason::NotTls => Weight::Noise,
-                _ => Weight::Refused,
-            };
-        }
-        match (self.reason, self.reason.blame()) {
-            (CloseReason::Drained | CloseReason::Shutdown, _) => Weight::Access,
-            (_, Blame::Upstream | Blame::Ringgate) => Weight::Failed,
-            (_, Blame::Client | Blame::Nobody) => Weight::Access,
-        }
+fn weight(report: &Report) -> Weight {
+    if report.service.is_none() {
+        return match report.reason {
+            CloseReason::ClientGoneInHandshake | CloseReason::NotTls => Weight::Noise,
+            _ => Weight::Refused,
+        };
     }
+    match (report.reason, report.reason.blame()) {
+        (CloseReason::Drained | CloseReason::Shutdown, _) => Weight::Access,
+        (_, Blame::Upstream | Blame::Ringgate) => Weight::Failed,
+        (_, Blame::Client | Blame::Nobody) => Weight::Access,
+    }
+}
 
-    /// Writes the line of this report, if it gets one: refusals and failures always do, the rest
-    /// where `access` is set.
-    pub(super) fn log(&self, access: bool) {
-        // Level and message must be constants.
-        macro_rules! line {
-            ($macro:ident, $message:literal) => {{
-                let (client, service) = (self.client.as_ref(), self.service.as_ref());
-                let names = client.map(|client| client.subject_alternative_names.join(", "));
-                tracing::$macro!(
-                    reason = self.reason.label(),
-                    listener = escaped(&self.listener),
-                    peer = self.peer.map(tracing::field::display),
-                    subject = client.map(|client| escaped(&client.subject)),
-                    sans = names.map(|names| escaped(&names)),
-                    issuer = client.map(|client| escaped(&client.issuer)),
-                    serial = client.map(|client| escaped(&client.serial)),
-                    server_name = self.server_name.as_deref().map(escaped),
-                    detail = (!self.detail.is_empty()).then(|| escaped(&self.detail)),
-                    route = service.map(|service| escaped(&service.route)),
-                    rule = service.map(|service| escaped(&service.rule)),
-                    upstream = service.and_then(|s| s.upstream.as_deref()).map(escaped),
-                    bytes_up = service.map(|service| service.bytes_up),
-                    bytes_down = service.map(|service| service.bytes_down),
-                    lasted_s = service.map(|service| service.lasted.as_secs_f64()),
-                    $message
-                );
-            }};
-        }
-        match self.weight() {
-            Weight::Refused => line!(warn, "client refused"),
-            Weight::Failed => line!(warn, "connection failed"),
-            Weight::Access if access => line!(info, "connection closed"),
-            Weight::Noise if access => line!(info, "no TLS client"),
-            Weight::Access => {}
-            Weight::Noise => line!(debug, "no TLS client"),
-        }
+/// Writes the line of `report`, if it gets one: refusals and failures always do, the rest where
+/// `access` is set.
+pub(super) fn log(report: &Report, access: bool) {
+    // Level and message must be constants.
+    macro_rules! line {
+        ($macro:ident, $message:literal) => {{
+            let (identity, service) = (report.identity.as_deref(), report.service.as_ref());
+            tracing::$macro!(
+                reason = report.reason.label(),
+                listener = escaped(&report.listener),
+                peer = %report.peer,
+                connection = format!("{:032x}", report.unique_id),
+                subject = identity.map(|identity| escaped(&identity.subject)),
+                sans = alternative_names(report),
+                issuer = identity.map(|identity| escaped(&identity.issuer)),
+                serial = identity.map(|identity| identity.serial_hex()),
+                server_name = report.server_name.as_deref().map(escaped),
+                detail = (!report.detail.is_empty()).then(|| escaped(&report.detail)),
+                route = service.map(|service| escaped(&service.route)),
+                rule = service.map(|service| escaped(&service.rule)),
+                upstream = service.and_then(|s| s.upstream.as_ref()).map(|u| u.to_string()),
+                bytes_up = service.map(|service| service.bytes_up),
+                bytes_down = service.map(|service| service.bytes_down),
+                lasted_s = service.map(|service| service.lasted.as_secs_f64()),
+                $message
+            );
+        }};
     }
+    match weight(report) {
+        Weight::Refused => line!(warn, "client refused"),
+        Weight::Failed => line!(warn, "connection failed"),
+        Weight::Access if access => line!(info, "connection closed"),
+        Weight::Noise if access => line!(info, "no TLS client"),
+        Weight::Access => {}
+        Weight::Noise => line!(debug, "no TLS client"),
+    }
+}
+
+/// The subject alternative names of the client's certificate, as OpenSSL labels them; `None` where
+/// there are none.
+fn alternative_names(report: &Report) -> Option<String> {
+    let identity = report.identity.as_deref()?;
+    let uris = identity.uris.iter().map(|name| format!("URI:{name}"));
+    let dns_names = identity.dns_names.iter().map(|name| format!("DNS:{name}"));
+    let emails = identity.emails.iter().map(|name| format!("email:{name}"));
+    let addresses = identity
+        .addresses
+        .iter()
+        .map(|address| format!("IP:{address}"));
+    let rejected = identity
+        .rejected_names
+        .iter()
+        .map(|name| format!("rejected {name}"));
+    let names = uris
+        .chain(dns_names)
+        .chain(emails)
+        .chain(addresses)
+        .chain(rejected);
+    let names = names.collect::<Vec<_>>().join(", ");
+    (!names.is_empty()).then(|| escaped(&names))
 }
 
 /// `text` with control characters and quotes escaped: what a client sends must not end a field or
 /// a line, nor move a terminal's cursor.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.chars()
         .fold(String::with_capacity(text.len()), |mut out, character| {
             match character {
@@ -135,23 +112,44 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
     use crate::config::{LogFormat, LogLevel, LogOptions};
     use crate::control::log::tests::logged;
+    use crate::shard::mailbox::{Identity, Service};
+
+    fn identity() -> Identity {
+        Identity {
+            uris: vec!["spiffe://x/y".to_owned()],
+            dns_names: vec!["z".to_owned()],
+            emails: Vec::new(),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+            common_name: None,
+            organizational_units: Vec::new(),
+            rejected_names: Vec::new(),
+            subject: "CN=mallory\n2026 INFO all is well\u{1b}[2J".to_owned(),
+            issuer: "CN=ca".to_owned(),
+            serial: vec![0x0a, 0x1b],
+            not_before: 0,
+            not_after: 1,
+            fingerprint: [0; 32],
+            spki_pin: [0; 32],
+            rsa_modulus_bits: None,
+            client_auth: true,
+        }
+    }
 
     fn refused() -> Report {
         Report {
             reason: CloseReason::PolicyUnmatched,
             detail: "no rule".to_owned(),
             listener: Arc::from("front"),
-            peer: Some("192.0.2.7:4711".parse().unwrap()),
+            peer: "192.0.2.7:4711".parse().unwrap(),
+            unique_id: 0xabc,
             server_name: Some(Arc::from("app.example")),
-            client: Some(Client {
-                subject: "CN=mallory\n2026 INFO all is well\u{1b}[2J".to_owned(),
-                subject_alternative_names: vec!["URI:spiffe://x/y".to_owned(), "DNS:z".to_owned()],
-                issuer: "CN=ca".to_owned(),
-                serial: "0a1b".to_owned(),
-            }),
+            identity: Some(Arc::new(identity())),
             service: None,
         }
     }
@@ -160,7 +158,7 @@ mod tests {
         let service = Service {
             route: Arc::from("front"),
             rule: Arc::from("everyone"),
-            upstream: Some("127.0.0.1:8080".to_owned()),
+            upstream: None,
             bytes_up: 3,
             bytes_down: 5,
             lasted: Duration::from_millis(1500),
@@ -179,7 +177,7 @@ mod tests {
             level: LogLevel::Info,
             access,
         };
-        logged(options, || report.log(access))
+        logged(options, || log(report, access))
     }
 
     #[test]
@@ -193,7 +191,7 @@ mod tests {
                 "front",
                 "192.0.2.7:4711",
                 "CN=mallory",
-                "URI:spiffe://x/y, DNS:z",
+                "URI:spiffe://x/y, DNS:z, IP:192.0.2.1",
                 "CN=ca",
                 "0a1b",
                 "app.example",
@@ -213,10 +211,8 @@ mod tests {
                 .all(|character| !character.is_control()),
             "{text:?}"
         );
-        assert_eq!(
-            escaped("a\u{2028}b\u{202e}c\0"),
-            "a\\u{2028}b\\u{202e}c\\u{0}"
-        );
+        assert_eq!(escaped("a\nb\u{1b}c\0"), "a\\nb\\u{1b}c\\u{0}");
+        assert_eq!(escaped("a\u{2028}b\u{202e}"), "a\\u{2028}b\\u{202e}");
     }
 
     #[test]
@@ -236,7 +232,7 @@ mod tests {
         );
         let noise = Report {
             reason: CloseReason::NotTls,
-            client: None,
+            identity: None,
             ..refused()
         };
         assert_eq!(lines(LogFormat::Human, &noise, false), "");

@@ -1,39 +1,67 @@
 //! The shards as the control plane sees them.
 
-use std::time::Duration;
-
-use super::Report;
 use crate::limits::REPORT_QUEUE_LEN;
+use crate::shard::mailbox::{Command, Mailbox, Report};
 
-/// One shard's mailbox: commands in, reports out. None of these calls may block.
-pub struct ShardHandle {
-    /// Tells it to stop accepting, to finish what is open within the time given, and to end.
-    pub drain: Box<dyn Fn(Duration)>,
-    /// Tells it to end at once.
-    pub stop: Box<dyn Fn()>,
-    /// Whether its thread has ended.
-    pub ended: Box<dyn Fn() -> bool>,
-    /// The next thing that it reports.
-    pub report: Box<dyn FnMut() -> Option<Report>>,
+/// One shard's mailbox. None of these calls may block.
+pub trait Port {
+    /// Sends a command; `false` when the shard has not taken the last ones.
+    fn send(&mut self, command: Command) -> bool;
+    /// Whether the shard has ended.
+    fn ended(&self) -> bool;
+    /// The next report that waits.
+    fn report(&mut self) -> Option<Report>;
 }
 
-impl ShardHandle {
+impl Port for &mut Mailbox {
+    fn send(&mut self, command: Command) -> bool {
+        Mailbox::send(self, command)
+    }
+
+    fn ended(&self) -> bool {
+        Mailbox::ended(self)
+    }
+
+    fn report(&mut self) -> Option<Report> {
+        Mailbox::report(self)
+    }
+}
+
+/// A shard, and the command that it still has to be sent.
+#[derive(Debug)]
+pub(super) struct Shard<P> {
+    port: P,
+    unsent: Option<Command>,
+}
+
+impl<P: Port> Shard<P> {
+    pub(super) fn new(port: P) -> Self {
+        Self { port, unsent: None }
+    }
+
+    /// Sends `command`, now or as soon as there is room for it.
+    pub(super) fn command(&mut self, command: Command) {
+        self.unsent = (!self.port.send(command)).then_some(command);
+    }
+
+    pub(super) fn send_unsent(&mut self) {
+        if let Some(command) = self.unsent {
+            self.command(command);
+        }
+    }
+
+    pub(super) fn ended(&self) -> bool {
+        self.port.ended()
+    }
+
     /// Logs what waits in the queue; at most one queue's worth, so that a flood of reports from
     /// one shard keeps the control plane from neither signals nor the other shards.
     pub(super) fn log_reports(&mut self, access: bool) {
         for _ in 0..REPORT_QUEUE_LEN {
-            match (self.report)() {
-                Some(report) => report.log(access),
+            match self.port.report() {
+                Some(report) => super::report::log(&report, access),
                 None => return,
             }
         }
-    }
-}
-
-impl std::fmt::Debug for ShardHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShardHandle")
-            .field("ended", &(self.ended)())
-            .finish_non_exhaustive()
     }
 }

@@ -13,7 +13,7 @@ use super::Counters;
 use crate::close_reason::CloseReason;
 use crate::limits::REPORT_QUEUE_LEN;
 use crate::ring::{Target, Waker};
-use crate::trust::Identity;
+pub use crate::trust::Identity;
 
 /// Commands that may wait; the control plane sends few and waits for their effect.
 const COMMANDS: usize = 16;

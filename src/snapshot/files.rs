@@ -15,7 +15,8 @@ use crate::clock::Clock;
 use crate::config::{CertificateFiles, ConfigError, FileReferences, FileSetting};
 use crate::limits::PEM_BYTES_MAX;
 use crate::tls;
-use crate::trust::Identity;
+use crate::trust::domain::{TrustDomain, TrustSources};
+use crate::trust::identity::{Identity, RevocationList};
 
 /// Permission bits that let group or others read or change a file.
 const GROUP_AND_OTHERS: u32 = 0o066;
@@ -113,7 +114,7 @@ impl<'a> Files<'a> {
         let Some(leaf) = chain.first().and_then(|leaf| Identity::from_der(leaf).ok()) else {
             return false;
         };
-        let now = i64::try_from(self.clock.unix().as_secs()).unwrap_or(i64::MAX);
+        let now = self.now();
         let (problem, remedy) = if leaf.not_after < now {
             (
                 "has expired: clients will refuse it",
@@ -166,23 +167,7 @@ impl<'a> Files<'a> {
         }
         let pem = self.read(file, Secrecy::Public);
         let anchors = pem.and_then(|pem| self.certificates(file, &pem));
-        let anchors = anchors.filter(|anchors| {
-            anchors.iter().enumerate().all(|(at, anchor)| {
-                let Err(error) = webpki::anchor_from_trusted_cert(anchor) else {
-                    return true;
-                };
-                let problem = format!(
-                    "certificate {} in {} is no CA: {error}",
-                    at + 1,
-                    shown(file)
-                );
-                self.report(
-                    file.place
-                        .error(problem, "remove it from the file, or replace it"),
-                );
-                false
-            })
-        });
+        let anchors = anchors.filter(|anchors| self.check_anchors(file, anchors));
         self.anchors.insert(file.path.clone(), anchors.clone());
         anchors
     }
@@ -196,26 +181,66 @@ impl<'a> Files<'a> {
             return known.clone();
         }
         let pem = self.read(file, Secrecy::Public);
-        let crls = pem
-            .and_then(|pem| self.pem_blocks(file, &pem, &CRL))
-            .filter(|crls| {
-                crls.iter().enumerate().all(
-                    |(at, crl): (usize, &CertificateRevocationListDer<'_>)| {
-                        let Err(error) = webpki::BorrowedCertRevocationList::from_der(crl) else {
-                            return true;
-                        };
-                        let problem =
-                            format!("CRL {} in {} is malformed: {error}", at + 1, shown(file));
-                        self.report(
-                            file.place
-                                .error(problem, "fetch the CRL again from its issuer"),
-                        );
-                        false
-                    },
-                )
-            });
+        let crls = pem.and_then(|pem| self.pem_blocks(file, &pem, &CRL));
+        let crls = crls.filter(|crls| self.check_crls(file, crls));
         self.crls.insert(file.path.clone(), crls.clone());
         crls
+    }
+
+    /// Whether these can be anchors. Asked file by file, so that the error names the file.
+    fn check_anchors(&mut self, file: &FileSetting, anchors: &[CertificateDer<'static>]) -> bool {
+        let sources = TrustSources {
+            name: shown(file),
+            anchors: anchors.to_vec(),
+            ..TrustSources::default()
+        };
+        match TrustDomain::new(sources) {
+            Ok(domain) => {
+                for warning in domain.warnings() {
+                    let remedy = "use anchors without them, or clients without URI SANs";
+                    self.warnings.push(file.place.error(warning, remedy));
+                }
+                true
+            }
+            Err(error) => {
+                let remedy = "name a file of CA certificates only";
+                self.report(file.place.error(error.to_string(), remedy));
+                false
+            }
+        }
+    }
+
+    /// Whether these can be used; warns of those that have expired.
+    fn check_crls(
+        &mut self,
+        file: &FileSetting,
+        crls: &[CertificateRevocationListDer<'static>],
+    ) -> bool {
+        const REMEDY: &str = "replace it by what its issuer publishes now";
+        let now = self.now();
+        for (at, crl) in crls.iter().enumerate() {
+            let which = format!("CRL {} in {}", at + 1, shown(file));
+            let read = RevocationList::from_der(crl).map_err(|error| error.to_string());
+            let usable = webpki::BorrowedCertRevocationList::from_der(crl)
+                .map_err(|error| format!("it is malformed or of a kind not supported: {error}"));
+            match read.and_then(|list| usable.map(|_| list)) {
+                Ok(list) if list.next_update.is_some_and(|next| next < now) => {
+                    let problem = format!("{which}, of {}, has expired", list.issuer);
+                    self.warnings.push(file.place.error(problem, REMEDY));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.report(file.place.error(format!("{which}: {error}"), REMEDY));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Seconds since the Unix epoch, as certificates count.
+    fn now(&self) -> i64 {
+        i64::try_from(self.clock.unix().as_secs()).unwrap_or(i64::MAX)
     }
 
     /// The certificates of a PEM file, of which there must be one and all must be readable.

@@ -219,3 +219,106 @@ impl TimeProvider for CalendarTime {
         Some(UnixTime::since_unix_epoch(self.0.unix()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+    use crate::trust::domain::TrustSources;
+
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["server.test".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn route(names: &[&str]) -> Route {
+        let (chain, key) = pair();
+        let anchor = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+        let sources = TrustSources {
+            anchors: vec![anchor],
+            ..TrustSources::default()
+        };
+        Route {
+            name: "web".into(),
+            server_names: names
+                .iter()
+                .map(|name| NamePattern::parse(name).unwrap())
+                .collect(),
+            certificates: vec![load_certified_key(chain.as_bytes(), key.as_bytes()).unwrap()],
+            domain: Arc::new(TrustDomain::new(sources).unwrap()),
+        }
+    }
+
+    fn problem(routes: Vec<Route>, default_route: Option<usize>) -> String {
+        Acceptor::new(AcceptorOptions {
+            routes,
+            default_route,
+            alpn: Vec::new(),
+            min_version: MinVersion::Tls13,
+            clock: Clock::system(),
+        })
+        .unwrap_err()
+        .to_string()
+    }
+
+    #[test]
+    fn a_key_and_its_chain_belong_together() {
+        let ((chain, key), (other_chain, _)) = (pair(), pair());
+        let load = |chain: &str, key: &str| {
+            load_certified_key(chain.as_bytes(), key.as_bytes()).map(|key| key.cert.len())
+        };
+        assert_eq!(load(&format!("{chain}{other_chain}"), &key).unwrap(), 2);
+        for (chain, key, part) in [
+            (&*format!("{other_chain}{chain}"), &*key, "does not belong"),
+            ("", &key, "there is no certificate"),
+            (&key, &key, "there is no certificate"),
+            (
+                "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+                &key,
+                "is no PEM",
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                &key,
+                "malformed",
+            ),
+            (&chain, "", "there is no private key"),
+            (&chain, &chain, "there is no private key"),
+            (
+                &chain,
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                "is encrypted",
+            ),
+            (
+                &chain,
+                "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n",
+                "is encrypted",
+            ),
+            (
+                &chain,
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                "cannot be used",
+            ),
+        ] {
+            let error = load(chain, key).unwrap_err().to_string();
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn routes_that_make_no_sense_are_refused() {
+        assert!(problem(Vec::new(), None).contains("at least one route"));
+        assert!(problem(vec![route(&["a.test"])], Some(1)).contains("default route 1 of 1"));
+        assert!(problem(vec![route(&[])], None).contains("no client can reach it"));
+        let twice = vec![route(&["a.test"]), route(&["b.test", "A.test"])];
+        assert!(problem(twice, None).contains("`a.test`"));
+        let bare = Route {
+            certificates: Vec::new(),
+            ..route(&["a.test"])
+        };
+        assert!(problem(vec![bare], None).contains("has no certificate"));
+    }
+}

@@ -161,7 +161,7 @@ impl Authority {
 
 /// Whose CRL it is and from when.
 #[derive(Clone, Debug)]
-pub(super) struct RevocationList {
+pub struct RevocationList {
     pub issuer: String,
     /// Seconds since the Unix epoch.
     pub this_update: i64,

@@ -4,16 +4,19 @@
     reason = "shared by the tests and the benchmarks, which need parts of it"
 )]
 
+use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
 };
+use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType, SignatureAlgorithm,
 };
-use ringgate::block::{Block, Pool};
+use ringgate::block::Pool;
 use ringgate::clock::Clock;
 use ringgate::tls::acceptor::{MinVersion, load_certified_key};
 use ringgate::tls::{
@@ -59,12 +62,14 @@ impl Pki {
 
     /// Server and client keys of kind `algorithm`.
     pub fn with_key(algorithm: &'static SignatureAlgorithm) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
             .distinguished_name
-            .push(DnType::CommonName, "Ringgate test CA");
+            .push(DnType::CommonName, format!("Ringgate test CA {number}"));
         let anchor = params.self_signed(&key).unwrap().der().clone();
         let issuer = Issuer::new(params, key);
         let server = issue(&issuer, algorithm, Some(SERVER_NAME));
@@ -281,6 +286,20 @@ pub fn give_input(client: &mut ClientConnection, bytes: &[u8]) -> Result<(), rus
     Ok(())
 }
 
+/// Feeds `bytes` to `client` and returns the plaintext that it reads.
+pub fn read_all(client: &mut ClientConnection, bytes: &[u8]) -> Vec<u8> {
+    let mut plaintext = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        client.read_tls(&mut rest).unwrap();
+        let state = client.process_new_packets().unwrap();
+        let start = plaintext.len();
+        plaintext.resize(start + state.plaintext_bytes_to_read(), 0);
+        client.reader().read_exact(&mut plaintext[start..]).unwrap();
+    }
+    plaintext
+}
+
 /// Lets both sides talk until the handshake is done or one of them refuses. The client's bytes
 /// arrive in pieces as `split` cuts them.
 pub fn shake_hands(
@@ -347,6 +366,21 @@ impl Forger {
             sequence: secrets.0,
             explicit_nonce: !is_tls13 && *algorithm != CHACHA20_POLY1305,
             is_tls13,
+        }
+    }
+
+    /// TLS_AES_128_GCM_SHA256 keys from a traffic secret (RFC 8446 section 7.3).
+    pub fn from_traffic_secret(secret: &[u8]) -> Self {
+        let mut key = [0; 16];
+        let mut iv = [0; 12];
+        expand_label(secret, b"key", &mut key);
+        expand_label(secret, b"iv", &mut iv);
+        Self {
+            key: LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key).unwrap()),
+            iv,
+            sequence: 0,
+            explicit_nonce: false,
+            is_tls13: true,
         }
     }
 
@@ -458,7 +492,33 @@ impl Forger {
     }
 }
 
-/// A block with nothing in it.
-pub fn block(pool: &mut Pool) -> Block {
-    pool.take().unwrap()
+/// HKDF-Expand-Label with SHA-256 and no context (RFC 8446 section 7.1).
+pub fn expand_label(secret: &[u8], label: &[u8], out: &mut [u8]) {
+    struct Len(usize);
+    impl KeyType for Len {
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+    let len = u16::try_from(out.len()).unwrap().to_be_bytes();
+    let label_len = [u8::try_from(6 + label.len()).unwrap()];
+    let info = [&len[..], &label_len, b"tls13 ", label, &[0]];
+    let prk = Prk::new_less_safe(HKDF_SHA256, secret);
+    prk.expand(&info, Len(out.len()))
+        .unwrap()
+        .fill(out)
+        .unwrap();
+}
+
+/// A handshake that must fail: why, and the alert that the client saw.
+pub fn refused(
+    acceptor: &Acceptor,
+    config: ClientConfig,
+) -> (HandshakeFailure, Option<rustls::AlertDescription>) {
+    let mut client = connect(config, SERVER_NAME);
+    let mut server = Server::new(acceptor);
+    let failure = shake_hands(&mut client, &mut server, whole).unwrap_err();
+    assert_eq!(server.pool.lent(), 0, "a block is left behind");
+    let alert = alert_in(&mut client, &server.sent);
+    (failure, alert)
 }

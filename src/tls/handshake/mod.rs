@@ -14,7 +14,9 @@ use super::resolver::{self, Selection};
 use super::{Acceptor, Records};
 use crate::block::{Block, Pool};
 use crate::close_reason::CloseReason;
-use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_INPUT_MAX, RECORD_HEADER_LEN};
+use crate::limits::{
+    BLOCK_LEN, HANDSHAKE_BYTES_MAX, HANDSHAKE_INPUT_MAX, RECORD_BODY_MAX_TLS12, RECORD_HEADER_LEN,
+};
 use crate::trust::judgement::{self, Judgement};
 use crate::trust::{Authorized, Identity};
 
@@ -321,10 +323,10 @@ impl Handshake {
         let driven = judgement::enter(&mut self.judgement, || {
             resolver::enter(selection, || drive(connection, bytes, out))
         });
-        driven.map_err(|(refused, done_with)| {
+        driven.map_err(|refused| {
             if matches!(refused, Refused::ByRustls(_)) {
                 let alert = failure::alert_instead(&refused, &self.selection);
-                collect_alert(connection, &mut bytes[done_with..], out, alert);
+                collect_alert(connection, out, alert);
             }
             Ending::from_refused(refused, &self.judgement, &self.selection)
         })
@@ -375,57 +377,45 @@ impl Handshake {
     }
 }
 
-/// Lets rustls work on `bytes` until it needs more. Returns how many are done with, in failure too.
+/// Lets rustls work on `bytes` until it needs more. Returns how many are done with.
 fn drive(
     connection: &mut UnbufferedServerConnection,
     bytes: &mut [u8],
     out: &mut Block,
-) -> Result<usize, (Refused, usize)> {
+) -> Result<usize, Refused> {
     let mut done_with = 0;
     loop {
         let UnbufferedStatus { discard, state } =
             connection.process_tls_records(&mut bytes[done_with..]);
         done_with += discard;
-        let refused = match state {
-            Ok(ConnectionState::EncodeTlsData(mut data)) => match data.encode(out.unfilled()) {
-                Ok(written) => {
-                    out.commit(written);
-                    continue;
-                }
-                Err(_) => Refused::NoRoom,
-            },
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                continue;
+        match state.map_err(Refused::ByRustls)? {
+            ConnectionState::EncodeTlsData(mut data) => {
+                let written = data.encode(out.unfilled()).map_err(|_| Refused::NoRoom)?;
+                out.commit(written);
             }
-            Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => {
+            ConnectionState::TransmitTlsData(data) => data.done(),
+            ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) => {
                 return Ok(done_with);
             }
-            Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Refused::Gone,
+            ConnectionState::PeerClosed | ConnectionState::Closed => return Err(Refused::Gone),
             // Early data is off, and nothing behind the Finished is handed over.
-            Ok(_) => Refused::EarlyPlaintext,
-            Err(error) => Refused::ByRustls(error),
-        };
-        return Err((refused, done_with));
+            _ => return Err(Refused::EarlyPlaintext),
+        }
     }
 }
 
 /// Appends the alert that rustls queued when it refused; a plaintext one becomes `instead`.
 ///
-/// `bytes` is what rustls was not done with: it may hold places in it, and looking for them in
-/// anything shorter would make it panic.
+/// rustls gives what it has queued before it looks at input. It must not look at input again: it
+/// may hold places in a message that it is not given any more, and panic.
 fn collect_alert(
     connection: &mut UnbufferedServerConnection,
-    bytes: &mut [u8],
     out: &mut Block,
     instead: Option<AlertDescription>,
 ) {
-    let mut done_with = 0;
-    loop {
-        let UnbufferedStatus { discard, state } =
-            connection.process_tls_records(&mut bytes[done_with..]);
-        done_with += discard;
-        let Ok(ConnectionState::EncodeTlsData(mut data)) = state else {
+    while connection.wants_write() {
+        let status = connection.process_tls_records(&mut []);
+        let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else {
             return;
         };
         let Ok(written) = data.encode(out.unfilled()) else {
@@ -439,6 +429,9 @@ fn collect_alert(
         out.commit(written);
     }
 }
+
+// What passes the bound has room in one block.
+const _: () = assert!(HANDSHAKE_INPUT_MAX <= BLOCK_LEN);
 
 fn check_kept_len(len: usize) -> Result<(), Ending> {
     if len > HANDSHAKE_INPUT_MAX {
@@ -464,7 +457,7 @@ fn first_record(bytes: &[u8]) -> FirstRecord {
     };
     let body_len = usize::from(u16::from_be_bytes([high, low]));
     let is_known = (CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&content_type) && major == 3;
-    if !is_known || body_len > crate::limits::RECORD_BODY_MAX_TLS12 {
+    if !is_known || body_len > RECORD_BODY_MAX_TLS12 {
         return FirstRecord::Malformed;
     }
     match (RECORD_HEADER_LEN + body_len).checked_sub(bytes.len()) {

@@ -103,6 +103,11 @@ struct State {
 }
 
 impl Records {
+    /// Bytes that a connection's state takes, besides what aws-lc-rs and rustls allocate for keys
+    /// and secrets.
+    #[doc(hidden)]
+    pub const STATE_LEN: usize = size_of::<State>();
+
     /// Takes over where rustls's handshake ended. `behind` is what came after the client's
     /// Finished: [`Records::open`] opens it before its input.
     pub(super) fn new(

@@ -1,0 +1,551 @@
+//! The loop that drives many client connections on one ring, on one thread.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringgate::block::{Block, Pool};
+use ringgate::ring::{
+    Completion, Descriptor, DescriptorKind, Operation, Outcome, ReceiveEnd, Received, Ring,
+    RingError, RingOptions, Target, Token,
+};
+use rustls_pki_types::ServerName;
+
+use super::{Connection, Credentials, Progress, Recorder, Schedule, Session, Workload};
+use crate::cpu_time;
+use crate::failure::Failure;
+use crate::identity_check::{Delivered, IdentityCounts};
+use crate::statistics::Statistics;
+
+/// How often connections that hang are looked for.
+const SWEEP: Duration = Duration::from_millis(10);
+
+/// How long a slot rests after a failure, so that a server that refuses is not flooded.
+const REST: Duration = Duration::from_millis(10);
+
+/// How long a connection that has said goodbye waits for the server to do the same.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What one load thread does.
+#[derive(Clone, Debug)]
+pub struct LoadPlan {
+    pub target: SocketAddr,
+    pub server_name: ServerName<'static>,
+    pub credentials: Arc<Credentials>,
+    pub workload: Workload,
+    /// Connections of this thread.
+    pub connections: usize,
+    /// Units a second of this thread; `None` is a closed loop.
+    pub rate: Option<f64>,
+    /// When measuring begins and ends.
+    pub from: Instant,
+    pub until: Instant,
+    /// Units in all; `None` is no bound.
+    pub units_max: Option<u64>,
+    /// Number of this thread's first connection: which identity it presents.
+    pub first_connection: u64,
+    /// Where the echo upstream writes down whom it was told of.
+    pub delivered: Option<Arc<Delivered>>,
+}
+
+/// Why a load thread could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("waiting on the ring: {0}")]
+    Wait(#[from] std::io::Error),
+}
+
+/// What a load thread has to tell.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    pub statistics: Statistics,
+    pub identity: IdentityCounts,
+}
+
+/// One load thread.
+pub struct Driver {
+    ring: Ring,
+    pool: Pool,
+    plan: LoadPlan,
+    target: Target,
+    schedule: Schedule,
+    recorder: Recorder,
+    identity: IdentityCounts,
+    slots: Vec<Slot>,
+    /// Slots that a unit can begin on: empty ones, or connections that are ready.
+    idle: Vec<usize>,
+    /// Empty slots of held connections.
+    vacant: Vec<usize>,
+    connections_made: u64,
+    units_begun: u64,
+}
+
+/// Place of one connection after the other.
+#[derive(Default)]
+struct Slot {
+    live: Option<Live>,
+    /// Tells completions of this connection from those of earlier ones in the slot.
+    generation: u32,
+    /// After a failure: when to connect again.
+    rests_until: Option<Instant>,
+}
+
+struct Live {
+    connection: Connection,
+    descriptor: Descriptor,
+    connecting: Option<Operation>,
+    receiving: Option<Operation>,
+    sending: Option<Operation>,
+    number: u64,
+    identity_checked: bool,
+    /// Everything is sent, close_notify too: only the server's end is awaited.
+    lingers: bool,
+}
+
+impl Driver {
+    /// Sets the ring up; on the thread that will run.
+    pub fn new(plan: LoadPlan) -> Result<Self, DriverError> {
+        let descriptors = u32::try_from(plan.connections + 16).unwrap_or(u32::MAX);
+        let ring = Ring::new(&RingOptions {
+            descriptors,
+            ..RingOptions::default()
+        })?;
+        let recorder = Recorder {
+            statistics: Statistics::default(),
+            from: plan.from,
+            until: plan.until,
+            open_loop: plan.rate.is_some(),
+        };
+        let all: Vec<usize> = (0..plan.connections).rev().collect();
+        let (idle, vacant) = if plan.workload.handshakes {
+            (all, Vec::new())
+        } else {
+            (Vec::new(), all)
+        };
+        Ok(Self {
+            ring,
+            pool: Pool::new(plan.connections + 1, 64),
+            target: Target::Tcp(plan.target),
+            schedule: Schedule::new(plan.rate, Instant::now()),
+            recorder,
+            identity: IdentityCounts::default(),
+            slots: std::iter::repeat_with(Slot::default)
+                .take(plan.connections)
+                .collect(),
+            idle,
+            vacant,
+            connections_made: plan.first_connection,
+            units_begun: 0,
+            plan,
+        })
+    }
+
+    /// Runs until the plan's end and until the units under way have ended or hang.
+    pub fn run(mut self) -> Result<Outcomes, DriverError> {
+        let hard_stop = self.plan.until + self.plan.workload.timeout;
+        let mut next_sweep = Instant::now();
+        let mut cpu = CpuWindow::default();
+        loop {
+            let mut now = Instant::now();
+            cpu.observe(now, &self.recorder);
+            if now >= next_sweep {
+                self.sweep(now);
+                next_sweep = now + SWEEP;
+            }
+            if self.is_over(now) && (self.is_quiet() || now >= hard_stop) {
+                break;
+            }
+            self.begin_due(now);
+            let mut wake = next_sweep;
+            if let Some(due) = self.schedule.next_due()
+                && !self.idle.is_empty()
+            {
+                wake = wake.min(due);
+            }
+            now = Instant::now();
+            self.ring.wait(Some(wake.saturating_duration_since(now)))?;
+            while let Some(completion) = self.ring.next_completion() {
+                self.complete(completion, Instant::now());
+            }
+        }
+        Ok(self.finish(&cpu))
+    }
+
+    /// Whether no further unit begins.
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.plan.until
+            || self
+                .plan
+                .units_max
+                .is_some_and(|max| self.units_begun >= max)
+    }
+
+    /// Whether no unit is under way.
+    fn is_quiet(&self) -> bool {
+        self.slots.iter().all(|slot| {
+            let Some(live) = &slot.live else { return true };
+            live.connection.progress() == Progress::Ready || live.lingers
+        })
+    }
+
+    fn finish(mut self, cpu: &CpuWindow) -> Outcomes {
+        let now = Instant::now();
+        for slot in &mut self.slots {
+            // What is under way at the hard stop hangs.
+            if let Some(live) = slot.live.take()
+                && let Some(failure) = live.connection.overdue(now, Duration::ZERO)
+            {
+                self.recorder.fail(failure, now);
+            }
+        }
+        let mut statistics = self.recorder.statistics;
+        if let Some(rate) = self.plan.rate {
+            // Not negative, and far below 2^53.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let due = ((self.plan.until - self.plan.from).as_secs_f64() * rate).floor() as u64;
+            statistics.due = due;
+        } else {
+            statistics.due = statistics.begun;
+        }
+        (statistics.own_cpu, statistics.own_busy) = cpu.spent();
+        Outcomes {
+            statistics,
+            identity: self.identity,
+        }
+    }
+
+    /// Begins units that are due on slots that are idle, and connects held connections.
+    fn begin_due(&mut self, now: Instant) {
+        if self.is_over(now) {
+            return;
+        }
+        for index in std::mem::take(&mut self.vacant) {
+            self.connect(index, now, now);
+        }
+        while !self.idle.is_empty() && !self.is_over(now) {
+            let Some(due) = self.schedule.take(now) else {
+                return;
+            };
+            let Some(index) = self.idle.pop() else { return };
+            self.units_begun += 1;
+            if (self.plan.from..self.plan.until).contains(&due) {
+                self.recorder.statistics.begun += 1;
+            }
+            if self.plan.workload.handshakes {
+                self.connect(index, due, now);
+            } else {
+                self.begin_unit(index, due, now);
+            }
+        }
+    }
+
+    fn connect(&mut self, index: usize, due: Instant, now: Instant) {
+        let number = self.connections_made;
+        self.connections_made += 1;
+        let identity = self.plan.credentials.of_connection(number);
+        let session = match Session::new(&identity.config, &self.plan.server_name) {
+            Ok(session) => session,
+            Err(failure) => return self.rest(index, Some(failure), now),
+        };
+        // Only a plain descriptor knows the local address that the upstream is told of.
+        let kind = match self.plan.delivered {
+            Some(_) => DescriptorKind::Plain,
+            None => DescriptorKind::Direct,
+        };
+        let slot = &mut self.slots[index];
+        slot.generation = slot.generation.wrapping_add(1);
+        let token = token(index, slot.generation);
+        let (descriptor, connecting) = match self.ring.connect(&self.target, kind, token) {
+            Ok(connecting) => connecting,
+            Err(error) => return self.rest(index, Some(failure(&error)), now),
+        };
+        slot.live = Some(Live {
+            connection: Connection::new(session, due, now),
+            descriptor,
+            connecting: Some(connecting),
+            receiving: None,
+            sending: None,
+            number,
+            identity_checked: self.plan.delivered.is_none(),
+            lingers: false,
+        });
+    }
+
+    fn begin_unit(&mut self, index: usize, due: Instant, now: Instant) {
+        let Some(live) = &mut self.slots[index].live else {
+            return;
+        };
+        match live.connection.begin_unit(due, now, &self.plan.workload) {
+            Ok(()) => self.flush(index),
+            Err(failure) => self.end(index, Some(failure), now),
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, now: Instant) {
+        let Completion { token, outcome } = completion;
+        let Some(index) = self.find(token) else {
+            return self.complete_stale(outcome);
+        };
+        match outcome {
+            Outcome::Connected(Ok(())) => self.connected(index, now),
+            Outcome::Connected(Err(error)) => {
+                if let Some(live) = &mut self.slots[index].live {
+                    live.connecting = None;
+                }
+                self.end(index, Some(failure(&error)), now);
+            }
+            Outcome::Received { buffer, more } => self.received(index, buffer, more, now),
+            Outcome::ReceiveEnded(end) => self.receive_ended(index, end, now),
+            Outcome::Sent { block, result } => self.sent(index, block, result, now),
+            Outcome::Accepted(_) | Outcome::Woken => {}
+        }
+    }
+
+    /// The slot that a completion is for, if its connection is still there.
+    fn find(&self, token: Token) -> Option<usize> {
+        let index = usize::try_from(token.0 & u64::from(u32::MAX)).ok()?;
+        let slot = self.slots.get(index)?;
+        (u64::from(slot.generation) == token.0 >> 32 && slot.live.is_some()).then_some(index)
+    }
+
+    fn complete_stale(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Received { buffer, .. } => self.ring.give_back(buffer),
+            Outcome::Sent { block, .. } => self.pool.give(block),
+            _ => {}
+        }
+    }
+
+    fn connected(&mut self, index: usize, now: Instant) {
+        let slot = &mut self.slots[index];
+        let Some(live) = &mut slot.live else { return };
+        live.connecting = None;
+        live.connection.connected(now, &mut self.recorder);
+        live.receiving = Some(
+            self.ring
+                .receive(&live.descriptor, token(index, slot.generation)),
+        );
+        self.flush(index);
+    }
+
+    fn received(&mut self, index: usize, buffer: Received, more: bool, now: Instant) {
+        let slot = &mut self.slots[index];
+        let Some(live) = &mut slot.live else { return };
+        let before = live.connection.progress();
+        let bytes = self.ring.received(&buffer);
+        let result = live
+            .connection
+            .receive(bytes, now, &self.plan.workload, &mut self.recorder);
+        self.ring.give_back(buffer);
+        if !more {
+            let token = token(index, slot.generation);
+            live.receiving = Some(self.ring.receive(&live.descriptor, token));
+        }
+        match result {
+            Err(failure) => self.end(index, Some(failure), now),
+            Ok(progress) => {
+                self.check_identity(index, now);
+                // Tickets arrive on connections that are ready already.
+                if progress == Progress::Ready && before == Progress::Working {
+                    self.idle.push(index);
+                }
+                self.flush(index);
+            }
+        }
+    }
+
+    fn receive_ended(&mut self, index: usize, end: ReceiveEnd, now: Instant) {
+        let slot = &mut self.slots[index];
+        let Some(live) = &mut slot.live else { return };
+        live.receiving = None;
+        match end {
+            // Buffers are given back as soon as they were read, so some are free by now.
+            ReceiveEnd::BuffersExhausted | ReceiveEnd::Cancelled => {
+                let token = token(index, slot.generation);
+                live.receiving = Some(self.ring.receive(&live.descriptor, token));
+            }
+            ReceiveEnd::EndOfStream if live.connection.progress() == Progress::Finished => {
+                self.end(index, None, now);
+            }
+            ReceiveEnd::EndOfStream => self.end(index, Some(Failure::UnexpectedEof), now),
+            // After the unit was confirmed a reset takes nothing back.
+            ReceiveEnd::Failed(_) if live.connection.progress() == Progress::Finished => {
+                self.end(index, None, now);
+            }
+            ReceiveEnd::Failed(error) => self.end(index, Some(failure(&error)), now),
+        }
+    }
+
+    fn sent(
+        &mut self,
+        index: usize,
+        mut block: Block,
+        result: std::io::Result<usize>,
+        now: Instant,
+    ) {
+        let slot = &mut self.slots[index];
+        let Some(live) = &mut slot.live else { return };
+        live.sending = None;
+        match result {
+            Ok(len) => {
+                block.consume(len);
+                if block.is_empty() {
+                    self.pool.give(block);
+                    self.flush(index);
+                } else {
+                    let token = token(index, slot.generation);
+                    live.sending = Some(self.ring.send(&live.descriptor, block, token));
+                }
+            }
+            Err(error) => {
+                self.pool.give(block);
+                // The alert that explains a reset may wait to be read: the receive tells.
+                if live.receiving.is_none() || live.connection.progress() == Progress::Finished {
+                    self.end(index, Some(failure(&error)), now);
+                }
+            }
+        }
+    }
+
+    /// Sends what the session has queued; one send at a time. Closing at once behind close_notify
+    /// would reset the connection under the server's own close_notify, so its end is awaited.
+    fn flush(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let Some(live) = &mut slot.live else { return };
+        if live.sending.is_some() {
+            return;
+        }
+        if live.connection.wants_output() {
+            // There are as many blocks as slots.
+            let Some(mut block) = self.pool.take() else {
+                return;
+            };
+            live.connection.take_output(&mut block);
+            let token = token(index, slot.generation);
+            live.sending = Some(self.ring.send(&live.descriptor, block, token));
+        } else if live.connection.progress() == Progress::Finished {
+            live.lingers = true;
+        }
+    }
+
+    /// After the first unit of a connection: was the upstream told of this client?
+    fn check_identity(&mut self, index: usize, now: Instant) {
+        let (Some(live), Some(delivered)) = (&mut self.slots[index].live, &self.plan.delivered)
+        else {
+            return;
+        };
+        if live.identity_checked || live.connection.units_done() == 0 {
+            return;
+        }
+        live.identity_checked = true;
+        let presented = self.plan.credentials.of_connection(live.number);
+        let matched = live.descriptor.local_address().is_ok_and(|local| {
+            delivered.matches(
+                &local,
+                presented.fingerprint.as_ref(),
+                presented.spiffe_id.as_deref(),
+            )
+        });
+        self.identity.count(matched);
+        if !matched {
+            self.recorder.fail(Failure::IdentityMismatch, now);
+        }
+    }
+
+    /// Ends connections that hang.
+    fn sweep(&mut self, now: Instant) {
+        for index in 0..self.slots.len() {
+            let Some(live) = &self.slots[index].live else {
+                continue;
+            };
+            if let Some(failure) = live.connection.overdue(now, self.plan.workload.timeout) {
+                self.end(index, Some(failure), now);
+            } else if live.connection.is_left_alone(now, LINGER) {
+                self.end(index, None, now);
+            }
+        }
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            if slot.rests_until.is_some_and(|until| until <= now) {
+                slot.rests_until = None;
+                if self.plan.workload.handshakes {
+                    self.idle.push(index);
+                } else {
+                    self.vacant.push(index);
+                }
+            }
+        }
+    }
+
+    /// Closes a connection, with the reason where it failed.
+    fn end(&mut self, index: usize, failure: Option<Failure>, now: Instant) {
+        if let Some(live) = self.slots[index].live.take() {
+            let operations = [live.connecting, live.receiving, live.sending];
+            for operation in operations.into_iter().flatten() {
+                self.ring.cancel(operation);
+            }
+            self.ring.close(live.descriptor);
+        }
+        if !self.plan.workload.handshakes {
+            self.idle.retain(|&idle| idle != index);
+        }
+        self.rest(index, failure, now);
+    }
+
+    /// Frees an empty slot, after a rest where it failed.
+    fn rest(&mut self, index: usize, failure: Option<Failure>, now: Instant) {
+        match failure {
+            Some(failure) => {
+                self.recorder.fail(failure, now);
+                self.slots[index].rests_until = Some(now + REST);
+            }
+            None if self.plan.workload.handshakes => self.idle.push(index),
+            None => {}
+        }
+    }
+}
+
+fn token(index: usize, generation: u32) -> Token {
+    Token(u64::from(generation) << 32 | index as u64)
+}
+
+fn failure(error: &std::io::Error) -> Failure {
+    Failure::from_errno(error.raw_os_error().unwrap_or_default())
+}
+
+/// The thread's own CPU time between the beginning and the end of measuring.
+#[derive(Debug, Default)]
+struct CpuWindow {
+    began: Option<(Instant, Duration)>,
+    ended: Option<(Instant, Duration)>,
+}
+
+impl CpuWindow {
+    fn observe(&mut self, now: Instant, recorder: &Recorder) {
+        if self.began.is_none() && now >= recorder.from {
+            self.began = Some((now, cpu_time::of_this_thread()));
+        }
+        if self.ended.is_none() && now >= recorder.until {
+            self.ended = Some((now, cpu_time::of_this_thread()));
+        }
+    }
+
+    /// CPU time and its share of the time that passed.
+    fn spent(&self) -> (Duration, f64) {
+        let (Some(began), Some(ended)) = (self.began, self.ended) else {
+            return Default::default();
+        };
+        let cpu = ended.1.saturating_sub(began.1);
+        let passed = (ended.0 - began.0).as_secs_f64();
+        (
+            cpu,
+            if passed > 0.0 {
+                cpu.as_secs_f64() / passed
+            } else {
+                0.0
+            },
+        )
+    }
+}

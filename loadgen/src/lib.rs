@@ -1,0 +1,30 @@
+//! Capacity questions about mutual TLS, answered from measurements.
+//!
+//! In the order of use:
+//!
+//! - [`cli`]: the command line; [`units`] and [`threshold`] read what people write there
+//! - [`demo`] and [`run_command`]: what the commands do; [`terminator`] starts one for the demo
+//! - [`pki`]: a test PKI in memory and in files
+//! - [`echo`]: the embedded upstream; [`proxy_header`] reads what it is told and
+//!   [`identity_check`] compares that with what was presented
+//! - [`run`]: one measured run; [`client`]: the connections of a load thread
+//! - [`statistics`], [`failure`], [`cpu_time`], [`floor`]: what is measured, and beside what
+//! - [`report`]: the table and the JSON
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod client;
+pub mod cpu_time;
+pub mod demo;
+pub mod echo;
+pub mod failure;
+pub mod floor;
+pub mod identity_check;
+pub mod pki;
+pub mod proxy_header;
+pub mod report;
+pub mod run;
+pub mod run_command;
+pub mod statistics;
+pub mod threshold;
+pub mod units;

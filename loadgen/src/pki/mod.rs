@@ -1,0 +1,343 @@
+//! A test PKI: a server, its CA, the clients' CA, clients with SPIFFE IDs, and clients that must be
+//! refused. In memory for the demo, in files for `pki DIR`.
+
+mod files;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SanType,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::{Duration, OffsetDateTime};
+
+pub use files::{load_anchors, load_credential, load_pool, write};
+
+/// The trust domain of the SPIFFE IDs in generated client certificates.
+pub const TRUST_DOMAIN: &str = "demo.example";
+
+/// Clients that one call generates at most.
+pub const CLIENTS_MAX: u32 = 1_000_000;
+
+/// The kind of every key in a PKI.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum KeyKind {
+    Ed25519,
+    #[default]
+    P256,
+    Rsa2048,
+}
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct PkiOptions {
+    /// Clients with good certificates.
+    pub clients: u32,
+    /// Clients whose certificate ended yesterday.
+    pub expired: u32,
+    /// Whether an intermediate CA stands between each root and its leaves.
+    pub intermediate: bool,
+    pub key: KeyKind,
+    /// A DNS name or an IP address; `localhost` and the loopback addresses come on top.
+    pub server_name: String,
+    /// Clients whose certificate comes from another CA with the same name.
+    pub wrong_ca: u32,
+}
+
+impl Default for PkiOptions {
+    fn default() -> Self {
+        Self {
+            clients: 1,
+            expired: 0,
+            intermediate: false,
+            key: KeyKind::default(),
+            server_name: format!("ringgate.{TRUST_DOMAIN}"),
+            wrong_ca: 0,
+        }
+    }
+}
+
+/// A certificate chain and its key.
+#[derive(Debug)]
+pub struct Credential {
+    /// File name without its extension, as in `client-1`.
+    pub name: String,
+    /// The URI SAN of a generated client; `None` for servers and for what came from files.
+    pub spiffe_id: Option<String>,
+    /// Leaf first, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Credential {
+    /// SHA-256 of the leaf's DER.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut fingerprint = [0; 32];
+        if let Some(leaf) = self.chain.first() {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
+            fingerprint.copy_from_slice(digest.as_ref());
+        }
+        fingerprint
+    }
+}
+
+/// A whole PKI in memory.
+#[derive(Debug)]
+pub struct Pki {
+    /// What clients trust.
+    pub server_ca: CertificateDer<'static>,
+    pub server: Credential,
+    /// What the terminator trusts.
+    pub client_ca: CertificateDer<'static>,
+    pub clients: Vec<Credential>,
+    pub expired: Vec<Credential>,
+    pub wrong_ca: Vec<Credential>,
+}
+
+/// Why a PKI could not be made, written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    #[error("{0} certificates asked for, at most {CLIENTS_MAX} at a time")]
+    TooMany(u64),
+    #[error("{0:?} is no DNS name and no IP address")]
+    ServerName(String),
+    #[error("cannot make a certificate: {0}")]
+    Generate(#[from] rcgen::Error),
+    #[error("{path}: {reason}; {remedy}")]
+    File {
+        path: String,
+        reason: String,
+        remedy: &'static str,
+    },
+}
+
+impl Pki {
+    /// Makes the keys and certificates that `options` ask for. Leaves live 30 days.
+    pub fn generate(options: &PkiOptions) -> Result<Self, PkiError> {
+        let asked: u64 = [options.clients, options.expired, options.wrong_ca]
+            .into_iter()
+            .map(u64::from)
+            .sum();
+        if asked > u64::from(CLIENTS_MAX) {
+            return Err(PkiError::TooMany(asked));
+        }
+        let server_ca = Authority::generate("Ringgate demo server CA", options)?;
+        let client_ca = Authority::generate("Ringgate demo client CA", options)?;
+        let mut pki = Self {
+            server: server_ca.sign_server(options)?,
+            server_ca: server_ca.root.der().clone(),
+            clients: client_ca.sign_clients("client", options.clients, LIVE_DAYS, options.key)?,
+            expired: client_ca.sign_clients("expired", options.expired, -1, options.key)?,
+            client_ca: client_ca.root.der().clone(),
+            wrong_ca: Vec::new(),
+        };
+        if options.wrong_ca > 0 {
+            // The same name and another key: only the signature tells the two CAs apart.
+            let wrong_ca = Authority::generate("Ringgate demo client CA", options)?;
+            pki.wrong_ca =
+                wrong_ca.sign_clients("wrong-ca", options.wrong_ca, LIVE_DAYS, options.key)?;
+        }
+        Ok(pki)
+    }
+}
+
+const LIVE_DAYS: i64 = 30;
+
+/// A root and, where asked for, the intermediate that signs in its place.
+struct Authority {
+    root: CertifiedIssuer<'static, KeyPair>,
+    intermediate: Option<CertifiedIssuer<'static, KeyPair>>,
+}
+
+impl Authority {
+    fn generate(name: &str, options: &PkiOptions) -> Result<Self, PkiError> {
+        let root = CertifiedIssuer::self_signed(
+            authority_params(name, BasicConstraints::Unconstrained),
+            generate_key(options.key)?,
+        )?;
+        let intermediate = options.intermediate.then(|| {
+            let params = authority_params(
+                &format!("{name}, intermediate"),
+                BasicConstraints::Constrained(0),
+            );
+            Ok::<_, PkiError>(CertifiedIssuer::signed_by(
+                params,
+                generate_key(options.key)?,
+                &root,
+            )?)
+        });
+        let intermediate = intermediate.transpose()?;
+        Ok(Self { root, intermediate })
+    }
+
+    fn sign(&self, params: &CertificateParams, key: KeyKind) -> Result<SignedLeaf, PkiError> {
+        let key = generate_key(key)?;
+        let issuer = self.intermediate.as_ref().unwrap_or(&self.root);
+        let mut chain = vec![params.signed_by(&key, issuer)?.der().clone()];
+        chain.extend(
+            self.intermediate
+                .as_ref()
+                .map(|issuer| issuer.der().clone()),
+        );
+        Ok((chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
+    }
+
+    fn sign_server(&self, options: &PkiOptions) -> Result<Credential, PkiError> {
+        let mut names = vec![options.server_name.clone()];
+        for local in ["localhost", "127.0.0.1", "::1"] {
+            if options.server_name != local {
+                names.push(local.to_owned());
+            }
+        }
+        let bad_name = || PkiError::ServerName(options.server_name.clone());
+        rustls_pki_types::ServerName::try_from(options.server_name.as_str())
+            .map_err(|_| bad_name())?;
+        let mut params = CertificateParams::new(names).map_err(|_| bad_name())?;
+        leaf_params(
+            &mut params,
+            &options.server_name,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        );
+        live_for(&mut params, LIVE_DAYS);
+        let (chain, key) = self.sign(&params, options.key)?;
+        Ok(Credential {
+            name: "server".to_owned(),
+            spiffe_id: None,
+            chain,
+            key,
+        })
+    }
+
+    fn sign_clients(
+        &self,
+        kind: &str,
+        count: u32,
+        days: i64,
+        key: KeyKind,
+    ) -> Result<Vec<Credential>, PkiError> {
+        let sign = |number| {
+            let spiffe_id = format!("spiffe://{TRUST_DOMAIN}/{kind}/{number}");
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![SanType::URI(spiffe_id.as_str().try_into()?)];
+            let name = format!("{kind}-{number}");
+            leaf_params(&mut params, &name, ExtendedKeyUsagePurpose::ClientAuth);
+            live_for(&mut params, days);
+            let (chain, key) = self.sign(&params, key)?;
+            Ok(Credential {
+                name,
+                spiffe_id: Some(spiffe_id),
+                chain,
+                key,
+            })
+        };
+        (1..=count).map(sign).collect()
+    }
+}
+
+type SignedLeaf = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn generate_key(kind: KeyKind) -> Result<KeyPair, PkiError> {
+    Ok(KeyPair::generate_for(match kind {
+        KeyKind::Ed25519 => &PKCS_ED25519,
+        KeyKind::P256 => &PKCS_ECDSA_P256_SHA256,
+        KeyKind::Rsa2048 => &PKCS_RSA_SHA256,
+    })?)
+}
+
+fn authority_params(name: &str, constraints: BasicConstraints) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(constraints);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    live_for(&mut params, 10 * LIVE_DAYS);
+    params
+}
+
+fn leaf_params(params: &mut CertificateParams, name: &str, purpose: ExtendedKeyUsagePurpose) {
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![purpose];
+    params.use_authority_key_identifier_extension = true;
+}
+
+/// Valid until `days` from now; a negative number makes it expired. The start lies far enough back
+/// for hosts whose clocks disagree.
+fn live_for(params: &mut CertificateParams, days: i64) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - Duration::days(2);
+    params.not_after = now + Duration::days(days);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::RootCertStore;
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::server::danger::ClientCertVerifier;
+    use rustls_pki_types::UnixTime;
+
+    use super::*;
+
+    fn verifier(anchor: &CertificateDer<'static>) -> Arc<dyn ClientCertVerifier> {
+        let mut roots = RootCertStore::empty();
+        roots.add(anchor.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn good_clients_verify_and_bad_ones_do_not() {
+        for (key, intermediate) in [
+            (KeyKind::P256, false),
+            (KeyKind::P256, true),
+            (KeyKind::Ed25519, true),
+            (KeyKind::Rsa2048, false),
+        ] {
+            let options = PkiOptions {
+                clients: 2,
+                expired: 1,
+                wrong_ca: 1,
+                key,
+                intermediate,
+                ..PkiOptions::default()
+            };
+            let pki = Pki::generate(&options).unwrap();
+            let verifier = verifier(&pki.client_ca);
+            let verify = |credential: &Credential| {
+                let (leaf, rest) = credential.chain.split_first().unwrap();
+                verifier
+                    .verify_client_cert(leaf, rest, UnixTime::now())
+                    .map(|_| ())
+            };
+            assert!(pki.clients.iter().all(|client| verify(client).is_ok()));
+            let expired = format!("{:?}", verify(&pki.expired[0]).unwrap_err());
+            assert!(expired.contains("Expired"), "{expired}");
+            assert!(verify(&pki.wrong_ca[0]).is_err());
+            assert!(
+                verify(&pki.server).is_err(),
+                "a server certificate is not for clients"
+            );
+            assert_eq!(
+                pki.clients[1].spiffe_id.as_deref(),
+                Some("spiffe://demo.example/client/2")
+            );
+            assert_ne!(pki.clients[0].fingerprint(), pki.clients[1].fingerprint());
+            assert_eq!(pki.clients[0].chain.len(), if intermediate { 2 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused() {
+        let options = PkiOptions {
+            server_name: "no name".to_owned(),
+            ..PkiOptions::default()
+        };
+        assert!(matches!(
+            Pki::generate(&options),
+            Err(PkiError::ServerName(_))
+        ));
+    }
+}

@@ -1,0 +1,254 @@
+//! What a person and what a program sees of a result.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::identity_check::IdentityCounts;
+use crate::run::Measured;
+
+/// Prints for people. A reader that has gone, as `head` does, is no error.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// What is counted in a phase.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unit {
+    /// A byte in one direction: an echo of n bytes counts 2 n.
+    Byte,
+    Handshake,
+    Request,
+}
+
+/// A phase as it is printed and written.
+#[derive(Clone, Debug, Serialize)]
+pub struct Phase {
+    pub name: String,
+    /// Units a second.
+    pub confirmed_per_s: f64,
+    /// `None` where the server's CPU time is not known or nothing was confirmed.
+    pub server_cpu_us_per_unit: Option<f64>,
+    pub floor_us: Option<f64>,
+    pub floor_ratio: Option<f64>,
+    /// Of a handshake, a request or a whole echo; from the due moment with a rate. `None` where
+    /// there are too few samples.
+    pub p50_us: Option<f64>,
+    pub p99_us: Option<f64>,
+    pub p999_us: Option<f64>,
+    pub errors: BTreeMap<String, u64>,
+    #[serde(skip)]
+    pub unit: Unit,
+}
+
+impl Phase {
+    /// The figures of `measured`; `floor_us` is the cryptography of one unit.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn new(name: &str, unit: Unit, measured: &Measured, floor_us: Option<f64>) -> Self {
+        let statistics = &measured.statistics;
+        let units = match unit {
+            Unit::Byte => statistics.bytes,
+            Unit::Handshake | Unit::Request => statistics.confirmed,
+        };
+        let server_cpu_us_per_unit = measured.server_cpu_us_per(units);
+        let latency = statistics.latency();
+        let errors = &statistics.errors;
+        Self {
+            name: name.to_owned(),
+            confirmed_per_s: units as f64 / measured.duration.as_secs_f64(),
+            server_cpu_us_per_unit,
+            floor_us,
+            floor_ratio: server_cpu_us_per_unit
+                .zip(floor_us)
+                .map(|(cpu, floor)| cpu / floor),
+            p50_us: latency.quantile_us(0.5),
+            p99_us: latency.quantile_us(0.99),
+            p999_us: latency.quantile_us(0.999),
+            errors: errors
+                .iter()
+                .map(|(failure, count)| (failure.to_string(), *count))
+                .collect(),
+            unit,
+        }
+    }
+}
+
+/// A whole result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub phases: Vec<Phase>,
+    pub identity: IdentityCounts,
+    pub verdict: String,
+}
+
+impl Report {
+    /// Writes it as JSON.
+    pub fn write_json(&self, path: &Path) -> Result<(), String> {
+        let text = serde_json::to_string_pretty(self).map_err(|error| error.to_string());
+        text.and_then(|text| std::fs::write(path, text + "\n").map_err(|error| error.to_string()))
+            .map_err(|error| {
+                format!(
+                    "{}: {error}; name a file that can be written",
+                    path.display()
+                )
+            })
+    }
+
+    /// The table for people.
+    pub fn table(&self) -> String {
+        const HEADS: [&str; 8] = [
+            "",
+            "confirmed/s",
+            "p50",
+            "p99",
+            "p99.9",
+            "server CPU",
+            "crypto floor",
+            "ratio",
+        ];
+        let rows: Vec<[String; 8]> = self.phases.iter().map(row).collect();
+        let width = |column: usize| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.chain([HEADS[column].len()]).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
+        let mut table = String::new();
+        for row in std::iter::once(HEADS.map(str::to_owned)).chain(rows.iter().cloned()) {
+            let mut line = format!("{:<1$}", row[0], widths[0]);
+            for (cell, width) in row.iter().zip(&widths).skip(1) {
+                // Writing to a string does not fail.
+                let _ = write!(line, "  {cell:>width$}");
+            }
+            table.push_str(line.trim_end());
+            table.push('\n');
+        }
+        for phase in &self.phases {
+            for (failure, count) in &phase.errors {
+                let _ = writeln!(table, "{}: {count} times {failure}", phase.name);
+            }
+        }
+        table
+    }
+}
+
+fn row(phase: &Phase) -> [String; 8] {
+    let cost = |us: Option<f64>| match us {
+        None => "-".to_owned(),
+        Some(us) if phase.unit == Unit::Byte => format!("{:.3} ns/byte", us * 1e3),
+        Some(us) if us < 10.0 => format!("{us:.2} µs"),
+        Some(us) => format!("{us:.1} µs"),
+    };
+    let rate = match phase.unit {
+        Unit::Byte => format!("{:.2} GB", phase.confirmed_per_s / 1e9),
+        Unit::Handshake | Unit::Request => format!("{:.0}", phase.confirmed_per_s),
+    };
+    [
+        phase.name.clone(),
+        rate,
+        latency(phase.p50_us),
+        latency(phase.p99_us),
+        latency(phase.p999_us),
+        cost(phase.server_cpu_us_per_unit),
+        cost(phase.floor_us),
+        phase
+            .floor_ratio
+            .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}")),
+    ]
+}
+
+fn latency(us: Option<f64>) -> String {
+    match us {
+        None => "-".to_owned(),
+        Some(us) if us < 1e3 => format!("{us:.0} µs"),
+        Some(us) if us < 1e6 => format!("{:.2} ms", us / 1e3),
+        Some(us) => format!("{:.2} s", us / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::failure::Failure;
+
+    fn report() -> Report {
+        let mut measured = Measured {
+            duration: Duration::from_secs(2),
+            server_cpu: Some(Duration::from_secs(1)),
+            ..Measured::default()
+        };
+        measured.statistics.confirmed = 10_000;
+        measured.statistics.bytes = 2_000_000_000;
+        for _ in 0..10_000 {
+            measured.statistics.plain.record(Duration::from_micros(500));
+        }
+        measured.statistics.fail(Failure::TlsTimeout);
+        let phases = vec![
+            Phase::new("full handshakes", Unit::Handshake, &measured, Some(50.0)),
+            Phase::new("bulk", Unit::Byte, &measured, Some(5e-5)),
+        ];
+        let identity = IdentityCounts {
+            checked: 2,
+            mismatched: 0,
+        };
+        Report {
+            phases,
+            identity,
+            verdict: "held".to_owned(),
+        }
+    }
+
+    #[test]
+    fn json_has_exactly_the_agreed_fields() {
+        let json: serde_json::Value = serde_json::to_value(report()).unwrap();
+        let keys = |value: &serde_json::Value| {
+            value
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(keys(&json), set(&["phases", "identity", "verdict"]));
+        assert_eq!(keys(&json["identity"]), set(&["checked", "mismatched"]));
+        let phase = &json["phases"][0];
+        let fields = [
+            "name",
+            "confirmed_per_s",
+            "server_cpu_us_per_unit",
+            "floor_us",
+            "floor_ratio",
+            "p50_us",
+            "p99_us",
+            "p999_us",
+            "errors",
+        ];
+        assert_eq!(keys(phase), set(&fields));
+        assert_eq!(phase["confirmed_per_s"], 5_000.0);
+        assert_eq!(phase["server_cpu_us_per_unit"], 100.0);
+        assert_eq!(phase["floor_ratio"], 2.0);
+        assert_eq!(phase["errors"]["tls_timeout"], 1);
+        assert_eq!(
+            json["phases"][1]["server_cpu_us_per_unit"], 5e-4,
+            "µs for one byte"
+        );
+    }
+
+    #[test]
+    fn the_table_shows_every_phase_with_its_unit() {
+        let table = report().table();
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[1].starts_with("full handshakes") && lines[1].contains("100.0 µs"));
+        assert!(
+            lines[2].contains("0.500 ns/byte") && lines[2].contains("1.00 GB"),
+            "{table}"
+        );
+        assert_eq!(lines[3], "full handshakes: 1 times tls_timeout");
+    }
+}

@@ -1,0 +1,167 @@
+//! Durations, sizes, rates and ratios as people write them on a command line.
+
+use std::time::Duration;
+
+/// Why a text is no quantity.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{text:?} is no {what}; write it as in {example}")]
+pub struct UnitError {
+    text: String,
+    what: &'static str,
+    example: &'static str,
+}
+
+/// `10s`, `500ms`, `20us`, `2m`, `1h`, `100ns`. At most a day.
+pub fn duration(text: &str) -> Result<Duration, UnitError> {
+    const DAY_SECONDS: f64 = 86_400.0;
+    let wrong = || UnitError {
+        text: text.to_owned(),
+        what: "duration",
+        example: "10s or 500ms",
+    };
+    let (number, unit) = split(text).ok_or_else(wrong)?;
+    let scale = match unit {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let seconds = number * scale;
+    if seconds > DAY_SECONDS {
+        Err(wrong())
+    } else {
+        Ok(Duration::from_secs_f64(seconds))
+    }
+}
+
+/// `512`, `1KiB`, `64KiB`, `1MiB`, `1kB`. At least one byte, at most 64 MiB.
+pub fn size(text: &str) -> Result<usize, UnitError> {
+    const SIZE_MAX: u64 = 64 << 20;
+    let wrong = || UnitError {
+        text: text.to_owned(),
+        what: "size from 1 byte to 64MiB",
+        example: "1KiB or 64KiB",
+    };
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale: u64 = match unit {
+        "" | "B" => 1,
+        "kB" => 1_000,
+        "K" | "KiB" => 1 << 10,
+        "MB" => 1_000_000,
+        "M" | "MiB" => 1 << 20,
+        _ => return Err(wrong()),
+    };
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(scale));
+    let bytes = bytes
+        .filter(|bytes| (1..=SIZE_MAX).contains(bytes))
+        .ok_or_else(wrong)?;
+    usize::try_from(bytes).map_err(|_| wrong())
+}
+
+/// `5000`, `50k`, `1.5k`: units a second, more than none and at most 100 million.
+pub fn rate(text: &str) -> Result<f64, UnitError> {
+    let wrong = || UnitError {
+        text: text.to_owned(),
+        what: "rate a second",
+        example: "5000 or 5k",
+    };
+    let (number, unit) = split(text).ok_or_else(wrong)?;
+    let scale = match unit {
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        _ => return Err(wrong()),
+    };
+    let rate = number * scale;
+    if rate > 0.0 && rate <= 1e8 {
+        Ok(rate)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// `0.1%` or `0.001`; from 0 to 1.
+pub fn ratio(text: &str) -> Result<f64, UnitError> {
+    let wrong = || UnitError {
+        text: text.to_owned(),
+        what: "ratio",
+        example: "0.1% or 0.001",
+    };
+    let (number, unit) = split(text).ok_or_else(wrong)?;
+    let ratio = match unit {
+        "" => number,
+        "%" => number / 100.0,
+        _ => return Err(wrong()),
+    };
+    if ratio <= 1.0 {
+        Ok(ratio)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// A decimal number that is not negative, and what follows it.
+fn split(text: &str) -> Option<(f64, &str)> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    Some((number.parse().ok()?, unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read() {
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("1.5ms"), Ok(Duration::from_micros(1_500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(size("1KiB"), Ok(1024));
+        assert_eq!(size("64"), Ok(64));
+        assert_eq!(rate("1.5k"), Ok(1500.0));
+        assert_eq!(ratio("0.5%"), Ok(0.005));
+        assert_eq!(ratio("0.99"), Ok(0.99));
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for text in [
+            "", "s", "10", "10 s", "-1s", "1d", "1e9s", "25h", ".s", "NaNs", "infs",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "-1",
+            "1.5KiB",
+            "65MiB",
+            "99999999999999999999",
+            "KiB",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        for text in ["0", "-5", "k", "1G", "200M"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        for text in ["1.01", "101%", "5x"] {
+            assert!(ratio(text).is_err(), "{text}");
+        }
+        let message = duration("10").unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "\"10\" is no duration; write it as in 10s or 500ms"
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! Small TLS servers, a thread per connection.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ringgate_loadgen::pki::Pki;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+/// What a server does with its connections.
+#[derive(Clone, Copy, Debug)]
+pub enum Behaviour {
+    /// Shakes hands and answers nothing.
+    Deaf,
+    Echo,
+    EchoAfter(Duration),
+    /// Shakes hands and closes TCP.
+    HangUp,
+    /// Accepts and never speaks.
+    Silent,
+    WrongEcho,
+}
+
+pub struct Server {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+}
+
+impl Server {
+    pub fn start(pki: &Pki, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (config, stopped) = (config(pki), stop.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::Acquire) {
+                    return;
+                }
+                let (stream, config) = (stream.unwrap(), config.clone());
+                std::thread::spawn(move || drop(serve(stream, config, behaviour)));
+            }
+        });
+        Self { address, stop }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn config(pki: &Pki) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(pki.client_ca.clone()).unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_client_cert_verifier(verifier.unwrap())
+        .with_single_cert(pki.server.chain.clone(), pki.server.key.clone_key());
+    Arc::new(config.unwrap())
+}
+
+fn serve(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    behaviour: Behaviour,
+) -> std::io::Result<()> {
+    let limit = Some(Duration::from_secs(20));
+    stream.set_read_timeout(limit)?;
+    stream.set_nodelay(true)?;
+    let mut raw = stream.try_clone()?;
+    if let Behaviour::Silent = behaviour {
+        while raw.read(&mut [0; 1024])? > 0 {}
+        return Ok(());
+    }
+    let session = ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut tls = StreamOwned::new(session, stream);
+    while tls.conn.is_handshaking() {
+        if tls.conn.complete_io(&mut tls.sock).is_err() {
+            // The alert went out; what the client sent behind its Finished must be read, or the
+            // close becomes a reset.
+            while raw.read(&mut [0; 1024])? > 0 {}
+            return Ok(());
+        }
+    }
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let len = match behaviour {
+            Behaviour::HangUp => return Ok(()),
+            _ => tls.read(&mut buffer)?,
+        };
+        match behaviour {
+            _ if len == 0 => {
+                tls.conn.send_close_notify();
+                return tls.conn.complete_io(&mut tls.sock).map(drop);
+            }
+            Behaviour::Deaf => continue,
+            Behaviour::EchoAfter(pause) => std::thread::sleep(pause),
+            Behaviour::WrongEcho => buffer[0] ^= 1,
+            Behaviour::Echo | Behaviour::HangUp | Behaviour::Silent => {}
+        }
+        tls.write_all(&buffer[..len])?;
+        tls.flush()?;
+    }
+}

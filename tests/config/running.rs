@@ -1,0 +1,250 @@
+//! `ringgate run` as a user runs it: what it logs, and how it ends.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls_pki_types::PrivateKeyDer;
+use time::OffsetDateTime;
+
+use crate::front_with;
+use crate::pki::{Leaf, client_with, uri};
+use crate::scratch::Scratch;
+
+/// A running program; killed when dropped.
+struct Running {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    address: SocketAddr,
+}
+
+impl Running {
+    /// On a free port, one shard, JSON lines, one rule that lets `spiffe://x/in` in.
+    fn start(scratch: &Scratch, upstream: &str, more: &str) -> Self {
+        let text = front_with("address", "address = \"127.0.0.1:0\"")
+            .replace("127.0.0.1:8080", upstream)
+            .replace("{ any = true }", "{ uri = \"spiffe://x/in\" }")
+            + more
+            + "\n[shards]\ncount = 1\n[limits]\nconnections = 64\n[log]\nformat = \"json\"\n";
+        scratch.write("ringgate.toml", text);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let address = "0.0.0.0:0".parse().unwrap();
+        let mut running = Self {
+            child,
+            log,
+            address,
+        };
+        let line = running.line_with("listening");
+        running.address = field(&line, "address").parse().unwrap();
+        running
+    }
+
+    /// Reads the log up to a line with `part`.
+    #[track_caller]
+    fn line_with(&mut self, part: &str) -> String {
+        let mut seen = String::new();
+        loop {
+            let before = seen.len();
+            let len = self.log.read_line(&mut seen).unwrap();
+            assert!(len > 0, "the log ended without `{part}`:\n{seen}");
+            if seen[before..].contains(part) {
+                return seen.split_off(before);
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// A client that has sent a byte and may or may not have been let in.
+    fn connect(&self, scratch: &Scratch, client: Option<&Leaf>) -> Stream {
+        let mut roots = RootCertStore::empty();
+        roots.add(scratch.ca.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match client {
+            Some(leaf) => {
+                let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).unwrap();
+                config
+                    .with_client_auth_cert(vec![leaf.certificate.clone()], key)
+                    .unwrap()
+            }
+            None => config.with_no_client_auth(),
+        };
+        let name = ServerName::try_from("server.example").unwrap();
+        let tls = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut stream = StreamOwned::new(tls, TcpStream::connect(self.address).unwrap());
+        // A client's write may race with the refusal.
+        let _ = stream.write_all(b"x");
+        stream
+    }
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The string value of a field of a JSON line.
+fn field<'l>(line: &'l str, name: &str) -> &'l str {
+    let start = format!("\"{name}\":\"");
+    let at = line
+        .find(&start)
+        .unwrap_or_else(|| panic!("no {name} in {line}"))
+        + start.len();
+    &line[at..at + line[at..].find('"').unwrap()]
+}
+
+/// Valid by the real clock, which the program goes by.
+fn scratch() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.write_leaf("server", &scratch.server(valid_now));
+    scratch
+}
+
+fn valid_now(params: &mut rcgen::CertificateParams) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - std::time::Duration::from_secs(3600);
+    params.not_after = now + std::time::Duration::from_secs(3600);
+}
+
+fn client(scratch: &Scratch, id: &str) -> Leaf {
+    let mut params = client_with("a client", vec![uri(id)]);
+    valid_now(&mut params);
+    scratch.ca.issue(params)
+}
+
+#[test]
+fn refused_clients_are_one_line_each() {
+    let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = upstream.local_addr().unwrap().to_string();
+    let mut running = Running::start(&scratch, &address, "");
+    let mut stream = running.connect(&scratch, None);
+    assert!(stream.read(&mut [0]).is_err());
+    let line = running.line_with("client refused");
+    assert_eq!(field(&line, "reason"), "certificate_missing");
+    assert_eq!(
+        field(&line, "peer"),
+        stream.sock.local_addr().unwrap().to_string()
+    );
+
+    let mut stream = running.connect(&scratch, Some(&client(&scratch, "spiffe://x/out")));
+    assert!(stream.read(&mut [0]).is_err());
+    let line = running.line_with("client refused");
+    for (name, value) in [
+        ("reason", "policy_unmatched"),
+        ("level", "WARN"),
+        ("listener", "127.0.0.1:0"),
+        ("subject", "CN=a client"),
+        ("sans", "URI:spiffe://x/out"),
+        ("issuer", "CN=clients' CA"),
+        ("server_name", "server.example"),
+    ] {
+        assert_eq!(field(&line, name), value);
+    }
+    assert!(!field(&line, "serial").is_empty());
+    upstream.set_nonblocking(true).unwrap();
+    let accepted = upstream.accept();
+    assert!(accepted.is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+}
+
+#[test]
+fn the_first_sigterm_drains_and_the_second_ends_at_once() {
+    let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = upstream.local_addr().unwrap().to_string();
+    let off = "proxy_protocol = \"off\"\n[drain]\ntimeout = \"1h\"";
+    let mut running = Running::start(&scratch, &address, off);
+    let mut stream = running.connect(&scratch, Some(&client(&scratch, "spiffe://x/in")));
+    let (mut served, _) = upstream.accept().unwrap();
+    served.read_exact(&mut [0]).unwrap();
+
+    running.signal("HUP");
+    running.line_with("reload is not supported yet");
+    running.signal("TERM");
+    running.line_with("draining");
+    // What is open goes on.
+    served.write_all(b"y").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    running.signal("TERM");
+    running.line_with("ending at once");
+    assert_eq!(running.ended().code(), Some(0));
+    assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+#[test]
+fn a_drain_ends_with_the_last_connection() {
+    let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = upstream.local_addr().unwrap().to_string();
+    let off = "proxy_protocol = \"off\"\n[drain]\ntimeout = \"1h\"";
+    let mut running = Running::start(&scratch, &address, off);
+    let mut stream = running.connect(&scratch, Some(&client(&scratch, "spiffe://x/in")));
+    let (served, _) = upstream.accept().unwrap();
+    running.signal("INT");
+    running.line_with("draining");
+    stream.conn.send_close_notify();
+    stream.flush().unwrap();
+    drop((stream, served));
+    assert_eq!(running.ended().code(), Some(0));
+}
+
+#[test]
+fn an_address_in_use_names_it() {
+    let (scratch, taken) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = taken.local_addr().unwrap();
+    let line = format!("address = \"{address}\"");
+    scratch.write("ringgate.toml", front_with("address", &line));
+    let output = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains(&format!("cannot listen on {address}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_small_locked_memory_limit_names_the_remedy() {
+    let scratch = scratch();
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -l 64 && exec \"$0\" run -c \"$1\"",
+            env!("CARGO_BIN_EXE_ringgate"),
+        ])
+        .arg(scratch.path("ringgate.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("may lock 65536 bytes") && said.contains("LimitMEMLOCK"),
+        "{said}"
+    );
+}

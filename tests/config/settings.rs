@@ -1,0 +1,167 @@
+//! Settings of the process and the timeouts: defaults, ranges, formats.
+
+use std::time::Duration;
+
+use ringgate::config::{Greeting, LogFormat, LogLevel, MinVersion, ShardPlan};
+use ringgate::limits;
+
+use crate::{FRONT, accepted, assert_error, front};
+
+#[test]
+fn defaults() {
+    let config = accepted(FRONT);
+    assert_eq!(config.shards, ShardPlan::PerUsableCpu);
+    assert_eq!(config.limits.connections, limits::CONNECTIONS_PER_SHARD);
+    assert_eq!(config.limits.handshakes, limits::HANDSHAKES_PER_SHARD);
+    assert_eq!(config.limits.buffer_bytes, 256 << 20);
+    assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    assert_eq!(
+        (config.log.format, config.log.level),
+        (LogFormat::Human, LogLevel::Info)
+    );
+    assert!(!config.log.access);
+    let listener = &config.listeners[0];
+    assert_eq!(listener.min_version, MinVersion::Tls13);
+    assert_eq!(
+        listener.greeting,
+        Greeting::ProxyV2 {
+            client_certificate: false
+        }
+    );
+    assert!(listener.alpn.is_empty());
+    let timeouts = listener.timeouts;
+    let seconds = [
+        timeouts.handshake,
+        timeouts.idle,
+        timeouts.connect,
+        timeouts.half_close,
+    ];
+    assert_eq!(seconds.map(|timeout| timeout.as_secs()), [10, 300, 5, 60]);
+}
+
+#[test]
+fn everything_set() {
+    let config = accepted(&front(
+        "name = \"front\"\nalpn = [\"h2\", \"http/1.1\"]\nmin_version = \"1.2\"\n\
+         proxy_client_certificate = true\nhandshake_timeout = \"500ms\"\nidle_timeout = \"1h\"\n\
+         connect_timeout = \"2s\"\nhalf_close_timeout = \"3m\"\n\
+         [shards]\ncpus = [2, 0]\n[limits]\nconnections = 0x10\nhandshakes = 8\n\
+         buffers = \"1GiB\"\n[drain]\ntimeout = \"0s\"\n\
+         [log]\nformat = \"json\"\nlevel = \"debug\"\naccess = true\n",
+    ));
+    let listener = &config.listeners[0];
+    assert_eq!(&*listener.name, "front");
+    assert_eq!(listener.alpn, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+    assert_eq!(listener.min_version, MinVersion::Tls12);
+    assert_eq!(
+        listener.greeting,
+        Greeting::ProxyV2 {
+            client_certificate: true
+        }
+    );
+    assert_eq!(listener.timeouts.handshake, Duration::from_millis(500));
+    assert_eq!(listener.timeouts.half_close, Duration::from_secs(180));
+    assert_eq!(config.shards, ShardPlan::Cpus(vec![2, 0]));
+    assert_eq!(
+        (config.limits.connections, config.limits.handshakes),
+        (16, 8)
+    );
+    assert_eq!(
+        (config.limits.buffer_bytes, config.drain_timeout),
+        (1 << 30, Duration::ZERO)
+    );
+    assert_eq!(
+        (config.log.format, config.log.level),
+        (LogFormat::Json, LogLevel::Debug)
+    );
+    assert!(config.log.access);
+}
+
+#[test]
+fn what_is_out_of_range_is_told_the_range() {
+    for (more, remedy) in [
+        ("handshake_timeout = \"1h\"", "from 100ms to 5m"),
+        ("connect_timeout = \"0s\"", "from 10ms to 5m"),
+        ("idle_timeout = \"8000h\"", "from 100ms to 168h"),
+        ("[shards]\ncount = 0", "from 1 to 1024"),
+        ("[shards]\ncount = -1", "from 1 to 1024"),
+        ("[shards]\ncpus = [0, 99999]", "from 0 to 4095"),
+        (
+            "[limits]\nconnections = 99999999999999999999",
+            "from 1 to 1048576",
+        ),
+        ("[limits]\nbuffers = \"1KiB\"", "from 16MiB to 1024GiB"),
+        ("[drain]\ntimeout = \"25h\"", "from 0s to 24h"),
+    ] {
+        assert_error(&front(more), "ringgate.toml:", &["out of range", remedy]);
+    }
+}
+
+#[test]
+fn durations_and_sizes_need_units() {
+    for text in ["10", "ten", "1.5s", "-1s", ""] {
+        let more = format!("idle_timeout = \"{text}\"");
+        assert_error(
+            &front(&more),
+            "ringgate.toml:9:",
+            &["not a duration", "\"500ms\""],
+        );
+    }
+    assert_error(
+        &front("[limits]\nbuffers = \"256\""),
+        "ringgate.toml:10:",
+        &["not a size", "MiB"],
+    );
+}
+
+#[test]
+fn choices_name_the_words() {
+    for (more, remedy) in [
+        (
+            "balance = \"random\"",
+            "\"round-robin\" or \"least-connections\"",
+        ),
+        ("min_version = \"1.1\"", "\"1.3\" or \"1.2\""),
+        ("proxy_protocol = \"v1\"", "\"v2\" or \"off\""),
+        (
+            "[log]\nlevel = \"loud\"",
+            "\"error\" or \"warn\" or \"info\"",
+        ),
+    ] {
+        assert_error(&front(more), "ringgate.toml:", &["not a choice", remedy]);
+    }
+}
+
+#[test]
+fn settings_that_exclude_each_other() {
+    let both = front("[shards]\ncount = 1\ncpus = [0]");
+    assert_error(
+        &both,
+        "ringgate.toml:10: shards.count",
+        &["exclude each other"],
+    );
+    let twice = front("[shards]\ncpus = [0, 1, 0]");
+    assert_error(
+        &twice,
+        "ringgate.toml:10: shards.cpus[2] = 0",
+        &["named twice"],
+    );
+    let handshakes = front("[limits]\nconnections = 10\nhandshakes = 11");
+    assert_error(
+        &handshakes,
+        "ringgate.toml:11: limits.handshakes = 11",
+        &["the 10 connections"],
+    );
+    let nothing_carries = front("proxy_protocol = \"off\"\nproxy_client_certificate = true");
+    assert_error(
+        &nothing_carries,
+        "ringgate.toml:10:",
+        &["proxy_protocol = \"v2\""],
+    );
+}
+
+#[test]
+fn few_connections_lower_the_default_of_handshakes() {
+    let config = accepted(&front("[limits]\nconnections = 10"));
+    assert_eq!(config.limits.handshakes, 10);
+}
