@@ -17,6 +17,9 @@ use crate::world::{SIDES, SOURCE, UNIQUE_ID, World};
 /// passes in between.
 const CLOSING_MAX: Duration = Duration::from_secs(4);
 
+/// Bytes that a client may send while it is told of the end, before it is cut off.
+const LINGER_BYTES: usize = 256 * 1024;
+
 impl Scenario {
     pub fn lets_in(&self) -> bool {
         self.who.refusal().is_none() && matches!(self.opening, Opening::Tls)
@@ -58,7 +61,7 @@ impl World<'_> {
 
     /// When nothing can happen any more but time, whatever was received must have been passed on.
     pub fn check_nothing_is_stuck(&self) {
-        if !self.connected || self.ending.is_some() || self.received_flipped() {
+        if !self.sockets[1].open || self.ending.is_some() || self.received_flipped() {
             return;
         }
         let received = [0, 1].map(|side| self.wires[side].received());
@@ -166,8 +169,9 @@ impl World<'_> {
     /// and the client is told.
     fn check_last_words(&self, reason: CloseReason, received: [usize; 2]) {
         let in_time = self.deadlines_after_ending == 0 && self.scenario.pool == POOL_PLENTY;
-        let client_reads = !self.wires[0].is_reset() && self.scenario.reads_until[0].is_none();
-        let upstream_reads = !self.wires[1].is_reset() && self.scenario.reads_until[1].is_none();
+        let lingered = self.wires[0].received() - received[0] <= LINGER_BYTES;
+        let client_reads = lingered && !self.is_broken(0) && self.scenario.reads_until[0].is_none();
+        let upstream_reads = !self.is_broken(1) && self.scenario.reads_until[1].is_none();
         if !in_time {
             return;
         }

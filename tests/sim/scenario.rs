@@ -139,6 +139,8 @@ pub struct Scenario {
     pub finish: Finish,
     /// Whether a FIN follows the client's close_notify at once.
     pub fin_follows: bool,
+    /// Whether the client is gone with its FIN, so that what is sent to it then fails.
+    pub leaves: bool,
     /// What happens to what the client and the upstream send.
     pub trouble: [Trouble; 2],
     /// Bytes after which the client and the upstream read no more.
@@ -195,6 +197,12 @@ impl Scenario {
             (Finish::CleanAfterReply, UpstreamEnds::AfterSpeaking),
             (Finish::Stay, UpstreamEnds::AfterSpeaking),
         ]);
+        // An echo and a client that waits for it to end would wait for each other.
+        let finish = if echo && finish == Finish::Stay {
+            Finish::Clean
+        } else {
+            finish
+        };
         // The handshake goes the same way as the data.
         let grains =
             |rng: &mut Rng| [volumes[0] + 1_500, back].map(|volume| Grain::for_volume(volume, rng));
@@ -218,6 +226,7 @@ impl Scenario {
             key_update_flood: false,
             finish,
             fin_follows: rng.once_in(2),
+            leaves: false,
             trouble: [Trouble::default(); 2],
             reads_until: [None; 2],
             upstream_volume: volumes[1],
@@ -243,7 +252,6 @@ impl Scenario {
     }
 
     fn worsen(&mut self, kind: Kind, rng: &mut Rng) {
-        let end = |rng: &mut Rng| rng.pick(&[End::Fin, End::Reset]);
         match kind {
             Kind::Anything | Kind::Calm => {}
             Kind::ClientCut => {
@@ -251,10 +259,17 @@ impl Scenario {
                     at: rng.below(1_400 + self.client_volume),
                     end: rng.pick(&[Some(End::Fin), Some(End::Reset), None]),
                 });
+                self.leaves = rng.once_in(2);
                 self.trouble[0].reset_drops = rng.once_in(2);
             }
             Kind::ClientEnds => {
-                self.finish = Finish::Cut(end(rng));
+                self.finish = rng.pick(&[
+                    Finish::Clean,
+                    Finish::Cut(End::Fin),
+                    Finish::Cut(End::Fin),
+                    Finish::Cut(End::Reset),
+                ]);
+                self.leaves = rng.once_in(2);
                 self.trouble[0].reset_drops = rng.once_in(2);
             }
             Kind::ClientFlips => {

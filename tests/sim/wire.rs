@@ -113,6 +113,11 @@ impl Wire {
         self.end.filter(|_| self.bytes.is_empty())
     }
 
+    /// Whether there is an end, if perhaps behind bytes that were not received yet.
+    pub fn has_end(&self) -> bool {
+        self.end.is_some()
+    }
+
     pub fn is_reset(&self) -> bool {
         self.end == Some(End::Reset)
     }

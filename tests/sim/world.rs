@@ -236,7 +236,8 @@ impl<'a> World<'a> {
                     possible.push(Step::Ends(side));
                 }
             }
-            if socket.sending.is_some() && (self.is_broken(side) || self.room(side) > 0) {
+            let ends = !socket.open || self.is_broken(side) || self.room(side) > 0;
+            if socket.sending.is_some() && ends {
                 possible.push(Step::Sends(side));
             }
         }
@@ -246,7 +247,8 @@ impl<'a> World<'a> {
     fn take(&mut self, step: Step) {
         match step {
             Step::TimePasses => {
-                self.now += Duration::from_micros(self.rng.next() % 20_000);
+                let passed = self.rng.magnitude(1 << 14);
+                self.now += Duration::from_micros(u64::try_from(passed).unwrap());
             }
             Step::Deadline => {
                 self.deadlines += 1;
@@ -292,8 +294,9 @@ impl<'a> World<'a> {
     }
 
     /// Whether what is sent to this side fails.
-    fn is_broken(&self, side: usize) -> bool {
-        self.wires[side].is_reset()
+    pub fn is_broken(&self, side: usize) -> bool {
+        let wire = &self.wires[side];
+        wire.is_reset() || side == 0 && self.scenario.leaves && wire.has_end()
     }
 
     /// Bytes that this side still takes.
@@ -310,6 +313,9 @@ impl<'a> World<'a> {
         };
         let sent = if self.is_broken(side) {
             Err(io::Error::from(ErrorKind::BrokenPipe))
+        } else if !self.sockets[side].open && self.rng.once_in(2) {
+            // Cancelled before a byte of it went.
+            Err(ErrorKind::Interrupted.into())
         } else {
             let drawn = self.scenario.sends[side].draw(&mut self.rng);
             Ok(drawn.min(block.filled().len()).min(self.room(side)))
