@@ -307,7 +307,12 @@ impl Connection {
                 self.deadline = context.now + self.settings.connect_timeout;
                 context.actions.push(Action::AbandonConnect);
             }
-            Stage::Connecting { .. } => self.close(CloseReason::UpstreamConnectTimeout, context),
+            // The connect did not even end when it was given up.
+            Stage::Connecting { .. } => self.end_with_alert(
+                CloseReason::UpstreamConnectTimeout,
+                AlertDescription::InternalError,
+                context,
+            ),
             _ => self.end(CloseReason::IdleTimeout, context),
         }
     }
