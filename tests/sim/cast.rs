@@ -189,11 +189,13 @@ fn client_config(
     roots.add(ca.certificate.clone()).unwrap();
     let mut crypto = provider::default_provider();
     crypto.kx_groups = vec![provider::kx_group::X25519];
-    ClientConfig::builder_with_details(Arc::new(crypto), Arc::new(Calendar))
+    let mut config = ClientConfig::builder_with_details(Arc::new(crypto), Arc::new(Calendar))
         .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(roots)
-        .with_client_cert_resolver(Arc::new(Presents(key)))
+        .with_client_cert_resolver(Arc::new(Presents(key)));
+    config.enable_secret_extraction = true;
+    config
 }
 
 /// The time for which the PKI was made.

@@ -11,7 +11,7 @@ use ringgate::limits::BLOCKS_PER_DIRECTION;
 use crate::cast::CLIENT_ID;
 use crate::ending::Ending;
 use crate::scenario::{Opening, POOL_PLENTY, Scenario};
-use crate::world::{SIDES, SOURCE, UNIQUE_ID, World};
+use crate::world::{Outcome, SIDES, SOURCE, UNIQUE_ID, World, index};
 
 /// Time from the event that ends a connection to its Close: two rounds of lingering, and what
 /// passes in between.
@@ -92,7 +92,7 @@ impl World<'_> {
     }
 
     /// Ends what is still in flight, and checks the whole run.
-    pub fn settle(mut self) -> CloseReason {
+    pub fn settle(mut self) -> Outcome {
         let reason = self.closed.expect("the run is over");
         self.stir();
         while self.client.has_work(self.scenario, &self.upstream.data) {
@@ -121,20 +121,24 @@ impl World<'_> {
             }
             self.check_last_words(reason, received);
         }
-        reason
+        Outcome {
+            reason,
+            sent: [0, 1].map(|side| self.wires[side].sent()),
+            taken: [0, 1].map(|side| self.sockets[side].taken),
+        }
     }
 
     /// A driver's last events still reach a connection that is closed; it must not act on them.
     fn stir(&mut self) {
-        for side in 0..2 {
-            if let Some(block) = self.sockets[side].sending.take() {
+        for side in SIDES {
+            if let Some(block) = self.sockets[index(side)].sending.take() {
                 let len = block.filled().len();
                 let result = match self.rng.below(3) {
                     0 => Err(ErrorKind::Interrupted.into()),
                     1 => Ok(self.rng.below(len)),
                     _ => Ok(len),
                 };
-                self.event(Event::Sent(SIDES[side], block, result));
+                self.event(Event::Sent(side, block, result));
             }
         }
         for side in SIDES {

@@ -21,6 +21,7 @@ pub struct Client {
     /// What was sent to it and not looked at yet.
     inbox: Vec<u8>,
     inbox_ended: bool,
+    hung_up: bool,
     /// Bytes of ciphertext that were sent to it.
     pub reached: usize,
     /// Bytes of the upstream's data that it was given, each compared.
@@ -52,6 +53,7 @@ impl Client {
             said: 0,
             inbox: Vec::new(),
             inbox_ended: false,
+            hung_up: false,
             reached: 0,
             got: 0,
             wire_len: 0,
@@ -72,9 +74,14 @@ impl Client {
         self.inbox.extend_from_slice(bytes);
     }
 
-    /// The terminator's FIN, or its reset, reaches it.
+    /// The terminator's FIN reaches it. It may go on speaking.
     pub fn reach_end(&mut self) {
         self.inbox_ended = true;
+    }
+
+    /// The terminator has closed.
+    pub fn hang_up(&mut self) {
+        (self.inbox_ended, self.hung_up) = (true, true);
     }
 
     /// Bytes of data in the records that end within the first `len` bytes on the wire.
@@ -153,7 +160,7 @@ impl Client {
         if scenario.key_update_flood && !self.flooded {
             return Some(Next::Flood);
         }
-        if self.said < self.data.len() && !self.inbox_ended {
+        if self.said < self.data.len() && !self.hung_up {
             return Some(Next::Say);
         }
         let told = self.saw_close_notify || self.inbox_ended;

@@ -127,7 +127,7 @@ impl World<'_> {
         let socket = &mut self.sockets[side];
         (socket.open, socket.wanted, socket.late) = (false, false, 0);
         match SIDES[side] {
-            Side::Client => self.client.reach_end(),
+            Side::Client => self.client.hang_up(),
             Side::Upstream => self.upstream.saw_fin = true,
         }
     }

@@ -8,6 +8,7 @@ mod checks;
 mod client;
 mod driver;
 mod ending;
+mod hand;
 mod regressions;
 mod rng;
 mod scenario;
@@ -22,3 +23,5 @@ mod world;
 mod pki;
 #[path = "../common/proxy_v2.rs"]
 mod proxy_v2;
+#[path = "../tls/support.rs"]
+mod support;

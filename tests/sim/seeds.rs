@@ -52,7 +52,7 @@ pub fn scenario(seed: u64, rng: &mut Rng) -> (Kind, Scenario) {
 fn run(seed: u64) -> CloseReason {
     let mut rng = Rng::new(seed);
     let (kind, scenario) = scenario(seed, &mut rng);
-    let reason = World::new(&scenario, Cast::get(), rng).run();
+    let reason = World::new(&scenario, Cast::get(), rng).run().reason;
     if kind == Kind::Calm {
         assert_eq!(reason, CloseReason::Complete, "nothing went wrong");
     }
@@ -64,7 +64,7 @@ pub fn run_or_explain(seed: u64) -> Result<CloseReason, String> {
     trace::clear();
     catch_unwind(AssertUnwindSafe(|| run(seed))).map_err(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
-        let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
         let (kind, scenario) = scenario(seed, &mut Rng::new(seed));
         format!(
             "seed {seed} ({kind:?}): {message}\nagain: RINGGATE_SIM_SEED={seed} cargo test --test sim\n\

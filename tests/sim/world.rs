@@ -83,6 +83,16 @@ pub struct World<'a> {
     depth: usize,
 }
 
+/// What became of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub reason: CloseReason,
+    /// Bytes that the client and the upstream sent.
+    pub sent: [usize; 2],
+    /// Bytes that they were sent.
+    pub taken: [usize; 2],
+}
+
 /// What can happen next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
@@ -156,7 +166,7 @@ impl<'a> World<'a> {
     }
 
     /// Runs to the end and a little further.
-    pub fn run(mut self) -> CloseReason {
+    pub fn run(mut self) -> Outcome {
         while self.closed.is_none() {
             self.steps += 1;
             assert!(self.steps < STEPS_MAX, "the run does not end");
