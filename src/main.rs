@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
 use ringgate::control::{self, Control, Ending};
-use ringgate::terminator::Terminator;
+use ringgate::terminator::{self, Terminator};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -30,6 +30,8 @@ enum Command {
     Run(ConfigArgument),
     /// Checks a configuration and every file it names, and prints all that is wrong
     Check(ConfigArgument),
+    /// Tells what this host lacks, and the remedy
+    Doctor,
 }
 
 #[derive(Args, Debug)]
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(ConfigArgument { config }) => run(&config),
         Command::Check(ConfigArgument { config }) => check(&config),
+        Command::Doctor => doctor(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,6 +77,21 @@ fn check(file: &Path) -> Result<(), String> {
         count(addresses, "address", "addresses"),
         count(routes, "route", "routes")
     );
+    Ok(())
+}
+
+fn doctor() -> Result<(), String> {
+    let checks = terminator::host_checks();
+    let missing = checks.iter().filter(|check| check.is_missing()).count();
+    for check in &checks {
+        println!("{check}");
+    }
+    if missing > 0 {
+        return Err(format!(
+            "{missing} of {} must be mended before a start",
+            checks.len()
+        ));
+    }
     Ok(())
 }
 

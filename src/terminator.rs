@@ -3,12 +3,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use crate::clock::Clock;
+use crate::config;
 use crate::limits::ACCEPTS_IN_FLIGHT;
+pub use crate::ring::checks as host_checks;
 use crate::ring::{Listener, Ring, RingError, RingOptions, Waker, raise_descriptor_limit};
 use crate::shard::mailbox::{Command, Inbox, Mailbox, mailbox};
 use crate::shard::{Parts, Shard};
@@ -26,6 +29,8 @@ pub enum StartError {
         remedy: &'static str,
         source: io::Error,
     },
+    #[error("{0}")]
+    Config(String),
     #[error("CPU {cpu} is not among those this process may use ({usable}); correct shards.cpus")]
     Cpu { cpu: usize, usable: String },
     #[error(
@@ -98,6 +103,17 @@ impl Terminator {
             });
         }
         Ok(terminator)
+    }
+
+    /// Starts what the configuration in `file` says.
+    ///
+    /// # Errors
+    ///
+    /// Also when the configuration or a file that it names is wrong.
+    pub fn start_file(file: &Path, clock: &Clock) -> Result<Self, StartError> {
+        let (_, snapshot) = Snapshot::load_file(file, clock)
+            .map_err(|errors| StartError::Config(config::render(&errors)))?;
+        Self::start(&Arc::new(snapshot), clock)
     }
 
     /// The addresses that are listened on, in the order of the configuration.

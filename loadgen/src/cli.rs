@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::floor::Floor;
 use crate::pki::{self, KeyKind, Pki, PkiOptions};
+use crate::report::print;
 use crate::threshold::Thresholds;
 use crate::{demo, run_command, units};
 
@@ -266,7 +267,7 @@ fn print_floor(key: KeyKind) -> Status {
         eprintln!("the cryptographic library failed on this CPU");
         return Status::GeneratorLimit;
     };
-    println!("µs for each operation on this CPU, {key:?}:");
+    let mut table = format!("µs for each operation on this CPU, {key:?}:\n");
     for (name, us) in [
         ("X25519 key pair and agreement", floor.key_exchange_us),
         ("signature", floor.sign_us),
@@ -283,8 +284,9 @@ fn print_floor(key: KeyKind) -> Status {
             floor.full_handshake_us(1),
         ),
     ] {
-        println!("  {us:>9.3}  {name}");
+        table.push_str(&format!("  {us:>9.3}  {name}\n"));
     }
+    print(&table);
     Status::Held
 }
 

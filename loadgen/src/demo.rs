@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use core_affinity::CoreId;
-use ringgate::Terminator;
+use ringgate::clock::Clock;
+use ringgate::terminator::Terminator;
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
@@ -20,10 +21,9 @@ use crate::failure::Failure;
 use crate::floor::Floor;
 use crate::identity_check::{Delivered, IdentityCounts};
 use crate::pki::{self, Credential, Pki, PkiOptions};
-use crate::report::{Phase, Report, Unit};
+use crate::report::{Phase, Report, Unit, print};
 use crate::run::{Measured, RunPlan, measure};
 use crate::run_command::payload;
-use crate::terminator;
 
 /// Clients with certificates of their own.
 const CLIENTS: u32 = 16;
@@ -112,7 +112,8 @@ impl Demo {
         let config = directory.path.join("ringgate.toml");
         std::fs::write(&config, configuration(address, server_cpu, echo.address()))
             .map_err(|error| format!("{}: {error}", config.display()))?;
-        let terminator = terminator::start(&config)?;
+        let terminator =
+            Terminator::start_file(&config, &Clock::system()).map_err(|error| error.to_string())?;
         Ok(Self {
             pki,
             floor,
@@ -128,11 +129,12 @@ impl Demo {
 
     /// Prints commands to try by hand and runs until the process is ended.
     fn keep(self) -> Result<Status, String> {
-        println!("{}", commands(self.address, &self.directory.path));
-        println!(
-            "Ctrl-C ends it; the files in {} stay.",
-            self.directory.path.display()
-        );
+        let path = &self.directory.path;
+        let commands = commands(self.address, path);
+        print(&format!(
+            "{commands}\nCtrl-C ends it; the files in {} stay.\n",
+            path.display()
+        ));
         loop {
             std::thread::park();
         }
@@ -317,13 +319,13 @@ fn finish(
         identity,
         verdict,
     };
-    println!("\n{}", report.table());
     let delivered = identity.checked - identity.mismatched;
-    println!(
-        "identities delivered as presented: {delivered} of {}",
-        identity.checked
-    );
-    println!("{}", report.verdict);
+    print(&format!(
+        "\n{}\nidentities delivered as presented: {delivered} of {}\n{}\n",
+        report.table(),
+        identity.checked,
+        report.verdict
+    ));
     if let Some(path) = &args.json {
         report.write_json(path)?;
     }

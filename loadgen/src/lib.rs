@@ -26,6 +26,5 @@ pub mod report;
 pub mod run;
 pub mod run_command;
 pub mod statistics;
-pub mod terminator;
 pub mod threshold;
 pub mod units;

@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::identity_check::IdentityCounts;
 use crate::run::Measured;
+
+/// Prints for people. A reader that has gone, as `head` does, is no error.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
 
 /// What is counted in a phase.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

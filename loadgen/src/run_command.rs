@@ -11,7 +11,7 @@ use crate::client::{Credentials, ServerTrust, Workload};
 use crate::cpu_time::Watched;
 use crate::floor::Floor;
 use crate::pki::{self, Credential, KeyKind};
-use crate::report::{Phase, Report, Unit};
+use crate::report::{Phase, Report, Unit, print};
 use crate::run::{Measured, RunPlan, measure};
 
 /// Does what the arguments say.
@@ -43,9 +43,12 @@ pub fn run(args: &RunArgs) -> Status {
         verdict,
     };
     if !args.quiet {
-        print!("{}", report.table());
-        print!("{}", phases_of_connections(&measured));
-        println!("{}", report.verdict);
+        let connections = phases_of_connections(&measured);
+        print(&format!(
+            "{}{connections}{}\n",
+            report.table(),
+            report.verdict
+        ));
     }
     match args
         .json

@@ -115,10 +115,9 @@ fn write_tls(told: &Told<'_>, writer: &mut Writer<'_>) -> Result<(), TooLong> {
         writer.tlv(SUBTYPE_SSL_CN, name.as_bytes())?;
     }
     if let Some(suite) = session.suite.as_str() {
-        writer.tlv(
-            SUBTYPE_SSL_CIPHER,
-            suite.trim_start_matches("TLS13_").as_bytes(),
-        )?;
+        // rustls sets the suites of TLS 1.3 apart; IANA's registry and other programs do not.
+        let name = suite.replacen("TLS13_", "TLS_", 1);
+        writer.tlv(SUBTYPE_SSL_CIPHER, name.as_bytes())?;
     }
     if told.client_certificate {
         writer.tlv(SUBTYPE_SSL_CLIENT_CERT, session.client.peer().leaf())?;

@@ -65,7 +65,7 @@ impl Connection {
         self.deadline = context.now + self.settings.connect_timeout;
         context.actions.push(Action::Connect(permit));
         // What the client sent behind its Finished.
-        self.from_client(&mut [], context);
+        self.client_sent(&mut [], context);
     }
 
     fn greet(

@@ -12,8 +12,8 @@ use crate::tls::{Established, RecordFailure};
 impl Connection {
     pub(super) fn on_open(&mut self, event: Event<'_>, context: &mut Context<'_>) {
         match event {
-            Event::Received(Side::Client, bytes) => self.from_client(bytes, context),
-            Event::Received(Side::Upstream, bytes) => self.from_upstream(bytes, context),
+            Event::Received(Side::Client, bytes) => self.client_sent(bytes, context),
+            Event::Received(Side::Upstream, bytes) => self.upstream_sent(bytes, context),
             Event::Ended(Side::Client, Ok(())) => self.client_ended(context),
             Event::Ended(Side::Client, Err(_)) => self.close(CloseReason::ClientReset, context),
             Event::Ended(Side::Upstream, Ok(())) => self.upstream_ended(context),
@@ -86,7 +86,7 @@ impl Connection {
     }
 
     /// Opens what the client sent and passes it on.
-    pub(super) fn from_client(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
+    pub(super) fn client_sent(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
         if self.inbound.ended {
             return;
         }
@@ -166,7 +166,7 @@ impl Connection {
     }
 
     /// Seals what the upstream sent and passes it on.
-    fn from_upstream(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
+    fn upstream_sent(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
         let Stage::Relaying { session } = &mut self.stage else {
             return;
         };
@@ -307,7 +307,12 @@ impl Connection {
                 self.deadline = context.now + self.settings.connect_timeout;
                 context.actions.push(Action::AbandonConnect);
             }
-            Stage::Connecting { .. } => self.close(CloseReason::UpstreamConnectTimeout, context),
+            // The connect did not even end when it was given up.
+            Stage::Connecting { .. } => self.end_with_alert(
+                CloseReason::UpstreamConnectTimeout,
+                AlertDescription::InternalError,
+                context,
+            ),
             _ => self.end(CloseReason::IdleTimeout, context),
         }
     }

@@ -111,12 +111,22 @@ impl Control {
 }
 
 fn set_up_error(error: GlommioError<()>) -> ControlError {
-    match error {
-        GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, needed)) => {
-            ControlError::LockedMemory { limit, needed }
-        }
-        other => ControlError::Ring(other.to_string()),
+    if let GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, needed)) = error {
+        return ControlError::LockedMemory { limit, needed };
     }
+    let text = error.to_string();
+    match locked_memory(&text) {
+        Some((limit, needed)) => ControlError::LockedMemory { limit, needed },
+        None => ControlError::Ring(text),
+    }
+}
+
+/// The figures of the executor's memlock error, which on its way out becomes the text of an I/O
+/// error: `MemLockLimit(limit/needed)`.
+fn locked_memory(text: &str) -> Option<(u64, u64)> {
+    let (_, figures) = text.split_once("MemLockLimit(")?;
+    let (limit, needed) = figures.split_once(')')?.0.split_once('/')?;
+    Some((limit.parse().ok()?, needed.parse().ok()?))
 }
 
 /// What the shards are doing.
@@ -380,11 +390,22 @@ mod tests {
 
     #[test]
     fn a_small_locked_memory_limit_names_the_remedy() {
-        let kind = ReactorErrorKind::MemLockLimit(65_536, 524_288);
-        let text = set_up_error(GlommioError::ReactorError(kind)).to_string();
+        let error = io::Error::other("MemLockLimit(65536/524288)");
+        for error in [
+            GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(65_536, 524_288)),
+            GlommioError::IoError(error),
+        ] {
+            let text = set_up_error(error).to_string();
+            assert!(
+                text.contains("65536 bytes") && text.contains("LimitMEMLOCK"),
+                "{text}"
+            );
+        }
+        let other = GlommioError::IoError(io::ErrorKind::PermissionDenied.into());
         assert!(
-            text.contains("65536 bytes") && text.contains("LimitMEMLOCK"),
-            "{text}"
+            set_up_error(other)
+                .to_string()
+                .contains("io_uring_disabled")
         );
     }
 }

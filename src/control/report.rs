@@ -211,10 +211,8 @@ mod tests {
                 .all(|character| !character.is_control()),
             "{text:?}"
         );
-        assert_eq!(
-            escaped("a\u{2028}b\u{202e}c\0"),
-            "a\\u{2028}b\\u{202e}c\\u{0}"
-        );
+        assert_eq!(escaped("a\nb\u{1b}c\0"), "a\\nb\\u{1b}c\\u{0}");
+        assert_eq!(escaped("a\u{2028}b\u{202e}"), "a\\u{2028}b\\u{202e}");
     }
 
     #[test]

@@ -69,6 +69,6 @@ impl PeerAddress {
         let address = unsafe { SockAddr::new(self.storage, len) };
         address
             .as_socket()
-            .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+            .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 }

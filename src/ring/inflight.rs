@@ -41,6 +41,7 @@ pub(super) enum Holds {
     Send {
         block: Block,
     },
+    Shutdown,
     Wake,
 }
 

@@ -108,7 +108,8 @@ pub struct Ring {
     slots: SlotTable,
     in_flight: InFlightTable,
     counters: RingCounters,
-    uses_socket_options: bool,
+    /// Whether direct descriptors can do all that is asked of a socket here.
+    uses_direct: bool,
 }
 
 impl Ring {

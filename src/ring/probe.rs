@@ -25,6 +25,24 @@ pub struct Check {
     pub finding: Finding,
 }
 
+impl Check {
+    /// Whether a start will fail for this.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.finding, Finding::Missing(_))
+    }
+}
+
+impl std::fmt::Display for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (mark, text) = match &self.finding {
+            Finding::Fine(text) => ("ok     ", text),
+            Finding::Lacking(text) => ("lacking", text),
+            Finding::Missing(text) => ("MISSING", text),
+        };
+        write!(f, "{mark}  {}: {text}", self.name)
+    }
+}
+
 /// Everything that `ringgate doctor` prints and that a start checks.
 pub fn checks() -> Vec<Check> {
     let mut checks = vec![
@@ -65,8 +83,8 @@ pub fn checks() -> Vec<Check> {
     });
     checks.extend(opcodes(&uring));
     checks.push(Check {
-        name: "socket options through the ring",
-        finding: socket_options(),
+        name: "direct descriptors",
+        finding: direct_descriptors(),
     });
     checks
 }
@@ -163,7 +181,7 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 }
 
 fn opcodes(uring: &IoUring) -> Vec<Check> {
-    let needed: [(&'static str, u8); 9] = [
+    let needed: [(&'static str, u8); 8] = [
         ("opcode accept", opcode::Accept::CODE),
         ("opcode cancel", opcode::AsyncCancel::CODE),
         ("opcode close", opcode::Close::CODE),
@@ -171,7 +189,6 @@ fn opcodes(uring: &IoUring) -> Vec<Check> {
         ("opcode poll", opcode::PollAdd::CODE),
         ("opcode receive", opcode::Recv::CODE),
         ("opcode send", opcode::Send::CODE),
-        ("opcode shutdown", opcode::Shutdown::CODE),
         ("opcode socket", opcode::Socket::CODE),
     ];
     let mut probe = Probe::new();
@@ -200,19 +217,24 @@ fn opcodes(uring: &IoUring) -> Vec<Check> {
     checks
 }
 
-fn socket_options() -> Finding {
-    if has_socket_options() {
-        Finding::Fine("upstream sockets are opened, set and connected in one submission".into())
+fn direct_descriptors() -> Finding {
+    if has_direct_descriptors() {
+        Finding::Fine("accepted and upstream sockets need no file descriptor".into())
     } else {
-        Finding::Lacking(
-            "before kernel 6.7: upstream sockets are opened with two more system calls".into(),
-        )
+        Finding::Lacking("before kernel 6.8: every socket costs a few more system calls".into())
     }
 }
 
-/// Whether a socket option can be set through the ring (kernel 6.7), found out by setting one.
-pub(super) fn has_socket_options() -> bool {
-    try_socket_option().unwrap_or(false)
+/// Whether a direct descriptor can be set up and shut down: socket options through the ring (kernel
+/// 6.7), found out by setting one, and file descriptors for direct ones (6.8).
+pub(super) fn has_direct_descriptors() -> bool {
+    has_fd_install().unwrap_or(false) && try_socket_option().unwrap_or(false)
+}
+
+fn has_fd_install() -> io::Result<bool> {
+    let mut probe = Probe::new();
+    IoUring::new(2)?.submitter().register_probe(&mut probe)?;
+    Ok(probe.is_supported(opcode::FixedFdInstall::CODE))
 }
 
 fn try_socket_option() -> io::Result<bool> {

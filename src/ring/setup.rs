@@ -72,14 +72,14 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
     })?;
     // A saving only; kernels before 5.18 and a full table of ring descriptors do without.
     let _ = submitter.register_ring_fd();
-    let uses_socket_options = probe::has_socket_options();
+    let uses_direct = probe::has_direct_descriptors();
     Ok(Ring {
         queues,
         buffers,
         slots: SlotTable::new(options.descriptors),
         in_flight: InFlightTable::new(),
         counters: RingCounters::default(),
-        uses_socket_options,
+        uses_direct,
     })
 }
 

@@ -12,6 +12,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::resolver::Resolver;
+use super::traffic_secrets::Capture;
 use crate::clock::Clock;
 use crate::trust::TrustDomain;
 use crate::trust::name::NamePattern;
@@ -88,6 +89,7 @@ impl Acceptor {
         config.alpn_protocols = options.alpn;
         // Our own record layer takes over after the handshake.
         config.enable_secret_extraction = true;
+        config.key_log = Arc::new(Capture);
         // rustls resumes without asking the verifier: no session may be kept or sealed until a
         // ticket is judged each time it is offered.
         config.send_tls13_tickets = 0;

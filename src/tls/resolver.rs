@@ -9,6 +9,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, SignatureScheme};
 
 use super::acceptor::Route;
+use super::traffic_secrets::Captured;
 use crate::close_reason::CloseReason;
 use crate::trust::judgement;
 
@@ -19,6 +20,7 @@ pub(super) struct Selection {
     /// In lower case.
     pub(super) server_name: Option<Arc<str>>,
     pub(super) refused: Option<NoSelection>,
+    pub(super) secrets: Captured,
 }
 
 /// Why a ClientHello is shown no certificate.
@@ -82,6 +84,11 @@ pub(super) fn enter<R>(selection: &mut Selection, work: impl FnOnce() -> R) -> R
     CURRENT.with_borrow_mut(|current| mem::swap(current, selection));
     let _scope = Scope(selection);
     work()
+}
+
+/// Lets `change` work on this thread's current selection.
+pub(super) fn with_current(change: impl FnOnce(&mut Selection)) {
+    CURRENT.with_borrow_mut(change);
 }
 
 /// Picks route and certificate from a listener's routes.

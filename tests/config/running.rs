@@ -228,3 +228,23 @@ fn an_address_in_use_names_it() {
         "{said}"
     );
 }
+
+#[test]
+fn a_small_locked_memory_limit_names_the_remedy() {
+    let scratch = scratch();
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -l 64 && exec \"$0\" run -c \"$1\"",
+            env!("CARGO_BIN_EXE_ringgate"),
+        ])
+        .arg(scratch.path("ringgate.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("may lock 65536 bytes") && said.contains("LimitMEMLOCK"),
+        "{said}"
+    );
+}

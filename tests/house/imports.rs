@@ -12,14 +12,22 @@ const TABLE: &[(&str, &[&str])] = &[
     ("block", &["limits"]),
     ("clock", &[]),
     ("close_reason", &[]),
-    ("config", &["trust"]),
+    (
+        "config",
+        &[
+            "trust::Policy",
+            "trust::domain::RevocationPolicy",
+            "trust::name",
+            "trust::policy",
+        ],
+    ),
     ("connection", &["tls", "trust"]),
     ("control", &["config", "shard::mailbox", "snapshot"]),
     ("limits", &[]),
     ("ring", &[]),
     ("shard", &["connection", "ring", "snapshot", "trust"]),
     ("snapshot", &["config", "tls", "trust"]),
-    ("terminator", &["ring", "shard", "snapshot"]),
+    ("terminator", &["config", "ring", "shard", "snapshot"]),
     ("tls", &["trust"]),
     ("trust", &[]),
 ];
@@ -119,7 +127,17 @@ fn import_table_finds_what_breaks_it() {
             "\nfn f() { ringgate::connection::x() }",
             2,
         ),
+        (
+            "loadgen/src/demo.rs",
+            "use ringgate::snapshot::Snapshot;",
+            1,
+        ),
         ("tuning/src/main.rs", "use ringgate::ring::Ring;", 1),
+        (
+            "src/config/rule.rs",
+            "use crate::trust::{Policy, TrustDomain};",
+            1,
+        ),
         ("src/helpers.rs", "", 1),
         ("src/shard/mod.rs", "use crate::Anything;", 1),
     ] {
@@ -148,6 +166,10 @@ fn import_table_lets_be_what_keeps_it() {
         (
             "src/tls/mod.rs",
             "/// See `crate::shard`.\nfn f() { g(\"crate::shard::x\") }",
+        ),
+        (
+            "loadgen/src/demo.rs",
+            "use ringgate::{ring::Ring, terminator::Terminator};",
         ),
         ("loadgen/tests/demo.rs", "use ringgate::tls::Acceptor;"),
     ] {

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::gate::Gate;
+use super::pki::{CLIENT_NAME, CLIENT_URI, SERVER_NAME};
 use super::program::{self, Scratch, Service, free_address, until};
 
 /// Where distributions keep the stream module when it is not built in.
@@ -14,7 +16,8 @@ const STREAM_MODULES: [&str; 3] = [
     "/usr/share/nginx/modules/ngx_stream_module.so",
 ];
 
-/// The first version that knows `$proxy_protocol_tlv_…`.
+/// The first version that knows `$proxy_protocol_tlv_…`. Those before it read no header of more
+/// than 107 bytes in the stream module, and none past the first 1 KiB in HTTP.
 const TLVS_SINCE: [u32; 3] = [1, 23, 2];
 
 /// Variables of every version, then those of [`TLVS_SINCE`]; each on a line of the log.
@@ -34,7 +37,7 @@ const TLVS: &[&str] = &[
 pub struct Nginx {
     pub address: SocketAddr,
     /// Whether its log has what the TLVs say.
-    pub logs_tlvs: bool,
+    logs_tlvs: bool,
     log: PathBuf,
     scratch: Scratch,
     _service: Service,
@@ -63,9 +66,14 @@ impl Nginx {
     }
 
     /// A relay to `upstream`, which is not told who came. `None` where it, or its stream module,
-    /// is not installed.
+    /// is not installed or too old.
     pub fn stream(upstream: SocketAddr) -> Option<Self> {
-        let built_in = version(&program::find("nginx")?).contains("--with-stream ");
+        let version = version(&program::find("nginx")?);
+        if !knows_tlvs(&version) {
+            program::skip("this nginx's stream module reads no PROXY header with TLVs");
+            return None;
+        }
+        let built_in = version.contains("--with-stream ");
         let module = STREAM_MODULES
             .iter()
             .find(|module| Path::new(module).exists());
@@ -128,13 +136,45 @@ impl Nginx {
         self.scratch.path()
     }
 
-    /// The lines of its log, once there are as many as `count`.
-    pub fn told(&self, count: usize) -> Vec<String> {
+    /// The lines of its log about those whom a header introduced, once there is one.
+    pub fn told(&self) -> Vec<String> {
         until("nginx's log", || {
             let text = fs::read_to_string(&self.log).unwrap_or_default();
-            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            (lines.len() >= count).then_some(lines)
+            let introduced = text.lines().filter(|line| !line.contains("addr=- "));
+            let lines: Vec<String> = introduced.map(str::to_owned).collect();
+            (!lines.is_empty()).then_some(lines)
         })
+    }
+
+    /// Its log has one line, and that is true of the client whom the policy knows, through `gate`.
+    #[track_caller]
+    pub fn assert_told(&self, gate: &Gate, alpn: &str) {
+        let told = self.told();
+        assert_eq!(
+            told.len(),
+            1,
+            "the one that may enter, and nobody else: {told:#?}"
+        );
+        let mut expected = vec![
+            "addr=127.0.0.1".to_owned(),
+            format!("server_addr={}", gate.address.ip()),
+            format!("server_port={}", gate.address.port()),
+        ];
+        if self.logs_tlvs {
+            expected.extend([
+                format!("tlv_alpn={alpn}"),
+                format!("tlv_authority={SERVER_NAME}"),
+                "tlv_ssl_version=TLSv1.3".to_owned(),
+                "tlv_ssl_verify=0".to_owned(),
+                format!("tlv_ssl_cn={CLIENT_NAME}"),
+                format!("tlv_0xe0={CLIENT_URI}"),
+                "tlv_0xe3=billing".to_owned(),
+            ]);
+        }
+        let words: Vec<&str> = told[0].split(' ').collect();
+        for word in expected {
+            assert!(words.contains(&word.as_str()), "`{word}` in {}", told[0]);
+        }
     }
 }
 

@@ -102,7 +102,10 @@ impl Service {
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             let ended = service.child.try_wait().unwrap();
-            let fate = ended.map_or("does not listen".to_owned(), |status| status.to_string());
+            let fate = match ended {
+                Some(status) => status.to_string(),
+                None => "does not listen".to_owned(),
+            };
             let waits = ended.is_none() && Instant::now() < deadline;
             assert!(waits, "{command:?}: {fate}\n{}", service.log());
             thread::sleep(LOOK_AGAIN);

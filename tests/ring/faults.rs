@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
+use ringgate::block::Pool;
 use ringgate::ring::{
     Completion, DescriptorKind, Listener, Outcome, ReceiveEnd, Ring, RingOptions, Target, Token,
     Waker,
@@ -155,8 +156,51 @@ fn shutting_down_ends_the_peers_stream() {
     let (descriptor, mut peer) = pair(&mut ring);
     ring.shutdown_send(&descriptor);
     ring.wait(Some(Duration::ZERO)).unwrap();
+    assert!(
+        ring.next_completion().is_none(),
+        "a shutdown has no completion"
+    );
     // `read_to_end` goes on after EINTR, which the kernel's clearing up of the ring may cause.
     assert_eq!(peer.read_to_end(&mut Vec::new()).unwrap(), 0);
+}
+
+/// A slot or number that is closed behind a shutdown may be taken at once: the socket that takes it
+/// must not be the one that is shut down.
+#[test]
+fn a_shutdown_never_reaches_the_next_socket_in_its_place() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target::Tcp(server.local_addr().unwrap());
+    for kind in [DescriptorKind::Direct, DescriptorKind::Plain] {
+        let mut ring = ring(2);
+        for _ in 0..300 {
+            let (first, _) = ring.connect(&target, kind, Token(1)).unwrap();
+            assert!(matches!(
+                next(&mut ring).outcome,
+                Outcome::Connected(Ok(()))
+            ));
+            let mut first_peer = server.accept().unwrap().0;
+            ring.shutdown_send(&first);
+            ring.close(first);
+            let (second, _) = ring.connect(&target, kind, Token(2)).unwrap();
+            assert!(matches!(
+                next(&mut ring).outcome,
+                Outcome::Connected(Ok(()))
+            ));
+            let mut second_peer = server.accept().unwrap().0;
+            assert_eq!(first_peer.read_to_end(&mut Vec::new()).unwrap(), 0);
+            // Still open in this direction: a byte arrives, where a shut socket would end.
+            let mut block = Pool::new(1, 1).take().unwrap();
+            block.append(b"x");
+            ring.send(&second, block, Token(3));
+            let Outcome::Sent { result, .. } = next(&mut ring).outcome else {
+                panic!("no send")
+            };
+            assert_eq!(result.unwrap(), 1);
+            let mut byte = [0];
+            second_peer.read_exact(&mut byte).unwrap();
+            ring.close(second);
+        }
+    }
 }
 
 #[test]

@@ -204,6 +204,37 @@ fn a_peer_is_asked_for_a_new_key_in_time() {
 }
 
 #[test]
+fn a_peer_that_does_not_answer_is_not_asked_for_every_record() {
+    let mut forged = Forged::new(TLS13);
+    forged.records.set_records_per_key_max(4);
+    for number in 1..20 {
+        let input = forged.client.data(b"x");
+        forged.open(&input).unwrap();
+        // The Finished was under another key.
+        assert_eq!(forged.records.wants_flush(), number == 4, "record {number}");
+        let mut out = forged.pool.take().unwrap();
+        forged.records.flush(&mut out).unwrap();
+        if number == 4 {
+            let read = forged.reader.read(out.filled());
+            assert_eq!(read, [(HANDSHAKE, KEY_UPDATE_REQUEST.to_vec())]);
+        }
+        forged.pool.give(out);
+    }
+}
+
+#[test]
+fn a_peer_that_renews_its_key_is_not_asked_to() {
+    let mut forged = Forged::new(TLS13);
+    forged.records.set_records_per_key_max(1);
+    let input = forged.client.data(b"x");
+    forged.open(&input).unwrap();
+    assert!(forged.records.wants_flush());
+    let input = forged.client.record(HANDSHAKE, &KEY_UPDATE, 0);
+    forged.open(&input).unwrap();
+    assert!(!forged.records.wants_flush());
+}
+
+#[test]
 fn key_update_spread_over_records_at_every_byte() {
     for cut in 1..5 {
         let mut forged = Forged::new(TLS13);

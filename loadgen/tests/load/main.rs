@@ -208,6 +208,20 @@ fn an_unknown_server_is_not_believed() {
 }
 
 #[test]
+fn a_client_that_no_upstream_was_told_of_is_a_mismatch() {
+    // This server echoes by itself: nobody writes reports.
+    let measured = run(Behaviour::Echo, |plan, _| {
+        plan.delivered = Some(Arc::default());
+        plan.units_max = Some(5);
+    });
+    assert_eq!(
+        (measured.identity.checked, measured.identity.mismatched),
+        (5, 5)
+    );
+    assert_eq!(count(&measured, "identity_mismatch"), 5);
+}
+
+#[test]
 fn a_wrong_echo_is_an_error() {
     let measured = run(Behaviour::WrongEcho, |plan, _| plan.units_max = Some(5));
     assert_eq!(measured.statistics.confirmed, 0);

@@ -19,15 +19,15 @@ use crate::ring::{Accepted, Listener, Ring};
 impl Ring {
     /// Accepts one connection. Completes with [`Outcome::Accepted`].
     ///
-    /// On a listener with a specific address the connection gets a direct descriptor. On a wildcard
-    /// one it gets a plain one, which costs a getsockname, because only the socket knows which
-    /// address the client used.
+    /// On a listener with a specific address the connection gets a direct descriptor, where the
+    /// kernel has all that needs (6.8). On a wildcard one it gets a plain one, which costs a
+    /// getsockname, because only the socket knows which address the client used.
     ///
     /// # Errors
     ///
     /// EMFILE when no direct descriptor is free.
     pub fn accept(&mut self, listener: &Listener, token: Token) -> io::Result<Operation> {
-        let (slot, local) = if listener.is_wildcard() {
+        let (slot, local) = if listener.is_wildcard() || !self.uses_direct {
             (None, None)
         } else {
             let slot = self.take_slot()?;
@@ -57,7 +57,7 @@ pub(super) fn destination(slot: u32) -> types::DestinationSlot {
 
 pub(super) fn complete(
     ring: &mut Ring,
-    peer: Box<PeerAddress>,
+    peer: PeerAddress,
     slot: Option<u32>,
     local: Option<SocketAddr>,
     result: i32,

@@ -32,7 +32,7 @@ impl Ring {
     ) -> io::Result<(Descriptor, Operation)> {
         let address = Box::new(target.encode()?);
         let (pointer, len) = (address.as_ptr().cast(), address.len());
-        let direct = kind == DescriptorKind::Direct && self.uses_socket_options;
+        let direct = kind == DescriptorKind::Direct && self.uses_direct;
         let descriptor = if direct {
             Descriptor(Inner::Direct(self.take_slot()?))
         } else {

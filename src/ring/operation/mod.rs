@@ -30,7 +30,7 @@ pub(super) fn complete(ring: &mut Ring, entry: &cqueue::Entry) -> Option<Complet
     let outcome = match in_flight.holds {
         Holds::Receive => receive::complete(ring, operation, entry),
         Holds::Wake => wake::complete(ring, operation, entry)?,
-        Holds::Accept { .. } | Holds::Connect { .. } | Holds::Send { .. } => {
+        Holds::Accept { .. } | Holds::Connect { .. } | Holds::Send { .. } | Holds::Shutdown => {
             let InFlight { holds, .. } = ring.in_flight.remove(operation)?;
             complete_single(ring, holds, entry.result())?
         }
@@ -41,7 +41,7 @@ pub(super) fn complete(ring: &mut Ring, entry: &cqueue::Entry) -> Option<Complet
 fn complete_single(ring: &mut Ring, holds: Holds, result: i32) -> Option<Outcome> {
     match holds {
         Holds::Accept { peer, slot, local } => Some(Outcome::Accepted(accept::complete(
-            ring, peer, slot, local, result,
+            ring, *peer, slot, local, result,
         ))),
         Holds::Connect { leader_errno, .. } => {
             Some(Outcome::Connected(connect::complete(leader_errno, result)))
@@ -50,6 +50,10 @@ fn complete_single(ring: &mut Ring, holds: Holds, result: i32) -> Option<Outcome
             block,
             result: io_result(result),
         }),
+        Holds::Shutdown => {
+            shutdown::complete(result);
+            None
+        }
         Holds::Receive | Holds::Wake => None,
     }
 }

@@ -14,7 +14,9 @@ use super::resolver::{self, Selection};
 use super::{Acceptor, Records};
 use crate::block::{Block, Pool};
 use crate::close_reason::CloseReason;
-use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_INPUT_MAX, RECORD_HEADER_LEN};
+use crate::limits::{
+    BLOCK_LEN, HANDSHAKE_BYTES_MAX, HANDSHAKE_INPUT_MAX, RECORD_BODY_MAX_TLS12, RECORD_HEADER_LEN,
+};
 use crate::trust::judgement::{self, Judgement};
 use crate::trust::{Authorized, Identity};
 
@@ -349,7 +351,8 @@ impl Handshake {
             .map_err(|error| internal(&format!("taking over from rustls: {error}")))?;
         let version = connection.protocol_version();
         let suite = connection.negotiated_cipher_suite().suite();
-        let mut records = Records::new(&secrets, connection, behind, pool)
+        let renewal = std::mem::take(&mut self.selection.secrets);
+        let mut records = Records::new(version, &secrets, renewal, behind, pool)
             .map_err(|failure| Ending::new(failure.reason, failure.detail))?;
 
         // Whatever let this handshake end well without a verdict is a fault, and no way in.
@@ -428,6 +431,9 @@ fn collect_alert(
     }
 }
 
+// What passes the bound has room in one block.
+const _: () = assert!(HANDSHAKE_INPUT_MAX <= BLOCK_LEN);
+
 fn check_kept_len(len: usize) -> Result<(), Ending> {
     if len > HANDSHAKE_INPUT_MAX {
         return Err(Ending::new(
@@ -452,7 +458,7 @@ fn first_record(bytes: &[u8]) -> FirstRecord {
     };
     let body_len = usize::from(u16::from_be_bytes([high, low]));
     let is_known = (CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&content_type) && major == 3;
-    if !is_known || body_len > crate::limits::RECORD_BODY_MAX_TLS12 {
+    if !is_known || body_len > RECORD_BODY_MAX_TLS12 {
         return FirstRecord::Malformed;
     }
     match (RECORD_HEADER_LEN + body_len).checked_sub(bytes.len()) {

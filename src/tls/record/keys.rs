@@ -5,11 +5,16 @@ use aws_lc_rs::aead::{
     UnboundKey,
 };
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
+use zeroize::Zeroizing;
 
 use crate::limits::{RECORD_HEADER_LEN, RECORDS_PER_KEY_MAX};
+use crate::tls::traffic_secrets::TrafficSecret;
 
 /// Bytes of the tag of every AEAD that TLS uses here.
 const TAG_LEN: usize = 16;
+
+/// Bytes of the longest key, AES-256-GCM's and ChaCha20-Poly1305's.
+const KEY_LEN_MAX: usize = 32;
 
 /// Bytes of a TLS 1.2 AES-GCM record's explicit nonce (RFC 5288 section 3).
 const EXPLICIT_NONCE_LEN: usize = 8;
@@ -107,6 +112,24 @@ impl RecordKey {
             layout,
             sequence,
         })
+    }
+
+    /// The key that follows this one, and its secret in place of the old (RFC 8446 section 7.2).
+    pub(super) fn renewed(&self, secret: &mut Option<TrafficSecret>) -> Result<Self, KeyError> {
+        let next = secret
+            .as_ref()
+            .and_then(TrafficSecret::next)
+            .ok_or(KeyError::Unsupported)?;
+        let algorithm = self.key.algorithm();
+        let (mut key, mut iv) = (Zeroizing::new([0; KEY_LEN_MAX]), [0; NONCE_LEN]);
+        let key = key
+            .get_mut(..algorithm.key_len())
+            .ok_or(KeyError::Unsupported)?;
+        next.expand(b"key", key).ok_or(KeyError::Unsupported)?;
+        next.expand(b"iv", &mut iv).ok_or(KeyError::Unsupported)?;
+        let renewed = Self::from_parts(ProtocolVersion::TLSv1_3, algorithm, key, iv, 0)?;
+        *secret = Some(next);
+        Ok(renewed)
     }
 
     pub(super) fn layout(&self) -> Layout {

@@ -10,8 +10,6 @@ mod seal;
 
 use std::fmt;
 
-use rustls::kernel::KernelConnection;
-use rustls::server::ServerConnectionData;
 use rustls::{AlertDescription, ExtractedSecrets, ProtocolVersion};
 
 use self::keys::{KeyError, RecordKey};
@@ -19,6 +17,7 @@ use self::open::{HandshakeFragment, KeyUpdateRate};
 use crate::block::{Block, Pool};
 use crate::close_reason::CloseReason;
 use crate::limits::RECORDS_PER_KEY_MAX;
+use crate::tls::traffic_secrets::Captured;
 
 // Content types (RFC 8446 section 5.1).
 const ALERT: u8 = 21;
@@ -82,8 +81,8 @@ enum KeyUpdateDue {
 struct State {
     opening: RecordKey,
     sealing: RecordKey,
-    /// Where new keys come from; `None` on TLS 1.2 and for keys made from parts.
-    renewal: Option<KernelConnection<ServerConnectionData>>,
+    /// Where new keys come from; empty on TLS 1.2 and for keys made from parts.
+    secrets: Captured,
     /// The start of a record whose rest has not come, or records that came behind the handshake.
     kept: Option<Block>,
     fragment: HandshakeFragment,
@@ -111,35 +110,30 @@ impl Records {
     /// Takes over where rustls's handshake ended. `behind` is what came after the client's
     /// Finished: [`Records::open`] opens it before its input.
     pub(super) fn new(
-        secrets: &ExtractedSecrets,
-        connection: KernelConnection<ServerConnectionData>,
+        version: ProtocolVersion,
+        keys: &ExtractedSecrets,
+        secrets: Captured,
         behind: &[u8],
         pool: &mut Pool,
     ) -> Result<Self, RecordFailure> {
-        let version = connection.protocol_version();
         let key = |(sequence, secrets)| {
             RecordKey::new(version, sequence, secrets)
                 .map_err(|_| RecordFailure::internal("the negotiated suite is not supported"))
         };
-        let opening = key((secrets.rx.0, &secrets.rx.1))?;
-        let sealing = key((secrets.tx.0, &secrets.tx.1))?;
-        let renewal = (version == ProtocolVersion::TLSv1_3).then_some(connection);
-        let mut records = Self::from_keys(opening, sealing, renewal);
+        let opening = key((keys.rx.0, &keys.rx.1))?;
+        let sealing = key((keys.tx.0, &keys.tx.1))?;
+        let mut records = Self::from_keys(opening, sealing, secrets);
         if !behind.is_empty() {
             records.0.kept = Some(open::keep(behind, pool)?);
         }
         Ok(records)
     }
 
-    fn from_keys(
-        opening: RecordKey,
-        sealing: RecordKey,
-        renewal: Option<KernelConnection<ServerConnectionData>>,
-    ) -> Self {
+    fn from_keys(opening: RecordKey, sealing: RecordKey, secrets: Captured) -> Self {
         Self(Box::new(State {
             opening,
             sealing,
-            renewal,
+            secrets,
             kept: None,
             fragment: HandshakeFragment::default(),
             key_updates: KeyUpdateRate::default(),
@@ -248,7 +242,7 @@ impl Records {
         key: &[u8],
     ) -> Option<Self> {
         let one = || RecordKey::from_parts(version, algorithm, key, [7; 12], 0).ok();
-        let mut records = Self::from_keys(one()?, one()?, None);
+        let mut records = Self::from_keys(one()?, one()?, Captured::default());
         records.0.records_per_key_max = u64::MAX;
         Some(records)
     }

@@ -2,7 +2,6 @@
 
 use rustls::AlertDescription;
 
-use super::keys::RecordKey;
 use super::seal::{KEY_UPDATE, KEY_UPDATE_LEN};
 use super::{ALERT, APPLICATION_DATA, HANDSHAKE, KeyUpdateDue, Opened, RecordFailure, State};
 use crate::block::{Block, Pool};
@@ -291,15 +290,7 @@ impl State {
                 ),
             ));
         }
-        let Some(renewal) = &mut self.renewal else {
-            return Err(RecordFailure::internal(
-                "there is no secret to make the next key from",
-            ));
-        };
-        let (sequence, secrets) = renewal
-            .update_rx_secret()
-            .map_err(|error| RecordFailure::internal(format!("next opening key: {error}")))?;
-        self.opening = RecordKey::new(renewal.protocol_version(), sequence, &secrets)?;
+        self.opening = self.opening.renewed(&mut self.secrets.client)?;
         self.requested = false;
         if request == 1 {
             self.due = KeyUpdateDue::Answer;
@@ -313,7 +304,7 @@ impl State {
     /// Asks a peer that does not renew its key by itself to do so before its limit.
     fn request_key_in_time(&mut self) {
         if self.opening.sequence() >= self.records_per_key_max
-            && self.renewal.is_some()
+            && self.secrets.client.is_some()
             && self.opening.is_bounded()
             && !self.requested
             && self.due == KeyUpdateDue::No

@@ -2,7 +2,7 @@
 
 use rustls::AlertDescription;
 
-use super::keys::{Layout, RecordKey};
+use super::keys::Layout;
 use super::{ALERT, APPLICATION_DATA, HANDSHAKE, KeyUpdateDue, RecordFailure, State};
 use crate::block::Block;
 use crate::close_reason::CloseReason;
@@ -54,7 +54,7 @@ impl State {
         let pending = self.due != KeyUpdateDue::No;
         let records = len.div_ceil(RECORD_PLAINTEXT_MAX);
         let mut updates = usize::from(pending);
-        if self.renewal.is_some() && records > 0 {
+        if self.secrets.server.is_some() && records > 0 {
             let used = if pending { 0 } else { self.sealing.sequence() };
             let left = self.records_per_key_max.saturating_sub(used);
             let beyond = u64::try_from(records)
@@ -125,19 +125,12 @@ impl State {
         if out.room() < KEY_UPDATE_RECORD_LEN {
             return Ok(false);
         }
-        let Some(renewal) = &mut self.renewal else {
-            return Err(RecordFailure::internal(
-                "there is no secret to make the next key from",
-            ));
-        };
+        let next = self.sealing.renewed(&mut self.secrets.server)?;
         let request = u8::from(self.due == KeyUpdateDue::Request);
         let message = [KEY_UPDATE, 0, 0, 1, request];
         let written = self.sealing.seal(HANDSHAKE, &message, out.unfilled())?;
         out.commit(written);
-        let (sequence, secrets) = renewal
-            .update_tx_secret()
-            .map_err(|error| RecordFailure::internal(format!("next sealing key: {error}")))?;
-        self.sealing = RecordKey::new(renewal.protocol_version(), sequence, &secrets)?;
+        self.sealing = next;
         self.due = KeyUpdateDue::No;
         Ok(true)
     }

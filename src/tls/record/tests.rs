@@ -42,7 +42,7 @@ fn server() -> Records {
     Records::from_keys(
         key(CLIENT_KEY, CLIENT_IV, 0),
         key(SERVER_KEY, SERVER_IV, 1),
-        None,
+        Captured::default(),
     )
 }
 

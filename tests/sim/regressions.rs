@@ -1,0 +1,1 @@
+//! Bugs that the simulator found, each with what shows it.

@@ -1,0 +1,1 @@
+//! An end at every byte.
