@@ -159,7 +159,7 @@ pub struct Scenario {
     pub command: Option<(usize, CloseReason)>,
     pub jump: Option<(usize, Duration)>,
     /// How likely each step is against the others.
-    pub weights: [usize; 10],
+    pub weights: [usize; 9],
 }
 
 /// More blocks than any run can use.
@@ -240,7 +240,7 @@ impl Scenario {
             pool: POOL_PLENTY,
             command: None,
             jump: None,
-            weights: [(); 10].map(|()| rng.pick(&[1, 2, 4, 8, 32])),
+            weights: [(); 9].map(|()| rng.pick(&[1, 2, 4, 8, 32])),
         }
         .within_steps()
     }
