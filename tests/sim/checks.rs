@@ -88,6 +88,9 @@ impl World<'_> {
                 0,
                 "the upstream is not read any more"
             );
+            let session = self.connection.session();
+            let owes = session.is_some_and(|session| session.records.wants_flush());
+            assert!(!owes, "a KeyUpdate is not answered");
         }
     }
 

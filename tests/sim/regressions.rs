@@ -1,4 +1,4 @@
-//! Bugs that the simulator, or thinking about it, found, each with what shows it.
+//! Bugs found here, each with what shows it.
 
 use ringgate::close_reason::CloseReason;
 use ringgate::connection::{Event, Greeting};

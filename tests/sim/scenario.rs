@@ -159,7 +159,7 @@ pub struct Scenario {
     pub command: Option<(usize, CloseReason)>,
     pub jump: Option<(usize, Duration)>,
     /// How likely each step is against the others.
-    pub weights: [usize; 10],
+    pub weights: [usize; 9],
 }
 
 /// More blocks than any run can use.
@@ -240,7 +240,7 @@ impl Scenario {
             pool: POOL_PLENTY,
             command: None,
             jump: None,
-            weights: [(); 10].map(|()| rng.pick(&[1, 2, 4, 8, 32])),
+            weights: [(); 9].map(|()| rng.pick(&[1, 2, 4, 8, 32])),
         }
         .within_steps()
     }
@@ -290,6 +290,13 @@ impl Scenario {
             Kind::SmallPool => self.pool = rng.below(7),
             Kind::Stalls => {
                 let side = rng.below(2);
+                if rng.once_in(2) {
+                    // More than may be held for the side that stalls.
+                    (self.client_volume, self.upstream_volume) = (600_000, 600_000);
+                    self.chunk_max = 1 << 14;
+                    self.receives = [Grain::Mixed, Grain::Whole];
+                    self.sends = [Grain::Mixed, Grain::Whole];
+                }
                 let volume = [self.upstream_volume, self.client_volume][side];
                 self.reads_until[side] = Some(rng.below(volume + 1_000));
                 if rng.once_in(2) {
