@@ -30,6 +30,12 @@ pub(super) struct Closing {
 impl Connection {
     /// Closes at once, with nothing more to say.
     pub(super) fn close(&mut self, reason: CloseReason, context: &mut Context<'_>) {
+        // Whatever came of it, it began with the client's end.
+        let reason = if self.truncated {
+            CloseReason::ClientTruncated
+        } else {
+            reason
+        };
         let session = match std::mem::replace(&mut self.stage, Stage::Closed(None)) {
             Stage::Closed(session) => {
                 self.stage = Stage::Closed(session);
@@ -73,6 +79,9 @@ impl Connection {
         else {
             return self.close(reason, context);
         };
+        if self.truncated {
+            return self.close(reason, context);
+        }
         // After our close_notify nothing may follow (RFC 8446 section 6.1).
         if !self.outbound.ended
             && let Some(mut block) = context.pool.take()

@@ -53,6 +53,7 @@ impl Connection {
                 session,
                 attempt: 0,
                 timed_out: false,
+                unanswered: false,
             };
             return self.end_with_alert(failure, rustls::AlertDescription::InternalError, context);
         }
@@ -62,6 +63,7 @@ impl Connection {
             session,
             attempt: 0,
             timed_out: false,
+            unanswered: false,
         };
         self.deadline = context.now + self.settings.connect_timeout;
         context.actions.push(Action::Connect(permit));

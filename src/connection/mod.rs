@@ -159,6 +159,8 @@ pub struct Connection {
     unique_id: u128,
     deadline: Instant,
     refused: Option<Box<Refused>>,
+    /// The client was cut off while its upstream was being connected to.
+    truncated: bool,
     /// Plaintext bytes relayed from the client and to it.
     bytes: [u64; 2],
 }
@@ -170,7 +172,10 @@ enum Stage {
     Connecting {
         session: Box<Established>,
         attempt: usize,
+        /// This attempt was given up; its end is waited for.
         timed_out: bool,
+        /// An attempt before did not answer in time.
+        unanswered: bool,
     },
     Handshaking(Box<Handshake>),
     Relaying {
@@ -197,6 +202,7 @@ impl Connection {
             unique_id,
             deadline,
             refused: None,
+            truncated: false,
             bytes: [0; 2],
         };
         match Handshake::new(acceptor) {

@@ -31,6 +31,7 @@ impl Connection {
             session,
             attempt,
             timed_out,
+            unanswered,
         } = stage
         else {
             self.stage = stage;
@@ -39,6 +40,9 @@ impl Connection {
         match result {
             Ok(()) if !timed_out => {
                 self.stage = Stage::Relaying { session };
+                if self.truncated {
+                    return self.start_truncated(context);
+                }
                 self.inbound.pump(Side::Upstream, context);
                 self.outbound.receive(context);
                 self.finish_inbound(context);
@@ -49,35 +53,33 @@ impl Connection {
                 context.actions.push(Action::CloseUpstream);
                 self.connect_failed(session, attempt, true, context);
             }
-            Err(_) => self.connect_failed(session, attempt, timed_out, context),
+            Err(_) => self.connect_failed(session, attempt, timed_out || unanswered, context),
         }
     }
 
+    /// Tries the next upstream; `unanswered`: one of those tried did not answer in time.
     fn connect_failed(
         &mut self,
         session: Box<Established>,
         attempt: usize,
-        timed_out: bool,
+        unanswered: bool,
         context: &mut Context<'_>,
     ) {
         let next = attempt + 1;
-        if next < CONNECT_ATTEMPTS_MAX {
-            let permit = ConnectPermit::new(&session.client, session.route, next);
-            self.stage = Stage::Connecting {
-                session,
-                attempt: next,
-                timed_out: false,
-            };
+        let permit = (next < CONNECT_ATTEMPTS_MAX)
+            .then(|| ConnectPermit::new(&session.client, session.route, next));
+        self.stage = Stage::Connecting {
+            session,
+            attempt: next,
+            timed_out: false,
+            unanswered,
+        };
+        if let Some(permit) = permit {
             self.deadline = context.now + self.settings.connect_timeout;
             context.actions.push(Action::Connect(permit));
             return;
         }
-        self.stage = Stage::Connecting {
-            session,
-            attempt,
-            timed_out,
-        };
-        let reason = if timed_out {
+        let reason = if unanswered {
             CloseReason::UpstreamConnectTimeout
         } else {
             CloseReason::UpstreamUnreachable
@@ -202,11 +204,17 @@ impl Connection {
     }
 
     fn truncated(&mut self, context: &mut Context<'_>) {
-        if matches!(self.stage, Stage::Relaying { .. }) && !self.inbound.is_flushed() {
-            self.inbound.ended = true;
-            self.start_truncated(context);
-        } else {
-            self.close(CloseReason::ClientTruncated, context);
+        match self.stage {
+            Stage::Relaying { .. } if !self.inbound.is_flushed() => {
+                self.inbound.ended = true;
+                self.start_truncated(context);
+            }
+            // There is something to deliver, but nobody to take it yet.
+            Stage::Connecting { .. } if self.bytes[0] > 0 => {
+                self.inbound.ended = true;
+                self.truncated = true;
+            }
+            _ => self.close(CloseReason::ClientTruncated, context),
         }
     }
 

@@ -195,7 +195,6 @@ fn truncation() {
     let mut stream = world.connect(&world.client());
     let sent = patterned(100_000);
     stream.write_all(&sent).unwrap();
-    world.reaches("upstream connects", 1, Counters::upstream_connects);
     stream.sock.shutdown(Shutdown::Write).unwrap();
     assert!(upstream.visit().bytes == sent);
     world.closed(CloseReason::ClientTruncated, 1);
@@ -259,7 +258,7 @@ fn an_alert_from_the_client() {
     let _ = stream.flush();
     drop(stream);
     let report = world.refused(CloseReason::ClientAlert, &upstream);
-    assert!(report.detail.contains("UnknownCA"), "{}", report.detail);
+    assert!(report.detail.contains("alert"), "{}", report.detail);
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl World<'_> {
                 match result {
                     Ok(()) if !connecting.abandoned => None,
                     _ if !last => None,
-                    _ if connecting.abandoned => Some(CloseReason::UpstreamConnectTimeout),
+                    _ if self.unanswered => Some(CloseReason::UpstreamConnectTimeout),
                     _ => Some(CloseReason::UpstreamUnreachable),
                 }
             }

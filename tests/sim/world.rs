@@ -70,6 +70,8 @@ pub struct World<'a> {
     pub upstream: Upstream,
     pub connecting: Option<Connecting>,
     pub attempts: usize,
+    /// An attempt was given up because nobody answered in time.
+    pub unanswered: bool,
     pub connected: bool,
     pub ending: Option<Ending>,
     /// When that was, and what had been received from both sides by then.
@@ -148,6 +150,7 @@ impl<'a> World<'a> {
             actions,
             sockets: Default::default(),
             connecting: None,
+            unanswered: false,
             attempts: 0,
             connected: false,
             ending: None,
@@ -369,6 +372,7 @@ impl<'a> World<'a> {
 
     pub fn connect_ended(&mut self, result: io::Result<()>) {
         let in_time = self.connecting.as_ref().is_some_and(|each| !each.abandoned);
+        self.unanswered |= !in_time;
         if result.is_ok() {
             self.sockets[1].open = true;
             self.connected = in_time;
