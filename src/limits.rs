@@ -3,6 +3,8 @@
 //! Bounds that an operator may lower or raise are configuration; the values here are their
 //! defaults and the hard limits behind them.
 
+use std::time::Duration;
+
 /// Plaintext bytes that one TLS record may carry (RFC 8446 section 5.1, RFC 5246 section 6.2.1).
 pub const RECORD_PLAINTEXT_MAX: usize = 1 << 14;
 
@@ -52,6 +54,18 @@ pub const RSA_MODULUS_BITS_MAX: usize = 8192;
 
 /// Names of each kind that are read from a client's certificate.
 pub const NAMES_PER_CERTIFICATE_MAX: usize = 256;
+
+/// Verdicts that a shard remembers unless configured.
+pub const VERDICTS_PER_SHARD: usize = 16_384;
+
+/// Verdicts that a shard may be configured to remember.
+pub const VERDICTS_PER_SHARD_MAX: usize = 1 << 20;
+
+/// Bytes of certificates for each verdict that a shard may remember, all of them together.
+pub const BYTES_PER_VERDICT: usize = 4096;
+
+/// How long a verdict stands at most before the chain is checked again, unless configured.
+pub const VERDICT_TTL: Duration = Duration::from_secs(3600);
 
 /// KeyUpdate messages that a peer may send without application data between them, and in all
 /// within [`KEY_UPDATE_WINDOW_RECORDS`] records.

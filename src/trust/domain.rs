@@ -13,12 +13,14 @@ use webpki::{
     VerifiedPath, anchor_from_trusted_cert,
 };
 
+use super::Decision;
 use super::chain::Chain;
 use super::identity::{Authority, RevocationList};
+use super::peer::Standing;
+pub use super::peer::{Authorized, VerifiedPeer};
 use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
-use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
 use crate::limits;
 
@@ -98,63 +100,6 @@ pub struct TrustDomain {
 struct Crl {
     list: CertRevocationList<'static>,
     about: RevocationList,
-}
-
-/// A peer whose chain leads to an anchor. Made only by [`TrustDomain::verify`].
-#[derive(Clone, Debug)]
-pub struct VerifiedPeer {
-    identity: Arc<Identity>,
-    leaf: CertificateDer<'static>,
-    anchor_spki: [u8; 32],
-    not_before: i64,
-    not_after: i64,
-}
-
-impl VerifiedPeer {
-    pub fn identity(&self) -> &Arc<Identity> {
-        &self.identity
-    }
-
-    pub fn leaf(&self) -> &CertificateDer<'static> {
-        &self.leaf
-    }
-
-    /// SHA-256 of the SubjectPublicKeyInfo's DER of the anchor that the path ends at.
-    pub fn anchor_spki(&self) -> [u8; 32] {
-        self.anchor_spki
-    }
-
-    /// The latest notBefore of the path, without the anchor; seconds since the Unix epoch.
-    pub fn not_before(&self) -> i64 {
-        self.not_before
-    }
-
-    /// The earliest notAfter of the path, without the anchor; seconds since the Unix epoch.
-    pub fn not_after(&self) -> i64 {
-        self.not_after
-    }
-}
-
-/// A peer that policy lets in. Made only by [`TrustDomain::authorize`].
-#[derive(Clone, Debug)]
-pub struct Authorized {
-    peer: VerifiedPeer,
-    rule: Arc<str>,
-}
-
-impl Authorized {
-    pub fn peer(&self) -> &VerifiedPeer {
-        &self.peer
-    }
-
-    pub fn identity(&self) -> &Identity {
-        &self.peer.identity
-    }
-
-    /// The name of the policy rule that let it in.
-    pub fn rule(&self) -> &str {
-        &self.rule
-    }
 }
 
 impl TrustDomain {
@@ -266,7 +211,7 @@ impl TrustDomain {
                 Some(Arc::clone(identity)),
             ));
         }
-        self.verified(&chain, &path).ok_or_else(|| {
+        self.verified(&chain, &path, now).ok_or_else(|| {
             let detail = "the verified path is not made of what was presented".to_owned();
             Refusal::new(CloseReason::Internal, detail, Some(Arc::clone(identity)))
         })
@@ -274,22 +219,26 @@ impl TrustDomain {
 
     /// Asks the policy.
     pub fn authorize(&self, peer: VerifiedPeer) -> Result<Authorized, Refusal> {
-        let (reason, detail) = match self.policy.decide(&peer.identity) {
-            Decision::Allowed { rule } => return Ok(Authorized { peer, rule }),
+        let (reason, detail) = match self.policy.decide(peer.identity()) {
+            Decision::Allowed { rule } => return Ok(Authorized::by_rule(peer, rule)),
             Decision::Denied { rule } => {
-                let subject = &peer.identity.subject;
+                let subject = &peer.identity().subject;
                 (
                     CloseReason::PolicyDenied,
                     format!("rule `{rule}` denies `{subject}`"),
                 )
             }
             Decision::Unmatched => {
-                let subject = &peer.identity.subject;
+                let subject = &peer.identity().subject;
                 let detail = format!("no rule of `{}` allows `{subject}`", self.name);
                 (CloseReason::PolicyUnmatched, detail)
             }
         };
-        Err(Refusal::new(reason, detail, Some(peer.identity)))
+        Err(Refusal::new(
+            reason,
+            detail,
+            Some(Arc::clone(peer.identity())),
+        ))
     }
 
     fn revocation_options<'a>(
@@ -316,25 +265,53 @@ impl TrustDomain {
     }
 
     /// `None` if the path has parts that were neither configured nor presented.
-    fn verified(&self, chain: &Chain<'_>, path: &VerifiedPath<'_>) -> Option<VerifiedPeer> {
+    fn verified(
+        &self,
+        chain: &Chain<'_>,
+        path: &VerifiedPath<'_>,
+        now: UnixTime,
+    ) -> Option<VerifiedPeer> {
         let anchor = self
             .anchors
             .iter()
             .position(|anchor| std::ptr::eq(anchor, path.anchor()))?;
-        let leaf = chain.certificates.first()?;
-        let mut peer = VerifiedPeer {
-            identity: Arc::clone(&leaf.identity),
-            leaf: leaf.der.clone().into_owned(),
+        let leaf = &chain.certificates.first()?.identity;
+        let mut standing = Standing {
+            domain: self.digest,
             anchor_spki: self.authorities.get(anchor)?.identity.spki_pin,
-            not_before: leaf.identity.not_before,
-            not_after: leaf.identity.not_after,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            revocation_until: self.revocation_until(path, seconds(now)),
+            verified_at: seconds(now),
         };
         for intermediate in path.intermediate_certificates() {
             let identity = chain.identity_of(&intermediate.der())?;
-            peer.not_before = peer.not_before.max(identity.not_before);
-            peer.not_after = peer.not_after.min(identity.not_after);
+            standing.not_before = standing.not_before.max(identity.not_before);
+            standing.not_after = standing.not_after.min(identity.not_after);
         }
-        Some(peer)
+        let presented = chain.certificates.iter();
+        let presented = presented.map(|certificate| certificate.der.clone().into_owned());
+        VerifiedPeer::new(Arc::clone(leaf), presented.collect(), standing)
+    }
+
+    /// The first second from which a CRL that was consulted for `path` may count as expired.
+    fn revocation_until(&self, path: &VerifiedPath<'_>, now: i64) -> i64 {
+        if self.expired_crl == RevocationPolicy::Allow {
+            return i64::MAX;
+        }
+        let leaf = path.end_entity().issuer();
+        let others = path
+            .intermediate_certificates()
+            .map(|each| each.issuer().to_vec());
+        let issuers: Vec<Vec<u8>> = std::iter::once(leaf.to_vec()).chain(others).collect();
+        self.crls
+            .iter()
+            .filter(|crl| issuers.iter().any(|issuer| issuer == crl.list.issuer()))
+            .filter_map(|crl| crl.about.next_update)
+            // One that has expired was not the one consulted, or there would be no path.
+            .filter(|&next_update| next_update > now)
+            .min()
+            .unwrap_or(i64::MAX)
     }
 
     fn refusal(&self, error: &webpki::Error, chain: &Chain<'_>, now: UnixTime) -> Refusal {

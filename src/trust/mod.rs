@@ -4,11 +4,13 @@
 //! [`TrustDomain`], and its leaf's [`Identity`] put before the domain's [`Policy`]. The [`verifier`]
 //! does this inside rustls's handshake; a [`judgement`] carries the outcome out of it.
 
+pub mod cache;
 mod chain;
 pub mod domain;
 pub mod identity;
 pub mod judgement;
 pub mod name;
+mod peer;
 pub mod policy;
 mod refusal;
 pub mod verifier;
