@@ -67,6 +67,19 @@ pub const BYTES_PER_VERDICT: usize = 4096;
 /// How long a verdict stands at most before the chain is checked again, unless configured.
 pub const VERDICT_TTL: Duration = Duration::from_secs(3600);
 
+/// Bytes of a session ticket; a client whose chain makes it longer gets none.
+pub const TICKET_BYTES_MAX: usize = 16 * 1024;
+
+/// Tickets that are judged in one handshake; clients offer one or two.
+pub const TICKETS_JUDGED_MAX: u8 = 4;
+
+/// How far the clocks of hosts that share a secret may be apart.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// Bytes of a secret for session tickets.
+pub const STEK_BYTES_MIN: usize = 32;
+pub const STEK_BYTES_MAX: usize = 4096;
+
 /// KeyUpdate messages that a peer may send without application data between them, and in all
 /// within [`KEY_UPDATE_WINDOW_RECORDS`] records.
 pub const KEY_UPDATES_PER_WINDOW_MAX: u32 = 32;

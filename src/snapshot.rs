@@ -143,6 +143,7 @@ fn load_listener(
             config::MinVersion::Tls12 => MinVersion::Tls12,
             config::MinVersion::Tls13 => MinVersion::Tls13,
         },
+        resumption: None,
         clock: clock.clone(),
     };
     let acceptor = match Acceptor::new(options) {

@@ -1,25 +1,49 @@
 //! What one handshake learns about its client, carried across rustls's callbacks.
 //!
-//! rustls calls the certificate resolver and the client verifier synchronously on the shard's
-//! thread; a scope entered around each call into rustls carries the route's trust domain in and the
-//! verdict out.
+//! rustls calls the certificate resolver, the ticketer and the client verifier synchronously on the
+//! shard's thread; a scope entered around each call into rustls carries the route's trust domain in
+//! and the verdict out.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::TrustDomain;
 use super::domain::{Authorized, Refusal};
+use super::refusal::seconds;
+use super::ticket::TicketScope;
+use crate::limits::TICKETS_JUDGED_MAX;
 
 /// What is known about one handshake's client so far.
 #[derive(Debug, Default)]
 pub struct Judgement {
     pub domain: Option<Arc<TrustDomain>>,
+    /// Where tickets of this handshake count; `None` where there are none.
+    scope: Option<TicketScope>,
     /// `Ok` only after the client has proved that it holds the leaf's key.
     pub verdict: Option<Result<Authorized, Refusal>>,
     /// Who may come in as soon as the client proves that it holds the leaf's key.
     unproven: Option<Authorized>,
+    /// Who may come in if rustls resumes from the ticket that was judged last, and when that client
+    /// last proved that it holds the leaf's key.
+    resumable: Option<(Authorized, i64)>,
+    tickets_judged: u8,
+}
+
+impl Judgement {
+    /// The verdict of a handshake that is done. Whoever was let in on the way is put before the
+    /// domain's policy once more. `None` if nobody was judged.
+    pub fn conclude(&mut self, resumed: bool) -> Option<Result<Authorized, Refusal>> {
+        let verdict = self.verdict.take();
+        let resumable = self.resumable.take();
+        let verdict = match resumed {
+            true => Ok(resumable?.0),
+            false => verdict?,
+        };
+        let domain = self.domain.as_ref()?;
+        Some(verdict.and_then(|client| domain.authorize(client.peer().clone())))
+    }
 }
 
 thread_local! {
@@ -49,12 +73,16 @@ impl Drop for Scope<'_> {
     }
 }
 
-/// Names the trust domain for the handshake in progress on this thread. What was found by another
-/// domain no longer counts. Does nothing outside of a scope: the verifier then refuses.
-pub fn choose_domain(domain: Arc<TrustDomain>) {
+/// Names the trust domain for the handshake in progress on this thread, and where its tickets count.
+/// What was found by another domain no longer counts. Does nothing outside of a scope: the verifier
+/// then refuses.
+pub fn choose_domain(domain: Arc<TrustDomain>, scope: Option<TicketScope>) {
     with_current(|judgement| {
         *judgement = Judgement {
             domain: Some(domain),
+            scope,
+            // The second hello of a client that was asked to retry goes on counting.
+            tickets_judged: judgement.tickets_judged,
             ..Judgement::default()
         };
     });
@@ -69,6 +97,7 @@ pub(super) fn domain() -> Option<Arc<TrustDomain>> {
 pub(super) fn expect_proof(authorized: Authorized) {
     with_current(|judgement| {
         judgement.verdict = None;
+        judgement.resumable = None;
         judgement.unproven = Some(authorized);
     });
 }
@@ -90,10 +119,47 @@ pub(super) fn possession_proven(leaf: &CertificateDer<'_>) -> bool {
     .unwrap_or(false)
 }
 
+/// By whom and within which scope a ticket that the client offers is to be judged. `None` where
+/// tickets do not count, or too many were offered.
+pub(super) fn ticket_offered() -> Option<(TicketScope, Arc<TrustDomain>)> {
+    with_current(|judgement| {
+        // rustls resumes from the ticket that it asked about last, or from none.
+        judgement.resumable = None;
+        if judgement.tickets_judged >= TICKETS_JUDGED_MAX {
+            return None;
+        }
+        judgement.tickets_judged += 1;
+        Some((judgement.scope?, judgement.domain.clone()?))
+    })
+    .flatten()
+}
+
+/// Keeps who may come in if rustls resumes from the ticket that was just judged.
+pub(super) fn may_resume(client: Authorized, authenticated_at: i64) {
+    with_current(|judgement| judgement.resumable = Some((client, authenticated_at)));
+}
+
+/// Whom a ticket is made for, where it counts, and when the client last proved that it holds its
+/// key: now, after a full handshake.
+pub(super) fn for_ticket(now: UnixTime) -> Option<(TicketScope, Authorized, i64)> {
+    with_current(|judgement| {
+        let scope = judgement.scope?;
+        match (&judgement.verdict, &judgement.resumable) {
+            (Some(Ok(client)), None) => Some((scope, client.clone(), seconds(now))),
+            (None, Some((client, authenticated_at))) => {
+                Some((scope, client.clone(), *authenticated_at))
+            }
+            _ => None,
+        }
+    })
+    .flatten()
+}
+
 /// The client is not let in.
 pub(super) fn refuse(refusal: Refusal) {
     with_current(|judgement| {
         judgement.unproven = None;
+        judgement.resumable = None;
         judgement.verdict = Some(Err(refusal));
     });
 }
@@ -173,7 +239,7 @@ mod tests {
         let mut judgement = Judgement::default();
         enter(&mut judgement, || {
             expect_proof(judged.clone());
-            choose_domain(domain);
+            choose_domain(domain, None);
             assert!(!possession_proven(judged.peer().leaf()));
         });
         assert!(judgement.verdict.is_none());

@@ -13,6 +13,9 @@ pub mod name;
 mod peer;
 pub mod policy;
 mod refusal;
+pub mod stek;
+pub mod ticket;
+pub mod ticketer;
 pub mod verifier;
 
 pub use domain::{Authorized, Refusal, TrustDomain, VerifiedPeer};
