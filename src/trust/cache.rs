@@ -13,8 +13,8 @@ use std::hash::{Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quick_cache::unsync::Cache;
-use quick_cache::{Equivalent, Weighter};
+use quick_cache::unsync::{Cache, DefaultLifecycle};
+use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::peer::Standing;
@@ -60,13 +60,22 @@ impl VerdictCache {
         // No entry weighs less than its share of the bytes: the bound of bytes is one of entries,
         // too.
         let least = (bounds.bytes / entries).max(1) as u64;
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(entries)
+            .weight_capacity(least.saturating_mul(entries as u64))
+            // After a reload, or when clients got new certificates, all that is kept may be of no
+            // use any more. Then whoever comes twice must find its place, however many they are: half
+            // is for what came once, and as many as fit are known by their hash after they had to go.
+            .hot_allocation(0.5)
+            .ghost_allocation(1.0)
+            .build()
+            .expect("both capacities are set");
         Self {
-            verdicts: Cache::with(
-                entries,
-                least.saturating_mul(entries as u64),
+            verdicts: Cache::with_options(
+                options,
                 Weight { least },
                 RandomState::new(),
-                quick_cache::unsync::DefaultLifecycle::default(),
+                DefaultLifecycle::default(),
             ),
             ttl: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX),
             figures: CacheFigures::default(),
@@ -242,5 +251,135 @@ impl Weighter<Key, Authorized> for Weight {
     fn weight(&self, key: &Key, _: &Authorized) -> u64 {
         let bytes: usize = key.0.chain().iter().map(|der| der.len()).sum();
         (bytes as u64).max(self.least)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: CacheBounds = CacheBounds {
+        entries: 1000,
+        bytes: 1000 * 64,
+    };
+
+    fn identity() -> Arc<Identity> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::default();
+        let certificate = params.self_signed(&key).unwrap();
+        Arc::new(Identity::from_der(certificate.der()).unwrap())
+    }
+
+    /// A verdict of a chain that is nothing but these bytes.
+    fn verdict(identity: &Arc<Identity>, chain: &[u8]) -> Authorized {
+        verdict_of(1, identity, chain)
+    }
+
+    fn verdict_of(domain: u8, identity: &Arc<Identity>, chain: &[u8]) -> Authorized {
+        let standing = Standing {
+            domain: [domain; 32],
+            anchor_spki: [2; 32],
+            not_before: 0,
+            not_after: 100,
+            revocation_until: i64::MAX,
+            verified_at: 10,
+        };
+        let chain = Box::new([chain.to_vec().into()]);
+        let peer = VerifiedPeer::new(Arc::clone(identity), chain, standing).unwrap();
+        Authorized::by_rule(peer, "in".into())
+    }
+
+    fn find(cache: &mut VerdictCache, domain: u8, chain: &[&[u8]], now: i64) -> bool {
+        let chain: Vec<CertificateDer<'_>> = chain.iter().map(|der| (*der).into()).collect();
+        let presented = Presented {
+            domain: &[domain; 32],
+            leaf: &chain[0],
+            intermediates: &chain[1..],
+        };
+        cache.find(&presented, now).is_some()
+    }
+
+    #[test]
+    fn cache_bounds() {
+        let identity = identity();
+        let mut cache = VerdictCache::new(BOUNDS, VERDICT_TTL);
+        for number in 0..1_000_000_u32 {
+            cache.keep(&verdict(&identity, &number.to_be_bytes()));
+            assert!(cache.len() <= BOUNDS.entries);
+        }
+        assert!(cache.len() > BOUNDS.entries / 2, "{}", cache.len());
+        let evicted = 1_000_000 - cache.len() as u64;
+        assert_eq!(cache.figures().evicted, evicted);
+
+        // Large ones count for what they are.
+        let mut cache = VerdictCache::new(BOUNDS, VERDICT_TTL);
+        for number in 0..1000_u32 {
+            let chain = number.to_be_bytes().repeat(160);
+            cache.keep(&verdict(&identity, &chain));
+            let bytes = cache.verdicts.iter().map(|(key, _)| key.0.leaf().len());
+            assert!(bytes.sum::<usize>() <= BOUNDS.bytes);
+        }
+        assert!(cache.len() <= 100, "{}", cache.len());
+    }
+
+    #[test]
+    fn what_comes_again_outlasts_what_comes_once() {
+        let identity = identity();
+        let mut cache = VerdictCache::new(BOUNDS, VERDICT_TTL);
+        for known in 0..100_u8 {
+            cache.keep(&verdict(&identity, &[known]));
+        }
+        for number in 0..100_000_u32 {
+            cache.keep(&verdict(&identity, &number.to_be_bytes()));
+            let known = number.to_be_bytes()[3] % 100;
+            assert!(find(&mut cache, 1, &[&[known]], 10), "{number}");
+        }
+    }
+
+    #[test]
+    fn after_a_reload_new_verdicts_take_the_place_of_old_ones() {
+        let identity = identity();
+        let mut cache = VerdictCache::new(BOUNDS, VERDICT_TTL);
+        for domain in 1..4 {
+            let mut found = 0;
+            for _ in 0..8 {
+                found = 0;
+                for number in 0..900_u32 {
+                    let chain = &number.to_be_bytes();
+                    if find(&mut cache, domain, &[chain], 10) {
+                        found += 1;
+                    } else {
+                        cache.keep(&verdict_of(domain, &identity, chain));
+                    }
+                }
+            }
+            assert!(found > 800, "{found} of 900");
+        }
+    }
+
+    #[test]
+    fn the_whole_chain_and_the_domain_must_be_the_same() {
+        let identity = identity();
+        let mut cache = VerdictCache::new(BOUNDS, Duration::from_secs(20));
+        cache.keep(&verdict(&identity, b"leaf"));
+        assert!(find(&mut cache, 1, &[b"leaf"], 10));
+        assert!(!find(&mut cache, 2, &[b"leaf"], 10));
+        assert!(!find(&mut cache, 1, &[b"leaf", b"more"], 10));
+        assert!(!find(&mut cache, 1, &[b"lea", b"f"], 10));
+        assert_eq!(
+            cache.figures(),
+            CacheFigures {
+                hits: 1,
+                misses: 3,
+                evicted: 0,
+                expired: 0
+            }
+        );
+        // What stands no more is gone, and counted so once.
+        assert!(!find(&mut cache, 1, &[b"leaf"], 30));
+        assert!(!find(&mut cache, 1, &[b"leaf"], 10));
+        let figures = cache.figures();
+        assert_eq!((figures.misses, figures.expired), (5, 1));
+        assert!(cache.is_empty());
     }
 }
