@@ -172,7 +172,9 @@ fn with_current<R>(work: impl FnOnce(&mut Judgement) -> R) -> Option<R> {
 mod tests {
     use std::time::Duration;
 
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    };
     use rustls_pki_types::UnixTime;
 
     use super::*;
@@ -180,24 +182,32 @@ mod tests {
     use crate::trust::domain::TrustSources;
     use crate::trust::policy::{Effect, Matcher, Rule};
 
-    /// A domain, and two clients that it lets in.
-    fn clients() -> (Arc<TrustDomain>, [Authorized; 2]) {
+    fn authority() -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let anchor = params.self_signed(&key).unwrap().der().clone();
-        let issuer = rcgen::Issuer::new(params, key);
+        (anchor, Issuer::new(params, key))
+    }
+
+    fn domain_of(anchor: CertificateDer<'static>, policy: Policy) -> TrustDomain {
+        TrustDomain::new(TrustSources {
+            anchors: vec![anchor],
+            policy,
+            ..TrustSources::default()
+        })
+        .unwrap()
+    }
+
+    /// A domain, and two clients that it lets in.
+    fn clients() -> (Arc<TrustDomain>, [Authorized; 2]) {
+        let (anchor, issuer) = authority();
         let rule = Rule {
             name: "in".into(),
             effect: Effect::Allow,
             matchers: vec![Matcher::Any],
         };
-        let domain = TrustDomain::new(TrustSources {
-            anchors: vec![anchor],
-            policy: Policy { rules: vec![rule] },
-            ..TrustSources::default()
-        })
-        .unwrap();
+        let domain = domain_of(anchor, Policy { rules: vec![rule] });
         let clients = [(); 2].map(|()| {
             let mut params = CertificateParams::default();
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -243,5 +253,125 @@ mod tests {
             assert!(!possession_proven(judged.peer().leaf()));
         });
         assert!(judgement.verdict.is_none());
+    }
+
+    fn scope() -> TicketScope {
+        TicketScope::new("front", "only")
+    }
+
+    fn judgement(domain: &Arc<TrustDomain>) -> Judgement {
+        Judgement {
+            domain: Some(Arc::clone(domain)),
+            scope: Some(scope()),
+            ..Judgement::default()
+        }
+    }
+
+    fn leaf(verdict: Option<Result<Authorized, Refusal>>) -> Option<CertificateDer<'static>> {
+        Some(verdict?.ok()?.peer().leaf().clone())
+    }
+
+    #[test]
+    fn a_ticket_lets_in_only_who_resumes() {
+        let (domain, [judged, other]) = clients();
+        let mut judgement = judgement(&domain);
+        enter(&mut judgement, || may_resume(judged.clone(), 1));
+        assert_eq!(leaf(judgement.conclude(false)), None);
+        enter(&mut judgement, || may_resume(judged.clone(), 1));
+        assert_eq!(
+            leaf(judgement.conclude(true)).as_ref(),
+            Some(judged.peer().leaf())
+        );
+
+        // rustls did not take the ticket; another client's chain follows.
+        enter(&mut judgement, || {
+            may_resume(judged.clone(), 1);
+            expect_proof(other.clone());
+        });
+        assert_eq!(leaf(judgement.conclude(true)), None);
+        enter(&mut judgement, || {
+            expect_proof(other.clone());
+            assert!(possession_proven(other.peer().leaf()));
+        });
+        assert_eq!(
+            leaf(judgement.conclude(false)).as_ref(),
+            Some(other.peer().leaf())
+        );
+        // What was proved does not stand for a ticket.
+        enter(&mut judgement, || {
+            expect_proof(other.clone());
+            assert!(possession_proven(other.peer().leaf()));
+        });
+        assert_eq!(leaf(judgement.conclude(true)), None);
+    }
+
+    #[test]
+    fn of_several_tickets_the_last_counts_and_not_all_are_judged() {
+        let (domain, [judged, _]) = clients();
+        let mut judgement = judgement(&domain);
+        enter(&mut judgement, || {
+            assert!(ticket_offered().is_some());
+            may_resume(judged.clone(), 1);
+            // The next is declined.
+            assert!(ticket_offered().is_some());
+        });
+        assert_eq!(leaf(judgement.conclude(true)), None);
+        enter(&mut judgement, || {
+            choose_domain(Arc::clone(&domain), Some(scope()));
+            for _ in 2..TICKETS_JUDGED_MAX {
+                assert!(ticket_offered().is_some());
+            }
+            may_resume(judged, 1);
+            assert!(ticket_offered().is_none());
+        });
+        assert_eq!(leaf(judgement.conclude(true)), None);
+    }
+
+    #[test]
+    fn policy_is_asked_once_more_at_the_end() {
+        let (domain, [judged, _]) = clients();
+        let nobody = Arc::new(domain_of(authority().0, Policy::default()));
+        for resumed in [true, false] {
+            for (domain, is_let_in) in [(&domain, true), (&nobody, false)] {
+                let mut judgement = judgement(domain);
+                enter(&mut judgement, || {
+                    if resumed {
+                        may_resume(judged.clone(), 1);
+                    } else {
+                        expect_proof(judged.clone());
+                        assert!(possession_proven(judged.peer().leaf()));
+                    }
+                });
+                let verdict = judgement.conclude(resumed).unwrap();
+                assert_eq!(verdict.is_ok(), is_let_in);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_made_for_who_is_let_in_and_tells_when_it_last_proved_its_key() {
+        let (domain, [judged, _]) = clients();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(1000));
+        let made = |work: &dyn Fn()| {
+            let mut judgement = judgement(&domain);
+            enter(&mut judgement, || {
+                work();
+                for_ticket(now).map(|(_, _, authenticated_at)| authenticated_at)
+            })
+        };
+        assert_eq!(made(&|| ()), None);
+        assert_eq!(made(&|| expect_proof(judged.clone())), None);
+        assert_eq!(made(&|| may_resume(judged.clone(), 7)), Some(7));
+        let full = || {
+            may_resume(judged.clone(), 7);
+            expect_proof(judged.clone());
+            assert!(possession_proven(judged.peer().leaf()));
+        };
+        assert_eq!(made(&full), Some(1000));
+        let elsewhere = || {
+            choose_domain(Arc::clone(&domain), None);
+            may_resume(judged.clone(), 7);
+        };
+        assert_eq!(made(&elsewhere), None);
     }
 }

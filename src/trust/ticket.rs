@@ -238,3 +238,56 @@ fn split_time(bytes: &[u8]) -> Option<(&[u8], i64)> {
 fn position(bytes: [u8; 4]) -> usize {
     usize::try_from(u32::from_be_bytes(bytes)).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(certificates: usize) -> Header {
+        let places = (0..certificates).map(|at| Place {
+            start: at,
+            end: at + 7,
+        });
+        Header {
+            authenticated_at: -1,
+            standing: Standing {
+                domain: [1; 32],
+                anchor_spki: [2; 32],
+                not_before: i64::MIN,
+                not_after: 3,
+                revocation_until: i64::MAX,
+                verified_at: 4,
+            },
+            certificates: places.collect(),
+        }
+    }
+
+    #[test]
+    fn headers_come_back_as_they_were() {
+        for certificates in 0..=CHAIN_LEN_MAX {
+            let bytes = [b"state", &header(certificates).encode()[..]].concat();
+            assert_eq!(Header::decode(&bytes), Some((header(certificates), 5)));
+            // Cut at the front: the places do not fit any more.
+            assert_eq!(Header::decode(&bytes[6..]), None);
+        }
+        assert_eq!(Header::decode(&header(CHAIN_LEN_MAX + 1).encode()), None);
+        assert_eq!(Header::decode(b""), None);
+    }
+
+    #[test]
+    fn certificates_are_found_one_behind_the_other() {
+        let chain: [CertificateDer<'_>; 2] = [[1, 2][..].into(), [2, 1][..].into()];
+        let places = |state: &[u8]| {
+            locate(&chain, state).map(|places| {
+                let places = places.into_iter();
+                places
+                    .map(|place| (place.start, place.end))
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(places(&[0, 1, 2, 1, 2, 1]), Some(vec![(1, 3), (4, 6)]));
+        assert_eq!(places(&[2, 1, 1, 2]), None);
+        assert_eq!(places(&[1, 2, 2]), None);
+        assert_eq!(places(&[]), None);
+    }
+}

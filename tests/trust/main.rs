@@ -9,6 +9,7 @@ mod bounds;
 mod crls;
 mod names;
 mod purpose;
+mod tickets;
 mod verifier;
 
 use ringgate::close_reason::CloseReason;
