@@ -113,6 +113,7 @@ impl std::fmt::Debug for Block {
 pub struct Pool {
     free: Vec<Block>,
     lent: usize,
+    lent_max: usize,
     capacity: usize,
     kept: usize,
 }
@@ -123,6 +124,7 @@ impl Pool {
         Self {
             free: Vec::new(),
             lent: 0,
+            lent_max: 0,
             capacity,
             kept: kept.min(capacity),
         }
@@ -134,6 +136,7 @@ impl Pool {
             return None;
         }
         self.lent += 1;
+        self.lent_max = self.lent_max.max(self.lent);
         Some(self.free.pop().unwrap_or_else(Block::new))
     }
 
@@ -150,6 +153,11 @@ impl Pool {
     pub fn lent(&self) -> usize {
         self.lent
     }
+
+    /// How many blocks were out at once at most.
+    pub fn lent_max(&self) -> usize {
+        self.lent_max
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +171,7 @@ mod tests {
         assert!(pool.take().is_none());
         pool.give(first);
         pool.give(second);
-        assert_eq!((pool.lent(), pool.free.len()), (0, 1));
+        assert_eq!((pool.lent(), pool.lent_max(), pool.free.len()), (0, 2, 1));
     }
 
     #[test]

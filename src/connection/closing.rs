@@ -23,7 +23,7 @@ pub(super) struct Closing {
     /// The client's end was seen, so nothing is lost by closing at once.
     client_gone: bool,
     /// What is left to flush: the client's last words, or (truncation) the upstream's last bytes.
-    waits_for: Side,
+    pub(super) waits_for: Side,
     discarded: usize,
 }
 
@@ -146,7 +146,7 @@ impl Connection {
                     self.close_now(context);
                 }
             }
-            Event::Ended(Side::Upstream, _) => {
+            Event::Ended(Side::Upstream, Err(_)) => {
                 if closing.waits_for == Side::Upstream {
                     self.close_now(context);
                 }
@@ -157,7 +157,9 @@ impl Connection {
                     self.close_now(context);
                 }
             }
-            Event::Received(Side::Upstream, _)
+            // An upstream that has said everything may still be reading.
+            Event::Ended(Side::Upstream, Ok(()))
+            | Event::Received(Side::Upstream, _)
             | Event::Connected(_)
             | Event::Command(_)
             | Event::Sent(..) => {}

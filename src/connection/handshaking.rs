@@ -57,6 +57,7 @@ impl Connection {
             return self.end_with_alert(failure, rustls::AlertDescription::InternalError, context);
         }
         let permit = ConnectPermit::new(&session.client, session.route, 0);
+        let sent_more = session.records.is_mid_record();
         self.stage = Stage::Connecting {
             session,
             attempt: 0,
@@ -64,8 +65,10 @@ impl Connection {
         };
         self.deadline = context.now + self.settings.connect_timeout;
         context.actions.push(Action::Connect(permit));
-        // What the client sent behind its Finished.
-        self.client_sent(&mut [], context);
+        if sent_more {
+            // Behind its Finished.
+            self.client_sent(&mut [], context);
+        }
     }
 
     fn greet(

@@ -278,6 +278,15 @@ impl Connection {
         }
     }
 
+    /// Whether what is left of a send to `side` is still wanted.
+    fn sends_to(&self, side: Side) -> bool {
+        match &self.stage {
+            Stage::Closed(_) => false,
+            Stage::Closing(closing) => closing.waits_for == side,
+            Stage::Connecting { .. } | Stage::Handshaking(_) | Stage::Relaying { .. } => true,
+        }
+    }
+
     fn on_sent(
         &mut self,
         side: Side,
@@ -287,7 +296,7 @@ impl Connection {
     ) {
         self.direction_to(side).sending = false;
         match result {
-            Ok(sent) if sent < block.filled().len() && !self.is_closed() => {
+            Ok(sent) if sent < block.filled().len() && self.sends_to(side) => {
                 block.consume(sent);
                 self.direction_to(side).send(block, context);
             }
@@ -314,8 +323,11 @@ impl Connection {
     fn send_failed(&mut self, side: Side, error: &io::Error, context: &mut Context<'_>) {
         match (&self.stage, side) {
             (Stage::Closed(_), _) => {}
-            (Stage::Closing(_), Side::Client) => self.close_now(context),
-            (Stage::Closing(_), Side::Upstream) => {}
+            (Stage::Closing(closing), side) => {
+                if closing.waits_for == side {
+                    self.close_now(context);
+                }
+            }
             (Stage::Handshaking(_), _) => self.close(CloseReason::ClientGoneInHandshake, context),
             (_, Side::Client) => self.close(CloseReason::ClientReset, context),
             (_, Side::Upstream) => self.upstream_failed(error, context),

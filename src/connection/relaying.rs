@@ -6,7 +6,7 @@ use rustls::AlertDescription;
 
 use super::{Action, ConnectPermit, Connection, Context, Event, Side, Stage};
 use crate::close_reason::CloseReason;
-use crate::limits::{CONNECT_ATTEMPTS_MAX, RECORD_PLAINTEXT_MAX};
+use crate::limits::{BLOCK_LEN, CONNECT_ATTEMPTS_MAX, RECORD_PLAINTEXT_MAX};
 use crate::tls::{Established, RecordFailure};
 
 impl Connection {
@@ -113,11 +113,9 @@ impl Connection {
         else {
             return Ok(false);
         };
+        let mut room = RECORD_PLAINTEXT_MAX + 1;
         loop {
-            let Some(mut block) = self
-                .inbound
-                .writable(RECORD_PLAINTEXT_MAX + 1, context.pool)
-            else {
+            let Some(mut block) = self.inbound.writable(room, context.pool) else {
                 return Err(no_block());
             };
             let before = block.filled().len();
@@ -126,9 +124,11 @@ impl Connection {
             self.inbound.push(block, context.pool);
             let opened = opened?;
             bytes = &mut bytes[opened.consumed..];
-            if opened.closed || bytes.is_empty() {
+            if opened.closed || bytes.is_empty() && !session.records.waits_for_room() {
                 return Ok(opened.closed);
             }
+            // What is left did not fit, and would not fit into the same block again.
+            room = BLOCK_LEN;
         }
     }
 
@@ -307,7 +307,12 @@ impl Connection {
                 self.deadline = context.now + self.settings.connect_timeout;
                 context.actions.push(Action::AbandonConnect);
             }
-            Stage::Connecting { .. } => self.close(CloseReason::UpstreamConnectTimeout, context),
+            // The connect did not even end when it was given up.
+            Stage::Connecting { .. } => self.end_with_alert(
+                CloseReason::UpstreamConnectTimeout,
+                AlertDescription::InternalError,
+                context,
+            ),
             _ => self.end(CloseReason::IdleTimeout, context),
         }
     }

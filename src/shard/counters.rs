@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::block::Pool;
 use crate::close_reason::CloseReason;
+use crate::ring::Ring;
 
 /// Figures of one shard. Aligned so that no other thread's data shares a cache line with them.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub struct Counters {
     buffers_exhausted: AtomicU64,
     reports_lost: AtomicU64,
     upstream_connects: AtomicU64,
+    blocks_lent: AtomicU64,
+    blocks_lent_max: AtomicU64,
+    operations_in_flight: AtomicU64,
+    slots_in_use: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
@@ -58,6 +64,14 @@ figures! {
     reports_lost;
     /// Connects to upstreams that were started.
     upstream_connects;
+    /// Blocks that connections hold now.
+    blocks_lent;
+    /// Blocks that connections held at once at most.
+    blocks_lent_max;
+    /// Ring operations whose completion is still to come.
+    operations_in_flight;
+    /// Direct descriptors in use.
+    slots_in_use;
 }
 
 /// Adds to a counter that only this thread writes: no locked instruction is needed.
@@ -83,6 +97,10 @@ impl Counters {
             buffers_exhausted: AtomicU64::new(0),
             reports_lost: AtomicU64::new(0),
             upstream_connects: AtomicU64::new(0),
+            blocks_lent: AtomicU64::new(0),
+            blocks_lent_max: AtomicU64::new(0),
+            operations_in_flight: AtomicU64::new(0),
+            slots_in_use: AtomicU64::new(0),
             closed: [const { AtomicU64::new(0) }; CloseReason::ALL.len()],
         }
     }
@@ -120,7 +138,20 @@ impl Counters {
             .store(handshaking as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn set_ring(&self, ring: crate::ring::RingCounters) {
+    pub(super) fn set_pool(&self, pool: &Pool) {
+        self.blocks_lent
+            .store(pool.lent() as u64, Ordering::Relaxed);
+        self.blocks_lent_max
+            .store(pool.lent_max() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_ring(&self, ring: &Ring) {
+        let in_flight = ring.operations_in_flight() as u64;
+        self.operations_in_flight
+            .store(in_flight, Ordering::Relaxed);
+        self.slots_in_use
+            .store(ring.slots_in_use() as u64, Ordering::Relaxed);
+        let ring = ring.counters();
         self.enters.store(ring.enters, Ordering::Relaxed);
         self.submissions.store(ring.submissions, Ordering::Relaxed);
         self.completions.store(ring.completions, Ordering::Relaxed);

@@ -136,6 +136,11 @@ impl Entry {
         needed
     }
 
+    /// Whether a timer for `at` is the one that runs for this connection.
+    pub(super) fn awaits(&self, at: Instant) -> bool {
+        self.timer == Some(at)
+    }
+
     /// Whether the timer that fired by `now` is this connection's, and not left by one before.
     pub(super) fn timer_fired(&mut self, now: Instant) -> bool {
         let fired = self.timer.is_some_and(|timer| timer <= now);

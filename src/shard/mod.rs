@@ -42,6 +42,12 @@ const TURN_MAX: Duration = Duration::from_secs(1);
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Timers that may run per open connection before those that mean nothing any more are forgotten.
+const TIMERS_PER_CONNECTION_MAX: usize = 4;
+
+/// Timers that are never too many, so that few connections do not cause frequent searches.
+const TIMERS_MIN: usize = 4096;
+
 /// A listening socket of this shard and what its connections share.
 struct Gate {
     listener: Listener,
@@ -224,6 +230,17 @@ impl Shard {
         }
     }
 
+    /// Keeps the timers of connections that are gone from piling up.
+    fn forget_old_timers(&mut self) {
+        if self.timers.len() > TIMERS_PER_CONNECTION_MAX * self.connections.len() + TIMERS_MIN {
+            let connections = &self.connections;
+            self.timers.retain(|at, key| {
+                let entry = connections.get(key as usize);
+                entry.is_some_and(|entry| entry.awaits(at))
+            });
+        }
+    }
+
     fn end_all(&mut self, reason: CloseReason) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
@@ -244,6 +261,7 @@ impl Shard {
         let deadline = entry.connection.deadline();
         if entry.needs_timer(deadline) {
             self.timers.push(deadline, key);
+            self.forget_old_timers();
         }
     }
 }

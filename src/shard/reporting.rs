@@ -61,7 +61,8 @@ impl Shard {
     pub(super) fn publish(&mut self) {
         let counters = self.inbox.counters();
         counters.set_open(self.admission.connections(), self.admission.handshakes());
-        counters.set_ring(self.ring.counters());
+        counters.set_pool(&self.pool);
+        counters.set_ring(&self.ring);
     }
 }
 

@@ -21,6 +21,17 @@ impl Timers {
         self.heap.push(Reverse((at, key)));
     }
 
+    /// How many run, those that mean nothing any more included.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Forgets the timers that `means_something` denies.
+    pub(super) fn retain(&mut self, mut means_something: impl FnMut(Instant, u32) -> bool) {
+        self.heap
+            .retain(|Reverse((at, key))| means_something(*at, *key));
+    }
+
     /// When the next one fires.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
@@ -40,6 +51,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn timers_that_mean_nothing_can_be_forgotten() {
+        let (mut timers, start) = (Timers::new(), Instant::now());
+        (0..10).for_each(|key| timers.push(start, key));
+        timers.retain(|_, key| key % 2 == 0);
+        assert_eq!(timers.len(), 5);
+        assert_eq!(timers.pop(start).map(|key| key % 2), Some(0));
+    }
 
     #[test]
     fn timers_fire_in_order_and_not_before_their_time() {

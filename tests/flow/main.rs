@@ -4,6 +4,7 @@
 mod pki;
 #[path = "../common/proxy_v2.rs"]
 mod proxy_v2;
+mod upstream;
 mod world;
 
 mod ending;

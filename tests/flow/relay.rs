@@ -6,13 +6,8 @@ use ringgate::close_reason::CloseReason;
 
 use crate::pki;
 use crate::proxy_v2 as tlv;
-use crate::world::{CLIENT_ID, Manner, SERVER_NAME, Upstream, World, der, finish};
-
-fn patterned(len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 16).to_le_bytes()[0])
-        .collect()
-}
+use crate::upstream::{Manner, Upstream};
+use crate::world::{CLIENT_ID, SERVER_NAME, World, der, finish, patterned};
 
 #[test]
 fn one_byte_goes_there_and_back() {

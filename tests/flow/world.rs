@@ -1,24 +1,30 @@
 //! A terminator with its PKI, an upstream that remembers what it was told, and clients.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ringgate::Terminator;
 use ringgate::clock::Clock;
 use ringgate::close_reason::CloseReason;
-use ringgate::shard::mailbox::Report;
+use ringgate::shard::Counters;
+use ringgate::shard::mailbox::{Command, Mailbox, Report};
 use ringgate::snapshot::Snapshot;
+use ringgate::terminator::StartError;
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs as provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, RootCertStore, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+};
 
 use crate::pki::{self, Ca, Leaf};
-use crate::proxy_v2::Header;
+use crate::upstream::Upstream;
 
 pub const SERVER_NAME: &str = "app.example";
 pub const CLIENT_ID: &str = "spiffe://example.org/client";
@@ -129,21 +135,29 @@ impl World {
 
     /// A terminator with this configuration, on one shard, after `prepare` has written its files.
     pub fn with(prepare: impl FnOnce(&Folder, &Ca, &Ca), config: &str) -> Self {
+        Self::start(prepare, &format!("{config}\n[shards]\ncount = 1\n")).unwrap()
+    }
+
+    /// A terminator with exactly this configuration.
+    pub fn start(
+        prepare: impl FnOnce(&Folder, &Ca, &Ca),
+        config: &str,
+    ) -> Result<Self, StartError> {
         let folder = Folder::new();
         let (client_ca, server_ca) = (Ca::root("Clients"), Ca::root("Servers"));
         write_leaf(&folder, "server", &server_leaf(&server_ca, SERVER_NAME));
         folder.write("clients.pem", &pem("CERTIFICATE", &client_ca.certificate));
         prepare(&folder, &client_ca, &server_ca);
-        let file = folder.write("ringgate.toml", &format!("{config}\n[shards]\ncount = 1\n"));
+        let file = folder.write("ringgate.toml", config);
         let clock = Clock::manual(Duration::from_secs(pki::NOW.unsigned_abs()));
-        let terminator = Terminator::start(&Arc::new(load(&file, &clock)), &clock).unwrap();
-        Self {
+        let terminator = Terminator::start(&Arc::new(load(&file, &clock)), &clock)?;
+        Ok(Self {
             folder,
             clock,
             client_ca,
             server_ca,
             terminator: Mutex::new(terminator),
-        }
+        })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -173,7 +187,7 @@ impl World {
         &self,
         leaf: Option<&Leaf>,
         server_name: &str,
-        versions: &[&'static rustls::SupportedProtocolVersion],
+        versions: &[&'static SupportedProtocolVersion],
     ) -> TlsStream {
         let config = self.client_config(leaf, versions);
         self.connect_with(config, server_name)
@@ -188,26 +202,26 @@ impl World {
     pub fn client_config(
         &self,
         leaf: Option<&Leaf>,
-        versions: &[&'static rustls::SupportedProtocolVersion],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
+        let presents = leaf.map(|leaf| Arc::new(certified(leaf.certificate.clone(), &leaf.key)));
+        self.client_config_of(presents, versions, provider::default_provider())
+    }
+
+    /// A client that presents this certificate with this key, whether they fit or not.
+    pub fn client_config_of(
+        &self,
+        presents: Option<Arc<CertifiedKey>>,
+        versions: &[&'static SupportedProtocolVersion],
+        provider: rustls::crypto::CryptoProvider,
     ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.server_ca.certificate.clone()).unwrap();
-        let builder = ClientConfig::builder_with_details(
-            Arc::new(provider::default_provider()),
-            Arc::new(Fixed),
-        )
-        .with_protocol_versions(versions)
-        .unwrap()
-        .with_root_certificates(roots);
-        match leaf {
-            Some(leaf) => {
-                let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).unwrap();
-                builder
-                    .with_client_auth_cert(vec![leaf.certificate.clone()], key)
-                    .unwrap()
-            }
-            None => builder.with_no_client_auth(),
-        }
+        ClientConfig::builder_with_details(Arc::new(provider), Arc::new(Fixed))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(Arc::new(Presents(presents)))
     }
 
     /// A plain TCP connection to the terminator.
@@ -222,12 +236,7 @@ impl World {
     pub fn report(&self) -> Report {
         let until = Instant::now() + LIMIT;
         loop {
-            let report = self.terminator(|terminator| {
-                terminator
-                    .mailboxes()
-                    .find_map(ringgate::shard::mailbox::Mailbox::report)
-            });
-            match report {
+            match self.report_if_any() {
                 Some(report) => return report,
                 None if Instant::now() > until => panic!("no report within {LIMIT:?}"),
                 None => std::thread::yield_now(),
@@ -235,23 +244,69 @@ impl World {
         }
     }
 
+    pub fn report_if_any(&self) -> Option<Report> {
+        self.terminator(|terminator| terminator.mailboxes().find_map(Mailbox::report))
+    }
+
+    /// Checks that the only connection so far was refused for `reason`: counted once, reported
+    /// once, and at no upstream's cost.
+    pub fn refused(&self, reason: CloseReason, upstream: &Upstream) -> Report {
+        let report = self.ended(reason);
+        assert!(report.service.is_none(), "let in: {report:?}");
+        assert_eq!(report.listener.as_ref(), "127.0.0.1:0");
+        let connects = (self.upstream_connects(), upstream.connections());
+        assert_eq!(connects, (0, 0), "upstream connections for {reason}");
+        assert_eq!(self.figure(Counters::established), 0);
+        report
+    }
+
+    /// Checks that the only connection so far ended for `reason`, and that it was reported once.
+    pub fn ended(&self, reason: CloseReason) -> Report {
+        self.closed(reason, 1);
+        self.quiet();
+        assert_eq!(self.ends(), 1, "exactly one reason: {}", self.reasons());
+        let report = self.report();
+        assert_eq!(report.reason, reason);
+        assert!(self.report_if_any().is_none(), "a second report");
+        report
+    }
+
+    /// Connections that have ended.
+    pub fn ends(&self) -> u64 {
+        let reasons = CloseReason::ALL.iter();
+        reasons
+            .map(|&reason| self.figure(|counters| counters.closed(reason)))
+            .sum()
+    }
+
+    /// One of the counters, over all shards.
+    pub fn figure(&self, of: impl Fn(&Counters) -> u64) -> u64 {
+        self.terminator(|terminator| sum(terminator, of))
+    }
+
+    /// Sends every shard a command.
+    pub fn command(&self, command: Command) {
+        self.terminator(|terminator| {
+            assert!(terminator.mailboxes().all(|mailbox| mailbox.send(command)));
+        });
+    }
+
     /// Waits until `count` connections have ended for `reason`.
     pub fn closed(&self, reason: CloseReason, count: u64) {
-        self.eventually(&format!("{count} ended as {reason}"), |terminator| {
-            terminator
-                .mailboxes()
-                .map(|mailbox| mailbox.counters().closed(reason))
-                .sum::<u64>()
-                == count
+        self.reaches(&format!("ended as {reason}"), count, |counters| {
+            counters.closed(reason)
         });
     }
 
     /// Waits until nothing is open.
     pub fn quiet(&self) {
-        self.eventually("nothing is open", |terminator| {
-            terminator
-                .mailboxes()
-                .all(|mailbox| mailbox.counters().open() == 0)
+        self.reaches("open", 0, Counters::open);
+    }
+
+    /// Waits until a figure is `count`.
+    pub fn reaches(&self, what: &str, count: u64, of: impl Fn(&Counters) -> u64) {
+        self.eventually(&format!("{count} {what}"), |terminator| {
+            sum(terminator, &of) == count
         });
     }
 
@@ -269,28 +324,41 @@ impl World {
 
     /// Connects to upstreams that were started so far.
     pub fn upstream_connects(&self) -> u64 {
-        self.terminator(|terminator| {
-            terminator
-                .mailboxes()
-                .map(|mailbox| mailbox.counters().upstream_connects())
-                .sum()
-        })
+        self.figure(Counters::upstream_connects)
     }
 
-    fn reasons(&self) -> String {
-        self.terminator(|terminator| {
-            let mut text = String::new();
-            for mailbox in terminator.mailboxes() {
-                for &reason in CloseReason::ALL {
-                    let count = mailbox.counters().closed(reason);
-                    if count > 0 {
-                        text.push_str(&format!("{reason}={count} "));
-                    }
-                }
+    pub fn reasons(&self) -> String {
+        let mut text = String::new();
+        for &reason in CloseReason::ALL {
+            let count = self.figure(|counters| counters.closed(reason));
+            if count > 0 {
+                text.push_str(&format!("{reason}={count} "));
             }
-            text
-        })
+        }
+        text
     }
+}
+
+impl Drop for World {
+    /// Time goes on, so that a connection that lingers does not keep a failed test from ending.
+    fn drop(&mut self) {
+        self.terminator(|terminator| {
+            for mailbox in terminator.mailboxes() {
+                mailbox.send(Command::Stop);
+            }
+        });
+        while !self.terminator(|terminator| terminator.ended()) {
+            self.clock.advance(Duration::from_secs(1));
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn sum(terminator: &mut Terminator, of: impl Fn(&Counters) -> u64) -> u64 {
+    terminator
+        .mailboxes()
+        .map(|mailbox| of(mailbox.counters()))
+        .sum()
 }
 
 pub fn load(file: &Path, clock: &Clock) -> Snapshot {
@@ -314,6 +382,27 @@ pub fn write_leaf(folder: &Folder, name: &str, leaf: &Leaf) {
     folder.write(&format!("{name}.key"), &leaf.key.serialize_pem());
 }
 
+/// A certificate with a key that need not be its own.
+pub fn certified(certificate: CertificateDer<'static>, key: &rcgen::KeyPair) -> CertifiedKey {
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let key = provider::sign::any_supported_type(&key).unwrap();
+    CertifiedKey::new(vec![certificate], key)
+}
+
+/// Presents a certificate whatever the server asks for, or none.
+#[derive(Debug)]
+struct Presents(Option<Arc<CertifiedKey>>);
+
+impl ResolvesClientCert for Presents {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// The calendar of the PKI, for clients.
 #[derive(Debug)]
 struct Fixed;
@@ -321,145 +410,6 @@ struct Fixed;
 impl rustls::time_provider::TimeProvider for Fixed {
     fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
         Some(pki::now())
-    }
-}
-
-/// What an upstream saw of one connection.
-#[derive(Debug)]
-pub struct Visit {
-    pub header: Option<Header>,
-    /// Everything up to the end.
-    pub bytes: Vec<u8>,
-    /// Whether the end was a FIN.
-    pub clean: bool,
-}
-
-/// What an upstream does with a connection.
-#[derive(Clone, Copy)]
-pub enum Manner {
-    /// Sends back what it gets; ends when the client has.
-    Echo,
-    /// Says this and ends, then reads until the end.
-    Say(&'static [u8]),
-    /// Resets the connection after the first byte.
-    Reset,
-    /// Reads nothing until told through the gate.
-    Stall,
-}
-
-/// An upstream on loopback.
-pub struct Upstream {
-    pub address: SocketAddr,
-    visits: Receiver<Visit>,
-    pub accepted: Arc<AtomicUsize>,
-    gate: Arc<(Mutex<bool>, std::sync::Condvar)>,
-}
-
-impl Upstream {
-    /// Expects a PROXY header in front of every connection.
-    pub fn new(manner: Manner) -> Self {
-        Self::with_header(manner, true)
-    }
-
-    pub fn with_header(manner: Manner, header: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (visit, visits) = channel();
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let gate = Arc::new((Mutex::new(false), std::sync::Condvar::new()));
-        let (counter, opened) = (Arc::clone(&accepted), Arc::clone(&gate));
-        // The threads end with the test's process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                counter.fetch_add(1, Ordering::SeqCst);
-                let (visit, opened) = (visit.clone(), Arc::clone(&opened));
-                std::thread::spawn(move || {
-                    let _ = visit.send(serve(stream.unwrap(), manner, header, &opened));
-                });
-            }
-        });
-        Self {
-            address,
-            visits,
-            accepted,
-            gate,
-        }
-    }
-
-    /// As a value of `upstream =`.
-    pub fn toml(&self) -> String {
-        format!("\"{}\"", self.address)
-    }
-
-    /// The next connection that ended.
-    pub fn visit(&self) -> Visit {
-        self.visits
-            .recv_timeout(LIMIT)
-            .expect("an upstream connection ends")
-    }
-
-    pub fn connections(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
-    }
-
-    /// Lets connections that stall go on.
-    pub fn open_gate(&self) {
-        *self.gate.0.lock().unwrap() = true;
-        self.gate.1.notify_all();
-    }
-}
-
-fn serve(
-    mut stream: TcpStream,
-    manner: Manner,
-    header: bool,
-    gate: &(Mutex<bool>, std::sync::Condvar),
-) -> Visit {
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    let header = header.then(|| Header::read(&mut stream).ok()).flatten();
-    let mut bytes = Vec::new();
-    match manner {
-        Manner::Say(words) => {
-            stream.write_all(words).unwrap();
-            stream.shutdown(Shutdown::Write).unwrap();
-        }
-        Manner::Reset => {
-            let _ = stream.read(&mut [0; 1]);
-            let socket = socket2::SockRef::from(&stream);
-            socket.set_linger(Some(Duration::ZERO)).unwrap();
-            return Visit {
-                header,
-                bytes,
-                clean: false,
-            };
-        }
-        Manner::Stall => {
-            let mut open = gate.0.lock().unwrap();
-            while !*open {
-                open = gate.1.wait(open).unwrap();
-            }
-        }
-        Manner::Echo => {}
-    }
-    let echo = matches!(manner, Manner::Echo | Manner::Stall);
-    let mut buffer = vec![0; 64 * 1024];
-    let clean = loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => break true,
-            Ok(len) => {
-                bytes.extend_from_slice(&buffer[..len]);
-                if echo && stream.write_all(&buffer[..len]).is_err() {
-                    break false;
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => break false,
-        }
-    };
-    Visit {
-        header,
-        bytes,
-        clean,
     }
 }
 
@@ -472,6 +422,31 @@ pub fn finish(mut stream: TlsStream) -> Vec<u8> {
         .read_to_end(&mut rest)
         .expect("the answer ends with close_notify");
     rest
+}
+
+/// The alert that ends a connection on which the client tried to speak.
+pub fn alert(mut stream: TlsStream) -> AlertDescription {
+    let spoke = stream
+        .write_all(b"never relayed")
+        .and_then(|()| stream.flush());
+    let heard = spoke.and_then(|()| stream.read(&mut [0; 1]));
+    alert_in(&heard.expect_err("the connection ends with an alert"))
+}
+
+/// The alert that this error is about.
+pub fn alert_in(error: &std::io::Error) -> AlertDescription {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::AlertReceived(alert)) => *alert,
+        _ => panic!("no alert: {error:?}"),
+    }
+}
+
+/// Bytes of which no two neighbouring pieces are equal.
+pub fn patterned(len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 16).to_le_bytes()[0])
+        .collect()
 }
 
 /// A certificate's DER, for comparison.

@@ -79,6 +79,11 @@ impl Gate {
         self.scratch.path()
     }
 
+    #[allow(dead_code, reason = "a bench asks for it")]
+    pub fn process_id(&self) -> u32 {
+        self.service.process_id()
+    }
+
     pub fn log(&self) -> String {
         self.service.log()
     }

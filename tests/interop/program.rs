@@ -114,6 +114,10 @@ impl Service {
     }
 
     /// What it wrote so far.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -178,7 +178,7 @@ impl Authority {
                 .as_ref()
                 .map(|issuer| issuer.der().clone()),
         );
-        Ok((chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
+        Ok((chain, pkcs8(&key).into()))
     }
 
     fn sign_server(&self, options: &PkiOptions) -> Result<Credential, PkiError> {
@@ -241,6 +241,25 @@ fn generate_key(kind: KeyKind) -> Result<KeyPair, PkiError> {
         KeyKind::P256 => &PKCS_ECDSA_P256_SHA256,
         KeyKind::Rsa2048 => &PKCS_RSA_SHA256,
     })?)
+}
+
+/// A key in the form that every program reads. Ed25519 keys are made with their public part, as
+/// PKCS#8 version 2 (RFC 5958), which neither OpenSSL 3.0 nor GnuTLS reads; this is version 1 (RFC
+/// 8410 section 7).
+fn pkcs8(key: &KeyPair) -> PrivatePkcs8KeyDer<'static> {
+    const ED25519_VERSION_1: [u8; 16] = [
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
+        0x20,
+    ];
+    const SEED_LEN: usize = 32;
+    let whole = key.serialize_der();
+    let seed = whole.get(ED25519_VERSION_1.len()..ED25519_VERSION_1.len() + SEED_LEN);
+    match seed {
+        Some(seed) if key.algorithm() == &PKCS_ED25519 => {
+            PrivatePkcs8KeyDer::from([&ED25519_VERSION_1, seed].concat())
+        }
+        _ => PrivatePkcs8KeyDer::from(whole),
+    }
 }
 
 fn authority_params(name: &str, constraints: BasicConstraints) -> CertificateParams {
@@ -327,6 +346,16 @@ mod tests {
             assert_ne!(pki.clients[0].fingerprint(), pki.clients[1].fingerprint());
             assert_eq!(pki.clients[0].chain.len(), if intermediate { 2 } else { 1 });
         }
+    }
+
+    /// Version 1 of PKCS#8 has no public part behind the private one.
+    #[test]
+    fn ed25519_keys_are_in_the_form_that_every_program_reads() {
+        let key = generate_key(KeyKind::Ed25519).unwrap();
+        let portable = pkcs8(&key);
+        assert_eq!(portable.secret_pkcs8_der().len(), 48);
+        let read = KeyPair::from_pkcs8_der_and_sign_algo(&portable, &PKCS_ED25519).unwrap();
+        assert_eq!(read.public_key_raw(), key.public_key_raw());
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub struct Records(Box<State>);
 /// What [`Records::open`] did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Opened {
-    /// Bytes of the input that were taken; less than all only when `out` is full.
+    /// Bytes of the input that were taken; less than all only when `out` is full. Even of those, a
+    /// record may wait: see [`Records::waits_for_room`].
     pub consumed: usize,
     /// The peer said close_notify; nothing after it was or will be opened.
     pub closed: bool,
@@ -226,6 +227,12 @@ impl Records {
     /// Whether a record is half received (a FIN now cuts it short).
     pub fn is_mid_record(&self) -> bool {
         self.0.kept.is_some() || !self.0.fragment.is_empty()
+    }
+
+    /// Whether a whole record waits inside because the block given last had no room for it: open
+    /// again, with an empty block.
+    pub fn waits_for_room(&self) -> bool {
+        self.0.waits_for_room()
     }
 
     /// Lowers the number of records after which a key is renewed, so that a test reaches it.

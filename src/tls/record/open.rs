@@ -49,6 +49,11 @@ impl State {
         })
     }
 
+    pub(super) fn waits_for_room(&self) -> bool {
+        let kept = self.kept.as_ref().filter(|_| !self.closed);
+        kept.is_some_and(|block| matches!(self.frame(block.filled()), Ok(Frame::Complete(_))))
+    }
+
     /// Completes and opens what is kept, with as much of `input` as that takes.
     fn open_kept(
         &mut self,
