@@ -18,6 +18,7 @@ use super::identity::{Authority, RevocationList};
 use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
+use super::summary::{ChainSummary, anchor_digest};
 use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
 use crate::limits;
@@ -105,9 +106,7 @@ struct Crl {
 pub struct VerifiedPeer {
     identity: Arc<Identity>,
     leaf: CertificateDer<'static>,
-    anchor_spki: [u8; 32],
-    not_before: i64,
-    not_after: i64,
+    chain: ChainSummary,
 }
 
 impl VerifiedPeer {
@@ -119,19 +118,24 @@ impl VerifiedPeer {
         &self.leaf
     }
 
+    /// The path in short, for judging it again.
+    pub fn chain(&self) -> &ChainSummary {
+        &self.chain
+    }
+
     /// SHA-256 of the SubjectPublicKeyInfo's DER of the anchor that the path ends at.
     pub fn anchor_spki(&self) -> [u8; 32] {
-        self.anchor_spki
+        self.chain.anchor_spki
     }
 
     /// The latest notBefore of the path, without the anchor; seconds since the Unix epoch.
     pub fn not_before(&self) -> i64 {
-        self.not_before
+        self.chain.not_before
     }
 
     /// The earliest notAfter of the path, without the anchor; seconds since the Unix epoch.
     pub fn not_after(&self) -> i64 {
-        self.not_after
+        self.chain.not_after
     }
 }
 
@@ -322,19 +326,23 @@ impl TrustDomain {
             .iter()
             .position(|anchor| std::ptr::eq(anchor, path.anchor()))?;
         let leaf = chain.certificates.first()?;
-        let mut peer = VerifiedPeer {
-            identity: Arc::clone(&leaf.identity),
-            leaf: leaf.der.clone().into_owned(),
+        let mut summary = ChainSummary {
+            entries: ChainSummary::entries(path),
+            anchor: anchor_digest(path.anchor()),
             anchor_spki: self.authorities.get(anchor)?.identity.spki_pin,
             not_before: leaf.identity.not_before,
             not_after: leaf.identity.not_after,
         };
         for intermediate in path.intermediate_certificates() {
             let identity = chain.identity_of(&intermediate.der())?;
-            peer.not_before = peer.not_before.max(identity.not_before);
-            peer.not_after = peer.not_after.min(identity.not_after);
+            summary.not_before = summary.not_before.max(identity.not_before);
+            summary.not_after = summary.not_after.min(identity.not_after);
         }
-        Some(peer)
+        Some(VerifiedPeer {
+            identity: Arc::clone(&leaf.identity),
+            leaf: leaf.der.clone().into_owned(),
+            chain: summary,
+        })
     }
 
     fn refusal(&self, error: &webpki::Error, chain: &Chain<'_>, now: UnixTime) -> Refusal {

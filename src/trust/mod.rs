@@ -11,8 +11,10 @@ pub mod judgement;
 pub mod name;
 pub mod policy;
 mod refusal;
+pub mod summary;
 pub mod verifier;
 
 pub use domain::{Authorized, Refusal, TrustDomain, VerifiedPeer};
 pub use identity::Identity;
 pub use policy::{Decision, Policy};
+pub use summary::{ChainEntry, ChainSummary};
