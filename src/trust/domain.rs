@@ -1,5 +1,6 @@
 //! TrustDomain: anchors, CRLs and policy of one listener and SNI; immutable.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -18,7 +19,7 @@ use super::identity::{Authority, RevocationList};
 use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
-use super::summary::{ChainSummary, anchor_digest};
+use super::summary::{ChainSummary, anchor_digest, name_digest};
 use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
 use crate::limits;
@@ -87,18 +88,22 @@ pub struct TrustDomain {
     anchors: Vec<TrustAnchor<'static>>,
     /// What is known of each of `anchors`, at the same index.
     authorities: Vec<Authority>,
+    /// [`anchor_digest`] of each of `anchors`.
+    pub(super) anchor_digests: HashSet<[u8; 32]>,
     /// The newest first: webpki asks the first one that is from the right issuer.
-    crls: Vec<Crl>,
-    unknown_revocation: RevocationPolicy,
-    expired_crl: RevocationPolicy,
-    policy: Policy,
+    pub(super) crls: Vec<Crl>,
+    /// By [`name_digest`] of the issuer, the newest CRL of each of its scopes.
+    pub(super) newest_crls: HashMap<[u8; 32], Vec<usize>>,
+    pub(super) unknown_revocation: RevocationPolicy,
+    pub(super) expired_crl: RevocationPolicy,
+    pub(super) policy: Policy,
     digest: [u8; 32],
 }
 
 #[derive(Debug)]
-struct Crl {
-    list: CertRevocationList<'static>,
-    about: RevocationList,
+pub(super) struct Crl {
+    pub(super) list: CertRevocationList<'static>,
+    pub(super) about: RevocationList,
 }
 
 /// A peer whose chain leads to an anchor. Made only by [`TrustDomain::verify`].
@@ -192,12 +197,14 @@ impl TrustDomain {
             crls.push((std::cmp::Reverse(crl.about.this_update), der.as_ref(), crl));
         }
         crls.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-        let crls = crls.into_iter().map(|(_, _, crl)| crl).collect();
+        let crls: Vec<_> = crls.into_iter().map(|(_, _, crl)| crl).collect();
         Ok(Self {
             digest: digest(&sources),
             name: sources.name,
+            anchor_digests: anchors.iter().map(anchor_digest).collect(),
             anchors,
             authorities,
+            newest_crls: newest_of_each_scope(&crls),
             crls,
             unknown_revocation: sources.unknown_revocation,
             expired_crl: sources.expired_crl,
@@ -278,22 +285,32 @@ impl TrustDomain {
 
     /// Asks the policy.
     pub fn authorize(&self, peer: VerifiedPeer) -> Result<Authorized, Refusal> {
-        let (reason, detail) = match self.policy.decide(&peer.identity) {
-            Decision::Allowed { rule } => return Ok(Authorized { peer, rule }),
-            Decision::Denied { rule } => {
-                let subject = &peer.identity.subject;
-                (
-                    CloseReason::PolicyDenied,
-                    format!("rule `{rule}` denies `{subject}`"),
-                )
+        match self.policy.decide(&peer.identity) {
+            Decision::Allowed { rule } => Ok(Authorized { peer, rule }),
+            refused => {
+                let (reason, detail) = self.policy_refusal(&refused, &peer.identity);
+                Err(Refusal::new(reason, detail, Some(peer.identity)))
             }
-            Decision::Unmatched => {
-                let subject = &peer.identity.subject;
-                let detail = format!("no rule of `{}` allows `{subject}`", self.name);
-                (CloseReason::PolicyUnmatched, detail)
-            }
-        };
-        Err(Refusal::new(reason, detail, Some(peer.identity)))
+        }
+    }
+
+    /// Why policy does not let `identity` in.
+    pub(super) fn policy_refusal(
+        &self,
+        refused: &Decision,
+        identity: &Identity,
+    ) -> (CloseReason, String) {
+        let subject = &identity.subject;
+        match refused {
+            Decision::Denied { rule } => (
+                CloseReason::PolicyDenied,
+                format!("rule `{rule}` denies `{subject}`"),
+            ),
+            Decision::Allowed { .. } | Decision::Unmatched => (
+                CloseReason::PolicyUnmatched,
+                format!("no rule of `{}` allows `{subject}`", self.name),
+            ),
+        }
     }
 
     fn revocation_options<'a>(
@@ -487,6 +504,22 @@ fn read_anchor(der: &CertificateDer<'_>) -> Result<(TrustAnchor<'static>, Author
         ));
     }
     Ok((anchor.to_owned(), authority))
+}
+
+/// `crls` has the newest first.
+fn newest_of_each_scope(crls: &[Crl]) -> HashMap<[u8; 32], Vec<usize>> {
+    let mut newest: HashMap<_, Vec<usize>> = HashMap::new();
+    for (at, crl) in crls.iter().enumerate() {
+        let scope = |crl: &Crl| crl.list.issuing_distribution_point().map(<[u8]>::to_vec);
+        let of_issuer = newest.entry(name_digest(crl.list.issuer())).or_default();
+        if !of_issuer
+            .iter()
+            .any(|&known| scope(&crls[known]) == scope(crl))
+        {
+            of_issuer.push(at);
+        }
+    }
+    newest
 }
 
 fn read_crl(der: &CertificateRevocationListDer<'_>) -> Result<Crl, String> {

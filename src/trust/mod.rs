@@ -11,6 +11,7 @@ pub mod judgement;
 pub mod name;
 pub mod policy;
 mod refusal;
+mod rejudge;
 pub mod summary;
 pub mod verifier;
 

@@ -9,6 +9,7 @@ mod bounds;
 mod crls;
 mod names;
 mod purpose;
+mod rejudge;
 mod verifier;
 
 use ringgate::close_reason::CloseReason;
