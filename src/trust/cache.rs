@@ -207,7 +207,7 @@ impl Equivalent<Key> for Presented<'_> {
         *self.domain == key.0.standing().domain
             && self
                 .certificates()
-                .eq(key.0.chain().iter().map(AsRef::as_ref))
+                .eq(key.0.presented().iter().map(AsRef::as_ref))
     }
 }
 
@@ -216,14 +216,15 @@ struct Key(VerifiedPeer);
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let certificates = self.0.chain().iter().map(AsRef::as_ref);
+        let certificates = self.0.presented().iter().map(AsRef::as_ref);
         hash(&self.0.standing().domain, certificates, state);
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.0.standing().domain == other.0.standing().domain && self.0.chain() == other.0.chain()
+        self.0.standing().domain == other.0.standing().domain
+            && self.0.presented() == other.0.presented()
     }
 }
 
@@ -249,7 +250,7 @@ struct Weight {
 
 impl Weighter<Key, Authorized> for Weight {
     fn weight(&self, key: &Key, _: &Authorized) -> u64 {
-        let bytes: usize = key.0.chain().iter().map(|der| der.len()).sum();
+        let bytes: usize = key.0.presented().iter().map(|der| der.len()).sum();
         (bytes as u64).max(self.least)
     }
 }
@@ -257,6 +258,7 @@ impl Weighter<Key, Authorized> for Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::ChainSummary;
 
     const BOUNDS: CacheBounds = CacheBounds {
         entries: 1000,
@@ -278,9 +280,13 @@ mod tests {
     fn verdict_of(domain: u8, identity: &Arc<Identity>, chain: &[u8]) -> Authorized {
         let standing = Standing {
             domain: [domain; 32],
-            anchor_spki: [2; 32],
-            not_before: 0,
-            not_after: 100,
+            chain: ChainSummary {
+                entries: Vec::new(),
+                anchor: [2; 32],
+                anchor_spki: [3; 32],
+                not_before: 0,
+                not_after: 100,
+            },
             revocation_until: i64::MAX,
             verified_at: 10,
         };

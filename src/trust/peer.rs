@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
-use super::Identity;
+use super::{ChainSummary, Identity};
 
 /// A peer whose chain leads to an anchor. Made only by [`super::TrustDomain::verify`], or from a
 /// ticket that was judged. Clones share what it holds.
@@ -14,22 +14,18 @@ pub struct VerifiedPeer(Arc<Facts>);
 #[derive(Debug)]
 struct Facts {
     identity: Arc<Identity>,
-    /// As presented: the leaf first, never empty.
-    chain: Box<[CertificateDer<'static>]>,
+    /// The leaf first, never empty.
+    presented: Box<[CertificateDer<'static>]>,
     standing: Standing,
 }
 
-/// What a chain check found, and how long it stands. All times are seconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What a check of a chain found, and how long it stands. Times are seconds since the Unix epoch.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Standing {
     /// The digest of the trust domain that checked the chain.
     pub domain: [u8; 32],
-    pub anchor_spki: [u8; 32],
-    /// The latest notBefore of the path, without the anchor.
-    pub not_before: i64,
-    /// The earliest notAfter of the path, without the anchor.
-    pub not_after: i64,
-    /// The earliest nextUpdate of the CRLs that may have been consulted; the first second at which
+    pub chain: ChainSummary,
+    /// The earliest nextUpdate of the CRLs that may have been consulted: the first second at which
     /// they count no more.
     pub revocation_until: i64,
     pub verified_at: i64,
@@ -42,7 +38,7 @@ impl Standing {
         // A clock that was set back makes an age negative: who knows how old that is.
         let age = now.saturating_sub(self.verified_at);
         self.domain == *domain
-            && (self.not_before..=self.not_after).contains(&now)
+            && (self.chain.not_before..=self.chain.not_after).contains(&now)
             && now < self.revocation_until
             && (0..age_max).contains(&age)
     }
@@ -52,15 +48,15 @@ impl VerifiedPeer {
     /// `None` without a leaf.
     pub(super) fn new(
         identity: Arc<Identity>,
-        chain: Box<[CertificateDer<'static>]>,
+        presented: Box<[CertificateDer<'static>]>,
         standing: Standing,
     ) -> Option<Self> {
         let facts = Facts {
             identity,
-            chain,
+            presented,
             standing,
         };
-        (!facts.chain.is_empty()).then(|| Self(Arc::new(facts)))
+        (!facts.presented.is_empty()).then(|| Self(Arc::new(facts)))
     }
 
     pub fn identity(&self) -> &Arc<Identity> {
@@ -69,27 +65,32 @@ impl VerifiedPeer {
 
     pub fn leaf(&self) -> &CertificateDer<'static> {
         // `new` sees to it that there is one.
-        &self.0.chain[0]
+        &self.0.presented[0]
     }
 
     /// What the peer presented beside its leaf, in its order.
     pub fn intermediates(&self) -> &[CertificateDer<'static>] {
-        &self.0.chain[1..]
+        &self.0.presented[1..]
+    }
+
+    /// The path in short, for judging it again.
+    pub fn chain(&self) -> &ChainSummary {
+        &self.0.standing.chain
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo's DER of the anchor that the path ends at.
     pub fn anchor_spki(&self) -> [u8; 32] {
-        self.0.standing.anchor_spki
+        self.chain().anchor_spki
     }
 
     /// The latest notBefore of the path, without the anchor; seconds since the Unix epoch.
     pub fn not_before(&self) -> i64 {
-        self.0.standing.not_before
+        self.chain().not_before
     }
 
     /// The earliest notAfter of the path, without the anchor; seconds since the Unix epoch.
     pub fn not_after(&self) -> i64 {
-        self.0.standing.not_after
+        self.chain().not_after
     }
 
     /// Whether this is the same finding, not only an equal one.
@@ -97,8 +98,9 @@ impl VerifiedPeer {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.0.chain
+    /// What the peer presented, the leaf first.
+    pub(super) fn presented(&self) -> &[CertificateDer<'static>] {
+        &self.0.presented
     }
 
     pub(super) fn standing(&self) -> &Standing {
@@ -139,32 +141,34 @@ mod tests {
 
     #[test]
     fn a_finding_holds_for_its_domain_and_its_time_alone() {
-        let standing = Standing {
+        let standing = |verified_at, revocation_until| Standing {
             domain: [1; 32],
-            anchor_spki: [2; 32],
-            not_before: 100,
-            not_after: 200,
-            revocation_until: 180,
-            verified_at: 150,
+            chain: ChainSummary {
+                entries: Vec::new(),
+                anchor: [2; 32],
+                anchor_spki: [3; 32],
+                not_before: 100,
+                not_after: 200,
+            },
+            revocation_until,
+            verified_at,
         };
         let holds = |standing: Standing, now| standing.holds(&[1; 32], now, 20);
-        assert!(holds(standing, 150) && holds(standing, 169));
-        assert!(!standing.holds(&[3; 32], 150, 20), "another domain");
-        assert!(!holds(standing, 170), "too old");
-        assert!(!holds(standing, 149), "from the future");
-        let verified_at = |verified_at| Standing {
-            verified_at,
-            ..standing
-        };
-        assert!(!holds(verified_at(95), 99), "not valid yet");
-        assert!(holds(verified_at(95), 100));
-        assert!(holds(verified_at(179), 179));
-        assert!(!holds(verified_at(179), 180), "CRLs past their nextUpdate");
-        let without_crls = Standing {
-            revocation_until: i64::MAX,
-            ..verified_at(199)
-        };
-        assert!(holds(without_crls, 200));
-        assert!(!holds(without_crls, 201), "expired");
+        assert!(holds(standing(150, 180), 150) && holds(standing(150, 180), 169));
+        assert!(
+            !standing(150, 180).holds(&[3; 32], 150, 20),
+            "another domain"
+        );
+        assert!(!holds(standing(150, 180), 170), "too old");
+        assert!(!holds(standing(150, 180), 149), "from the future");
+        assert!(!holds(standing(95, 180), 99), "not valid yet");
+        assert!(holds(standing(95, 180), 100));
+        assert!(holds(standing(179, 180), 179));
+        assert!(
+            !holds(standing(179, 180), 180),
+            "CRLs past their nextUpdate"
+        );
+        assert!(holds(standing(199, i64::MAX), 200));
+        assert!(!holds(standing(199, i64::MAX), 201), "expired");
     }
 }

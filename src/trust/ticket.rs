@@ -19,7 +19,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use super::peer::Standing;
 use super::refusal::seconds;
 use super::stek::{OVERHEAD, Stek};
-use super::{Authorized, TrustDomain, cache};
+use super::{Authorized, ChainEntry, ChainSummary, TrustDomain, cache};
 use crate::limits::{CHAIN_LEN_MAX, CLOCK_SKEW, TICKET_BYTES_MAX};
 
 /// Where a ticket counts: a listener and one of its routes.
@@ -87,10 +87,10 @@ impl Tickets {
         }
         let header = Header {
             authenticated_at,
-            standing: *client.peer().standing(),
-            certificates: locate(client.peer().chain(), state)?,
+            standing: client.peer().standing().clone(),
+            certificates: locate(client.peer().presented(), state)?,
         };
-        let header = header.encode();
+        let header = header.encode()?;
         if state.len() + header.len() + OVERHEAD > TICKET_BYTES_MAX {
             return None;
         }
@@ -112,7 +112,7 @@ impl Tickets {
         }
         let sealed_now = Duration::from_secs(now.as_secs());
         let mut state = self.stek.open(ticket, &scope.0, sealed_now)?;
-        let (header, state_len) = Header::decode(&state)?;
+        let (state_len, header) = Header::decode(&state)?;
         state.truncate(state_len);
         if !self.is_recent(header.authenticated_at, seconds(now)) {
             return None;
@@ -160,8 +160,7 @@ fn locate(chain: &[CertificateDer<'_>], state: &[u8]) -> Option<Vec<Place>> {
         .collect()
 }
 
-/// What a ticket says beside rustls's state. It stands behind it, and is read from its end: places,
-/// how many, then what is always as long.
+/// What a ticket says beside rustls's state. It stands behind it, and its length at the very end.
 #[derive(Debug, Eq, PartialEq)]
 struct Header {
     authenticated_at: i64,
@@ -170,73 +169,116 @@ struct Header {
 }
 
 impl Header {
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(8 * self.certificates.len() + 128);
-        for place in &self.certificates {
-            for position in [place.start, place.end] {
-                // A ticket is far smaller than 4 GiB, and else not sealed.
-                let position = u32::try_from(position).unwrap_or(u32::MAX);
-                bytes.extend_from_slice(&position.to_be_bytes());
-            }
+    /// `None` where something in it is longer than ever seen.
+    fn encode(&self) -> Option<Vec<u8>> {
+        let Standing {
+            domain,
+            chain,
+            revocation_until,
+            verified_at,
+        } = &self.standing;
+        let mut bytes = Vec::with_capacity(512);
+        for digest in [domain, &chain.anchor, &chain.anchor_spki] {
+            bytes.extend_from_slice(digest);
         }
-        bytes.push(u8::try_from(self.certificates.len()).unwrap_or(u8::MAX));
-        let standing = &self.standing;
         for time in [
             self.authenticated_at,
-            standing.not_before,
-            standing.not_after,
-            standing.revocation_until,
-            standing.verified_at,
+            chain.not_before,
+            chain.not_after,
+            *revocation_until,
+            *verified_at,
         ] {
             bytes.extend_from_slice(&time.to_be_bytes());
         }
-        bytes.extend_from_slice(&standing.domain);
-        bytes.extend_from_slice(&standing.anchor_spki);
-        bytes
+        bytes.push(u8::try_from(self.certificates.len()).ok()?);
+        for place in &self.certificates {
+            for position in [place.start, place.end] {
+                bytes.extend_from_slice(&u32::try_from(position).ok()?.to_be_bytes());
+            }
+        }
+        bytes.push(u8::try_from(chain.entries.len()).ok()?);
+        for entry in &chain.entries {
+            bytes.extend_from_slice(&entry.issuer);
+            bytes.push(u8::try_from(entry.serial.len()).ok()?);
+            bytes.extend_from_slice(&entry.serial);
+        }
+        let len = u16::try_from(bytes.len()).ok()?;
+        bytes.extend_from_slice(&len.to_be_bytes());
+        Some(bytes)
     }
 
-    /// The header at the end of `bytes`, and where it starts.
-    fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
-        let (bytes, &anchor_spki) = bytes.split_last_chunk()?;
-        let (bytes, &domain) = bytes.split_last_chunk()?;
-        let (bytes, verified_at) = split_time(bytes)?;
-        let (bytes, revocation_until) = split_time(bytes)?;
-        let (bytes, not_after) = split_time(bytes)?;
-        let (bytes, not_before) = split_time(bytes)?;
-        let (bytes, authenticated_at) = split_time(bytes)?;
-        let (&count, bytes) = bytes.split_last()?;
-        let count = usize::from(count);
-        if count > CHAIN_LEN_MAX {
-            return None;
-        }
-        let (state, places) = bytes.split_at_checked(bytes.len().checked_sub(8 * count)?)?;
-        let certificates = places.as_chunks::<8>().0.iter().map(|place| Place {
-            start: position(place[..4].try_into().expect("half of eight bytes")),
-            end: position(place[4..].try_into().expect("half of eight bytes")),
-        });
+    /// How many bytes of `bytes` are in front of the header, and the header.
+    fn decode(bytes: &[u8]) -> Option<(usize, Self)> {
+        let (bytes, &len) = bytes.split_last_chunk()?;
+        let state_len = bytes.len().checked_sub(u16::from_be_bytes(len).into())?;
+        let mut reader = Reader(bytes.get(state_len..)?);
+        let [domain, anchor, anchor_spki] = [reader.take()?, reader.take()?, reader.take()?];
+        let authenticated_at = reader.time()?;
+        let [not_before, not_after] = [reader.time()?, reader.time()?];
+        let [revocation_until, verified_at] = [reader.time()?, reader.time()?];
+        let certificates = reader.list(|reader| {
+            let [start, end] = [reader.position()?, reader.position()?];
+            Some(Place { start, end })
+        })?;
+        let entries = reader.list(|reader| {
+            Some(ChainEntry {
+                issuer: reader.take()?,
+                serial: reader.short_bytes()?.into(),
+            })
+        })?;
+        let chain = ChainSummary {
+            entries,
+            anchor,
+            anchor_spki,
+            not_before,
+            not_after,
+        };
+        let standing = Standing {
+            domain,
+            chain,
+            revocation_until,
+            verified_at,
+        };
         let header = Self {
             authenticated_at,
-            standing: Standing {
-                domain,
-                anchor_spki,
-                not_before,
-                not_after,
-                revocation_until,
-                verified_at,
-            },
-            certificates: certificates.collect(),
+            standing,
+            certificates,
         };
-        Some((header, state.len()))
+        reader.0.is_empty().then_some((state_len, header))
     }
 }
 
-fn split_time(bytes: &[u8]) -> Option<(&[u8], i64)> {
-    let (rest, &time) = bytes.split_last_chunk()?;
-    Some((rest, i64::from_be_bytes(time)))
-}
+/// What is left of a header.
+struct Reader<'a>(&'a [u8]);
 
-fn position(bytes: [u8; 4]) -> usize {
-    usize::try_from(u32::from_be_bytes(bytes)).unwrap_or(usize::MAX)
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (&chunk, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(chunk)
+    }
+
+    fn time(&mut self) -> Option<i64> {
+        self.take().map(i64::from_be_bytes)
+    }
+
+    fn position(&mut self) -> Option<usize> {
+        usize::try_from(u32::from_be_bytes(self.take()?)).ok()
+    }
+
+    fn short_bytes(&mut self) -> Option<&'a [u8]> {
+        let [len] = self.take()?;
+        let (bytes, rest) = self.0.split_at_checked(len.into())?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    /// A list of as many as a chain may have.
+    fn list<T>(&mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let [count] = self.take()?;
+        let bounded = usize::from(count) <= CHAIN_LEN_MAX;
+        bounded.then(|| (0..count).map(|_| read(self)).collect())?
+    }
 }
 
 #[cfg(test)]
@@ -248,13 +290,21 @@ mod tests {
             start: at,
             end: at + 7,
         });
+        let entries = (0..certificates).map(|at| ChainEntry {
+            issuer: [4; 32],
+            serial: vec![5; at].into(),
+        });
         Header {
             authenticated_at: -1,
             standing: Standing {
                 domain: [1; 32],
-                anchor_spki: [2; 32],
-                not_before: i64::MIN,
-                not_after: 3,
+                chain: ChainSummary {
+                    entries: entries.collect(),
+                    anchor: [2; 32],
+                    anchor_spki: [3; 32],
+                    not_before: i64::MIN,
+                    not_after: 3,
+                },
                 revocation_until: i64::MAX,
                 verified_at: 4,
             },
@@ -265,29 +315,32 @@ mod tests {
     #[test]
     fn headers_come_back_as_they_were() {
         for certificates in 0..=CHAIN_LEN_MAX {
-            let bytes = [b"state", &header(certificates).encode()[..]].concat();
-            assert_eq!(Header::decode(&bytes), Some((header(certificates), 5)));
-            // Cut at the front: the places do not fit any more.
+            let encoded = header(certificates).encode().unwrap();
+            let bytes = [b"state", &encoded[..]].concat();
+            assert_eq!(Header::decode(&bytes), Some((5, header(certificates))));
             assert_eq!(Header::decode(&bytes[6..]), None);
+            for len in 0..bytes.len() {
+                assert_eq!(Header::decode(&bytes[..len]), None);
+            }
         }
-        assert_eq!(Header::decode(&header(CHAIN_LEN_MAX + 1).encode()), None);
-        assert_eq!(Header::decode(b""), None);
+        let too_many = header(CHAIN_LEN_MAX + 1).encode().unwrap();
+        assert_eq!(Header::decode(&too_many), None);
+        let mut long_serial = header(1);
+        long_serial.standing.chain.entries[0].serial = vec![1; 256].into();
+        assert_eq!(long_serial.encode(), None);
     }
 
     #[test]
     fn certificates_are_found_one_behind_the_other() {
         let chain: [CertificateDer<'_>; 2] = [[1, 2][..].into(), [2, 1][..].into()];
         let places = |state: &[u8]| {
-            locate(&chain, state).map(|places| {
-                let places = places.into_iter();
-                places
-                    .map(|place| (place.start, place.end))
-                    .collect::<Vec<_>>()
-            })
+            let places = locate(&chain, state)?.into_iter();
+            Some(places.map(|place| (place.start, place.end)).collect())
         };
-        assert_eq!(places(&[0, 1, 2, 1, 2, 1]), Some(vec![(1, 3), (4, 6)]));
-        assert_eq!(places(&[2, 1, 1, 2]), None);
-        assert_eq!(places(&[1, 2, 2]), None);
-        assert_eq!(places(&[]), None);
+        let found: Option<Vec<_>> = places(&[0, 1, 2, 1, 2, 1]);
+        assert_eq!(found, Some(vec![(1, 3), (4, 6)]));
+        for state in [&[2, 1, 1, 2][..], &[1, 2, 2], &[]] {
+            assert_eq!(places(state), None);
+        }
     }
 }

@@ -30,7 +30,7 @@ fn resume_valid() {
             assert_eq!(again.client.peer().leaf(), &place.leaf.certificate);
             assert_eq!(
                 again.client.peer().intermediates(),
-                [place.intermediate.certificate.clone()]
+                std::slice::from_ref(&place.intermediate.certificate)
             );
             assert_eq!(
                 again.client.peer().anchor_spki(),

@@ -9,6 +9,7 @@ mod bounds;
 mod crls;
 mod names;
 mod purpose;
+mod rejudge;
 mod tickets;
 mod verifier;
 

@@ -70,7 +70,7 @@ fn what_was_sealed_comes_back_with_who_it_is_about() {
     let client = Client::new();
     let ticket = client.ticket();
     assert!(
-        ticket.len() < client.state.len() + 256,
+        ticket.len() < client.state.len() + 512,
         "the chain is in it once"
     );
     let opened = tickets()
