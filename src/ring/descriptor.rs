@@ -75,14 +75,24 @@ pub(super) fn plain(fd: &OwnedFd) -> types::Fd {
 /// so that accepted sockets and linked socket operations cannot meet in one slot.
 pub(super) struct SlotTable {
     free: Vec<u32>,
-    len: u32,
+    states: Vec<SlotState>,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum SlotState {
+    /// Free, or taken with nothing under way that names it.
+    Settled,
+    /// Entries that are linked to each other still name it.
+    Connecting,
+    /// As `Connecting`, and given back already.
+    Left,
 }
 
 impl SlotTable {
     pub(super) fn new(len: u32) -> Self {
         Self {
             free: (0..len).rev().collect(),
-            len,
+            states: vec![SlotState::Settled; len as usize],
         }
     }
 
@@ -90,12 +100,27 @@ impl SlotTable {
         self.free.pop()
     }
 
+    /// A linked connect begins in `slot`: until [`SlotTable::connect_ended`] nobody else gets it.
+    pub(super) fn connect_begins(&mut self, slot: u32) {
+        self.states[slot as usize] = SlotState::Connecting;
+    }
+
+    pub(super) fn connect_ended(&mut self, slot: u32) {
+        let state = std::mem::replace(&mut self.states[slot as usize], SlotState::Settled);
+        if state == SlotState::Left {
+            self.free.push(slot);
+        }
+    }
+
+    /// Takes `slot` back, for the next taker as soon as no connect is under way in it.
     pub(super) fn give(&mut self, slot: u32) {
-        debug_assert!(slot < self.len, "slot {slot} is not of this table");
-        self.free.push(slot);
+        match &mut self.states[slot as usize] {
+            SlotState::Settled => self.free.push(slot),
+            state => *state = SlotState::Left,
+        }
     }
 
     pub(super) fn in_use(&self) -> usize {
-        self.len as usize - self.free.len()
+        self.states.len() - self.free.len()
     }
 }

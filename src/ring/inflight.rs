@@ -32,10 +32,10 @@ pub(super) enum Holds {
         slot: Option<u32>,
         local: Option<std::net::SocketAddr>,
     },
-    /// `leader_errno`: why an entry that this connect was linked to failed.
+    /// `slot`: that of a chain of linked entries.
     Connect {
         _address: Box<SockAddr>,
-        leader_errno: Option<i32>,
+        slot: Option<u32>,
     },
     Receive,
     Send {

@@ -203,6 +203,75 @@ fn a_shutdown_never_reaches_the_next_socket_in_its_place() {
     }
 }
 
+/// A connect that is closed in the same breath ends all the same, or its connection would wait for
+/// it for ever.
+#[test]
+fn a_connect_that_is_closed_at_once_still_completes() {
+    let mut ring = ring(2);
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target::Tcp(server.local_addr().unwrap());
+    for kind in [DescriptorKind::Direct, DescriptorKind::Plain] {
+        for _ in 0..100 {
+            let (descriptor, operation) = ring.connect(&target, kind, Token(4)).unwrap();
+            ring.cancel(operation);
+            ring.close(descriptor);
+            let completion = next(&mut ring);
+            assert_eq!(completion.token, Token(4));
+            assert!(matches!(completion.outcome, Outcome::Connected(_)));
+            assert_eq!((ring.operations_in_flight(), ring.slots_in_use()), (0, 0));
+        }
+    }
+}
+
+/// The entries of a connect are executed one after the other, later ones than those that follow
+/// them: whoever takes a slot that was closed meanwhile must not be connected in their name.
+#[test]
+fn a_connect_never_reaches_the_next_socket_in_its_place() {
+    let servers = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [first, second] = servers
+        .each_ref()
+        .map(|server| Target::Tcp(server.local_addr().unwrap()));
+    for server in &servers {
+        server.set_nonblocking(true).unwrap();
+    }
+    let mut ring = ring(2);
+    for _ in 0..100 {
+        let (descriptor, operation) = ring
+            .connect(&first, DescriptorKind::Direct, Token(1))
+            .unwrap();
+        ring.cancel(operation);
+        ring.close(descriptor);
+        let (descriptor, _) = ring
+            .connect(&second, DescriptorKind::Direct, Token(2))
+            .unwrap();
+        let mut results = [false; 3];
+        for _ in 0..2 {
+            let completion = next(&mut ring);
+            let Outcome::Connected(result) = completion.outcome else {
+                panic!("{completion:?}")
+            };
+            results[usize::try_from(completion.token.0).unwrap()] = result.is_ok();
+        }
+        assert!(results[2], "the second connect failed");
+        let mut peer = servers[1].accept().expect("the second is reached").0;
+        peer.set_nonblocking(false).unwrap();
+        let mut block = Pool::new(1, 1).take().unwrap();
+        block.append(b"for the second");
+        ring.send(&descriptor, block, Token(3));
+        assert!(matches!(next(&mut ring).outcome, Outcome::Sent { .. }));
+        ring.close(descriptor);
+        ring.wait(Some(Duration::ZERO)).unwrap();
+        let mut words = String::new();
+        peer.read_to_string(&mut words).unwrap();
+        assert_eq!(words, "for the second");
+        while let Ok((mut stranger, _)) = servers[0].accept() {
+            let mut words = Vec::new();
+            let _ = stranger.read_to_end(&mut words);
+            assert_eq!(words, b"", "sent to the first");
+        }
+    }
+}
+
 #[test]
 fn another_thread_wakes_a_ring_again_and_again() {
     let mut ring = ring(4);

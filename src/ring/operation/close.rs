@@ -12,8 +12,9 @@ impl Ring {
     /// Closes a socket. Operations on it that are in flight keep the connection open until they
     /// complete: cancel them first.
     ///
-    /// A direct slot is free again at once: entries are executed in the order submitted and closing
-    /// a slot never waits, so whoever takes the slot next finds it empty.
+    /// A direct slot is free again at once, or when a connect in it has ended: entries are executed
+    /// in the order submitted, but for those of a connect, which wait for each other. Closing a
+    /// slot never waits, so whoever takes the slot next finds it empty.
     pub fn close(&mut self, descriptor: Descriptor) {
         let entry = match descriptor.0 {
             Inner::Direct(slot) => {

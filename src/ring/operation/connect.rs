@@ -38,9 +38,13 @@ impl Ring {
         } else {
             open_plain(target.domain())?
         };
+        let slot = match &descriptor.0 {
+            Inner::Direct(slot) => Some(*slot),
+            Inner::Plain(_) => None,
+        };
         let holds = Holds::Connect {
             _address: address,
-            leader_errno: None,
+            slot,
         };
         let operation = self.in_flight.insert(token, holds);
         match &descriptor.0 {
@@ -48,6 +52,7 @@ impl Ring {
                 let connect = opcode::Connect::new(types::Fixed(*slot), pointer, len)
                     .build()
                     .user_data(user_data(operation));
+                self.slots.connect_begins(*slot);
                 self.push_linked_connect(target.domain(), *slot, connect, operation);
             }
             Inner::Plain(fd) => {
@@ -114,21 +119,9 @@ fn open_plain(domain: Domain) -> io::Result<Descriptor> {
     Ok(Descriptor(Inner::Plain(OwnedFd::from(socket))))
 }
 
-/// Remembers why an entry that the connect is linked to failed: the connect itself will only say
-/// that it was cancelled.
-pub(super) fn leader_failed(ring: &mut Ring, operation: Operation, result: i32) {
-    if let Some(in_flight) = ring.in_flight.entry(operation)
-        && let Holds::Connect { leader_errno, .. } = &mut in_flight.holds
-        && leader_errno.is_none()
-        && result != -libc::ECANCELED
-    {
-        *leader_errno = Some(-result);
+pub(super) fn complete(ring: &mut Ring, slot: Option<u32>, result: i32) -> io::Result<()> {
+    if let Some(slot) = slot {
+        ring.slots.connect_ended(slot);
     }
-}
-
-pub(super) fn complete(leader_errno: Option<i32>, result: i32) -> io::Result<()> {
-    match leader_errno {
-        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-        None => io_result(result).map(drop),
-    }
+    io_result(result).map(drop)
 }

@@ -22,8 +22,12 @@ pub(super) fn complete(ring: &mut Ring, entry: &cqueue::Entry) -> Option<Complet
     }
     let operation = Operation(u32::try_from(user_data & !LEADER).ok()?);
     if user_data & LEADER != 0 {
-        connect::leader_failed(ring, operation, entry.result());
-        return None;
+        // It failed. The kernel posts nothing for what is linked behind an entry that skips
+        // success and fails (IOSQE_CQE_SKIP_SUCCESS in io_uring_enter(2)), so this is the end of
+        // the whole chain.
+        let InFlight { token, holds } = ring.in_flight.remove(operation)?;
+        let outcome = complete_single(ring, holds, entry.result())?;
+        return Some(Completion { token, outcome });
     }
     let in_flight = ring.in_flight.entry(operation)?;
     let token = in_flight.token;
@@ -43,8 +47,8 @@ fn complete_single(ring: &mut Ring, holds: Holds, result: i32) -> Option<Outcome
         Holds::Accept { peer, slot, local } => Some(Outcome::Accepted(accept::complete(
             ring, *peer, slot, local, result,
         ))),
-        Holds::Connect { leader_errno, .. } => {
-            Some(Outcome::Connected(connect::complete(leader_errno, result)))
+        Holds::Connect { slot, .. } => {
+            Some(Outcome::Connected(connect::complete(ring, slot, result)))
         }
         Holds::Send { block } => Some(Outcome::Sent {
             block,
