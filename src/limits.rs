@@ -73,6 +73,15 @@ pub const TICKET_BYTES_MAX: usize = 16 * 1024;
 /// Tickets that are judged in one handshake; clients offer one or two.
 pub const TICKETS_JUDGED_MAX: u8 = 4;
 
+/// Tickets that a TLS 1.3 client gets after each handshake.
+pub const TICKETS_MAX: usize = 4;
+
+/// How often ticket keys change unless configured.
+pub const STEK_ROTATION: Duration = Duration::from_secs(6 * 3600);
+
+/// How long after a full handshake a client may resume unless configured.
+pub const RESUMPTION_CAP: Duration = Duration::from_secs(8 * 3600);
+
 /// How far the clocks of hosts that share a secret may be apart.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
@@ -136,6 +145,7 @@ const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
 const _: () = assert!(BLOCK_LEN < 1 << 17, "block offsets are stored in 32 bits");
 const _: () = assert!(HANDSHAKE_INPUT_MAX <= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(CHAIN_BYTES_MAX < HANDSHAKE_INPUT_MAX);
+const _: () = assert!(TICKET_BYTES_MAX <= RECORD_PLAINTEXT_MAX && TICKETS_MAX > 0);
 const _: () = assert!(RECORD_BODY_MAX_TLS12 + RECORD_HEADER_LEN < BLOCK_LEN);
 const _: () = assert!(RECORDS_PER_KEY_MAX < 23_726_566, "2^24.5");
 const _: () = assert!(HANDSHAKES_PER_SHARD <= CONNECTIONS_PER_SHARD);
