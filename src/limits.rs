@@ -3,6 +3,8 @@
 //! Bounds that an operator may lower or raise are configuration; the values here are their
 //! defaults and the hard limits behind them.
 
+use std::time::Duration;
+
 /// Plaintext bytes that one TLS record may carry (RFC 8446 section 5.1, RFC 5246 section 6.2.1).
 pub const RECORD_PLAINTEXT_MAX: usize = 1 << 14;
 
@@ -52,6 +54,40 @@ pub const RSA_MODULUS_BITS_MAX: usize = 8192;
 
 /// Names of each kind that are read from a client's certificate.
 pub const NAMES_PER_CERTIFICATE_MAX: usize = 256;
+
+/// Verdicts that a shard remembers unless configured.
+pub const VERDICTS_PER_SHARD: usize = 16_384;
+
+/// Verdicts that a shard may be configured to remember.
+pub const VERDICTS_PER_SHARD_MAX: usize = 1 << 20;
+
+/// Bytes of certificates for each verdict that a shard may remember, all of them together.
+pub const BYTES_PER_VERDICT: usize = 4096;
+
+/// How long a verdict stands at most before the chain is checked again, unless configured.
+pub const VERDICT_TTL: Duration = Duration::from_secs(3600);
+
+/// Bytes of a session ticket; a client whose chain makes it longer gets none.
+pub const TICKET_BYTES_MAX: usize = 16 * 1024;
+
+/// Tickets that are judged in one handshake; clients offer one or two.
+pub const TICKETS_JUDGED_MAX: u8 = 4;
+
+/// Tickets that a TLS 1.3 client gets after each handshake.
+pub const TICKETS_MAX: usize = 4;
+
+/// How often ticket keys change unless configured.
+pub const STEK_ROTATION: Duration = Duration::from_secs(6 * 3600);
+
+/// How long after a full handshake a client may resume unless configured.
+pub const RESUMPTION_CAP: Duration = Duration::from_secs(8 * 3600);
+
+/// How far the clocks of hosts that share a secret may be apart.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// Bytes of a secret for session tickets.
+pub const STEK_BYTES_MIN: usize = 32;
+pub const STEK_BYTES_MAX: usize = 4096;
 
 /// KeyUpdate messages that a peer may send without application data between them, and in all
 /// within [`KEY_UPDATE_WINDOW_RECORDS`] records.
@@ -109,6 +145,7 @@ const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
 const _: () = assert!(BLOCK_LEN < 1 << 17, "block offsets are stored in 32 bits");
 const _: () = assert!(HANDSHAKE_INPUT_MAX <= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(CHAIN_BYTES_MAX < HANDSHAKE_INPUT_MAX);
+const _: () = assert!(TICKET_BYTES_MAX <= RECORD_PLAINTEXT_MAX && TICKETS_MAX > 0);
 const _: () = assert!(RECORD_BODY_MAX_TLS12 + RECORD_HEADER_LEN < BLOCK_LEN);
 const _: () = assert!(RECORDS_PER_KEY_MAX < 23_726_566, "2^24.5");
 const _: () = assert!(HANDSHAKES_PER_SHARD <= CONNECTIONS_PER_SHARD);

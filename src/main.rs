@@ -32,6 +32,18 @@ enum Command {
     Check(ConfigArgument),
     /// Tells what this host lacks, and the remedy
     Doctor,
+    /// Looks after the secret of session ticket keys
+    #[command(subcommand)]
+    Stek(StekCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum StekCommand {
+    /// Writes a new secret into a file that does not exist yet
+    New {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -47,6 +59,7 @@ fn main() -> ExitCode {
         Command::Run(ConfigArgument { config }) => run(&config),
         Command::Check(ConfigArgument { config }) => check(&config),
         Command::Doctor => doctor(),
+        Command::Stek(StekCommand::New { file }) => control::new_stek(&file),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -107,6 +120,7 @@ fn run(file: &Path) -> Result<(), String> {
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
     let mut terminator =
         Terminator::start(&Arc::new(snapshot), &clock).map_err(|error| error.to_string())?;
+    control::log::notes(terminator.notes());
     control::log::started(terminator.addresses());
     let ending = control.run(terminator.mailboxes(), drain_timeout, access);
     if ending == Ending::Unresponsive {

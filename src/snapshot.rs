@@ -4,6 +4,7 @@
 //! on the data path reads a file.
 
 mod files;
+mod stek;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,17 +12,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigError, ListenerConfig, RouteConfig};
-use crate::limits::BLOCK_LEN;
-use crate::tls::acceptor::MinVersion;
+use crate::config::{
+    self, Config, ConfigError, ListenerConfig, ResumptionOptions, RouteConfig, VerdictCacheOptions,
+};
+use crate::limits::{BLOCK_LEN, BYTES_PER_VERDICT};
+use crate::tls::acceptor::{MinVersion, Resumption};
 use crate::tls::{Acceptor, AcceptorOptions, Route};
 use crate::trust::TrustDomain;
+use crate::trust::cache::CacheBounds;
 use crate::trust::domain::TrustSources;
+use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
     Balance, Greeting, LogFormat, LogLevel, LogOptions, ShardPlan, Timeouts, UpstreamAddress,
 };
 use files::Files;
+pub use stek::new_stek;
 
 /// Everything that shards need to know, read and checked.
 #[derive(Debug)]
@@ -31,6 +37,10 @@ pub struct Snapshot {
     pub drain_timeout: Duration,
     pub shard_cpus: ShardPlan,
     pub log: LogOptions,
+    /// What ticket keys come from; `None` where every handshake is a full one.
+    pub stek: Option<Arc<Secret>>,
+    /// What each shard remembers of chains that it has checked, if anything.
+    pub verdict_cache: Option<(CacheBounds, Duration)>,
     /// What does not stop the process but should not stay, such as an expired server certificate.
     pub warnings: Vec<ConfigError>,
 }
@@ -74,9 +84,18 @@ impl Snapshot {
     /// Everything that is wrong with those files, not only the first.
     pub fn load(config: &Config, clock: &Clock) -> Result<Self, Vec<ConfigError>> {
         let mut files = Files::new(clock);
+        let stek = load_stek(&config.resumption, &mut files);
         let listeners = config.listeners.iter();
         let listeners: Vec<_> = listeners
-            .filter_map(|listener| load_listener(listener, &mut files, clock))
+            .filter_map(|listener| {
+                let resumption = stek.as_ref().map(|stek| Resumption {
+                    listener: Arc::clone(&listener.name),
+                    stek: stek.clone(),
+                    cap: config.resumption.cap,
+                    tickets: config.resumption.tickets,
+                });
+                load_listener(listener, resumption, &mut files, clock)
+            })
             .collect();
         let (errors, warnings) = files.into_findings();
         if !errors.is_empty() {
@@ -94,6 +113,8 @@ impl Snapshot {
             drain_timeout: config.drain_timeout,
             shard_cpus: config.shards.clone(),
             log: config.log,
+            stek: stek.map(|stek| Arc::clone(stek.secret())),
+            verdict_cache: cache_bounds(config.verdict_cache),
             warnings,
         })
     }
@@ -120,9 +141,28 @@ impl Snapshot {
     }
 }
 
+/// `None` where there is to be no resumption, or where something is wrong, which `files` then knows.
+fn load_stek(config: &ResumptionOptions, files: &mut Files<'_>) -> Option<Stek> {
+    let secret = match &config.stek {
+        // Also read where it is not used: a file that is named is to be there.
+        Some(file) => files.secret(file)?,
+        None => Secret::of_process(),
+    };
+    (config.tickets > 0).then(|| Stek::new(secret, config.rotation))
+}
+
+fn cache_bounds(config: VerdictCacheOptions) -> Option<(CacheBounds, Duration)> {
+    let bounds = CacheBounds {
+        entries: config.entries,
+        bytes: config.entries * BYTES_PER_VERDICT,
+    };
+    (config.entries > 0).then_some((bounds, config.ttl))
+}
+
 /// `None` where something is wrong, which `files` then knows.
 fn load_listener(
     config: &ListenerConfig,
+    resumption: Option<Resumption>,
     files: &mut Files<'_>,
     clock: &Clock,
 ) -> Option<Listener> {
@@ -143,6 +183,7 @@ fn load_listener(
             config::MinVersion::Tls12 => MinVersion::Tls12,
             config::MinVersion::Tls13 => MinVersion::Tls13,
         },
+        resumption,
         clock: clock.clone(),
     };
     let acceptor = match Acceptor::new(options) {

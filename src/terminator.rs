@@ -12,7 +12,9 @@ use crate::clock::Clock;
 use crate::config;
 use crate::limits::ACCEPTS_IN_FLIGHT;
 pub use crate::ring::checks as host_checks;
-use crate::ring::{Listener, Ring, RingError, RingOptions, Waker, raise_descriptor_limit};
+use crate::ring::{
+    Listener, Ring, RingError, RingOptions, Waker, lock_memory, raise_descriptor_limit,
+};
 use crate::shard::mailbox::{Command, Inbox, Mailbox, mailbox};
 use crate::shard::{Parts, Shard};
 use crate::snapshot::{ShardPlan, Snapshot};
@@ -54,6 +56,7 @@ pub enum StartError {
 pub struct Terminator {
     shards: Vec<ShardThread>,
     addresses: Vec<SocketAddr>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -80,6 +83,7 @@ impl Terminator {
         let mut terminator = Self {
             shards: Vec::new(),
             addresses,
+            notes: lock_secret(snapshot).into_iter().collect(),
         };
         for (shard, (cpu, listeners)) in cpus.into_iter().zip(listeners).enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
@@ -119,6 +123,11 @@ impl Terminator {
     /// The addresses that are listened on, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// What could not be had and is done without, each with its remedy.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The shards' mailboxes.
@@ -242,6 +251,15 @@ fn descriptors(snapshot: &Snapshot) -> u32 {
         .sum();
     let wanted = snapshot.limits.connections * 2 + addresses * ACCEPTS_IN_FLIGHT + 64;
     u32::try_from(wanted).unwrap_or(u32::MAX)
+}
+
+/// Keeps the secret of ticket keys out of swap; why that cannot be.
+fn lock_secret(snapshot: &Snapshot) -> Option<String> {
+    let error = lock_memory(snapshot.stek.as_ref()?.memory()).err()?;
+    Some(format!(
+        "the secret of ticket keys may be written to swap: locking it into memory failed ({error}); \
+         raise LimitMEMLOCK= or `ulimit -l`"
+    ))
 }
 
 fn check_descriptors(snapshot: &Snapshot, shards: usize) -> Result<(), StartError> {

@@ -37,6 +37,8 @@ pub struct Config {
     /// How long open connections may go on once the process is told to end.
     pub drain_timeout: Duration,
     pub log: LogOptions,
+    pub resumption: ResumptionOptions,
+    pub verdict_cache: VerdictCacheOptions,
 }
 
 /// One listener: where it listens and what it does with whom.
@@ -98,6 +100,7 @@ pub struct FileReferences {
     pub certificates: Vec<CertificateFiles>,
     pub client_ca: Vec<FileSetting>,
     pub crls: Vec<FileSetting>,
+    pub steks: Vec<FileSetting>,
 }
 
 /// Where an upstream listens.
@@ -165,6 +168,29 @@ pub struct LimitOptions {
     pub handshakes: usize,
     /// Bytes of blocks for what is being relayed.
     pub buffer_bytes: u64,
+}
+
+/// How clients come back without a full handshake.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ResumptionOptions {
+    /// The file of the secret that ticket keys come from; without one a random secret lives as long
+    /// as the process.
+    pub stek: Option<FileSetting>,
+    /// How often ticket keys change.
+    pub rotation: Duration,
+    /// How long after a full handshake a client may resume.
+    pub cap: Duration,
+    /// Tickets after each handshake; 0 turns resumption off.
+    pub tickets: usize,
+}
+
+/// What a shard remembers of chains that it has checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VerdictCacheOptions {
+    /// 0 turns it off.
+    pub entries: usize,
+    /// How long a verdict stands at most.
+    pub ttl: Duration,
 }
 
 /// What is logged, and how.

@@ -1,4 +1,5 @@
-//! The document as a whole, and the settings of the process: shards, limits, drain, log.
+//! The document as a whole, and the settings of the process: shards, limits, drain, log, resumption,
+//! verdict cache.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,10 +8,14 @@ use std::time::Duration;
 
 use super::document::Table;
 use super::listener::Listeners;
-use super::{Config, LimitOptions, LogFormat, LogLevel, LogOptions, ShardPlan};
+use super::{
+    Config, LimitOptions, LogFormat, LogLevel, LogOptions, ResumptionOptions, ShardPlan,
+    VerdictCacheOptions,
+};
 use crate::limits::{
     BUFFER_BYTES_PER_SHARD, CONNECTIONS_PER_SHARD, CONNECTIONS_PER_SHARD_MAX, HANDSHAKES_PER_SHARD,
-    LISTENERS_MAX, SHARDS_MAX,
+    LISTENERS_MAX, RESUMPTION_CAP, SHARDS_MAX, STEK_ROTATION, TICKETS_MAX, VERDICT_TTL,
+    VERDICTS_PER_SHARD, VERDICTS_PER_SHARD_MAX,
 };
 
 const LISTENER_REMEDY: &str = "a listener needs five lines below [[listener]]: address, \
@@ -22,6 +27,13 @@ const CPU_MAX: usize = 4095;
 
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// From a rotation that a client can make use of to a lifetime that a ticket may claim.
+const RESUMPTION: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(7 * 24 * 3600);
+
+const VERDICT_TTLS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
 /// Reads the whole document; errors are left with it. `None` when there is no listener.
 pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
@@ -48,6 +60,8 @@ pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
         limits: section(&root, "limits", limits),
         drain_timeout: section(&root, "drain", drain),
         log: section(&root, "log", log),
+        resumption: section(&root, "resumption", resumption),
+        verdict_cache: section(&root, "verdict_cache", verdict_cache),
         listeners: listeners.into_configs(),
     };
     root.finish();
@@ -150,5 +164,38 @@ fn log(table: Option<&Table<'_>>) -> LogOptions {
         access: entry("access")
             .and_then(|entry| entry.boolean())
             .unwrap_or_default(),
+    }
+}
+
+fn resumption(table: Option<&Table<'_>>) -> ResumptionOptions {
+    let entry = |key| table.and_then(|table| table.entry(key));
+    let stek = entry("stek").and_then(|entry| {
+        let file = entry.path("\"stek.key\"")?;
+        entry.document.files.borrow_mut().steks.push(file.clone());
+        Some(file)
+    });
+    ResumptionOptions {
+        stek,
+        rotation: entry("rotation")
+            .and_then(|entry| entry.duration(RESUMPTION))
+            .unwrap_or(STEK_ROTATION),
+        cap: entry("cap")
+            .and_then(|entry| entry.duration(RESUMPTION))
+            .unwrap_or(RESUMPTION_CAP),
+        tickets: entry("tickets")
+            .and_then(|entry| entry.count(0..=TICKETS_MAX))
+            .unwrap_or(1),
+    }
+}
+
+fn verdict_cache(table: Option<&Table<'_>>) -> VerdictCacheOptions {
+    let entry = |key| table.and_then(|table| table.entry(key));
+    VerdictCacheOptions {
+        entries: entry("entries")
+            .and_then(|entry| entry.count(0..=VERDICTS_PER_SHARD_MAX))
+            .unwrap_or(VERDICTS_PER_SHARD),
+        ttl: entry("ttl")
+            .and_then(|entry| entry.duration(VERDICT_TTLS))
+            .unwrap_or(VERDICT_TTL),
     }
 }

@@ -24,6 +24,13 @@ pub fn warning(warning: &ConfigError) {
     tracing::warn!(place = %warning.place, remedy, "{problem}");
 }
 
+/// Logs what the terminator does without.
+pub fn notes(notes: &[String]) {
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+}
+
 /// Logs that clients may come.
 pub fn started(addresses: &[SocketAddr]) {
     for address in addresses {

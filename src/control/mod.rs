@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::ConfigError;
 use crate::snapshot::Snapshot;
 
+pub use crate::snapshot::new_stek;
 pub use executor::{Control, ControlError, Ending};
 pub use shards::Port;
 

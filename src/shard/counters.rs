@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::block::Pool;
 use crate::close_reason::CloseReason;
 use crate::ring::Ring;
+use crate::trust::cache::CacheFigures;
 
 /// Figures of one shard. Aligned so that no other thread's data shares a cache line with them.
 #[derive(Debug)]
@@ -26,6 +27,11 @@ pub struct Counters {
     blocks_lent_max: AtomicU64,
     operations_in_flight: AtomicU64,
     slots_in_use: AtomicU64,
+    verdict_hits: AtomicU64,
+    verdict_misses: AtomicU64,
+    verdicts_evicted: AtomicU64,
+    verdicts_expired: AtomicU64,
+    resumed: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
@@ -72,6 +78,16 @@ figures! {
     operations_in_flight;
     /// Direct descriptors in use.
     slots_in_use;
+    /// Chains whose verdict was remembered.
+    verdict_hits;
+    /// Chains whose verdict was not, or had expired.
+    verdict_misses;
+    /// Verdicts that made room for others.
+    verdicts_evicted;
+    /// Verdicts that were remembered, but stood no more.
+    verdicts_expired;
+    /// Handshakes that were resumed, of those that ended with a client let in.
+    resumed;
 }
 
 /// Adds to a counter that only this thread writes: no locked instruction is needed.
@@ -97,6 +113,11 @@ impl Counters {
             buffers_exhausted: AtomicU64::new(0),
             reports_lost: AtomicU64::new(0),
             upstream_connects: AtomicU64::new(0),
+            verdict_hits: AtomicU64::new(0),
+            verdict_misses: AtomicU64::new(0),
+            verdicts_evicted: AtomicU64::new(0),
+            verdicts_expired: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
             blocks_lent: AtomicU64::new(0),
             blocks_lent_max: AtomicU64::new(0),
             operations_in_flight: AtomicU64::new(0),
@@ -114,8 +135,9 @@ impl Counters {
         add(&self.accepted, 1);
     }
 
-    pub(super) fn count_established(&self) {
+    pub(super) fn count_established(&self, resumed: bool) {
         add(&self.established, 1);
+        add(&self.resumed, u64::from(resumed));
     }
 
     pub(super) fn count_upstream_connect(&self) {
@@ -143,6 +165,15 @@ impl Counters {
             .store(pool.lent() as u64, Ordering::Relaxed);
         self.blocks_lent_max
             .store(pool.lent_max() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_verdicts(&self, figures: CacheFigures) {
+        self.verdict_hits.store(figures.hits, Ordering::Relaxed);
+        self.verdict_misses.store(figures.misses, Ordering::Relaxed);
+        self.verdicts_evicted
+            .store(figures.evicted, Ordering::Relaxed);
+        self.verdicts_expired
+            .store(figures.expired, Ordering::Relaxed);
     }
 
     pub(super) fn set_ring(&self, ring: &Ring) {

@@ -29,6 +29,7 @@ use crate::connection::{Action, Command as ConnectionCommand, Event, Settings};
 use crate::limits::ACCEPTS_IN_FLIGHT;
 use crate::ring::{Listener, Operation, Ring, Token, Waker};
 use crate::snapshot::Snapshot;
+use crate::trust::cache::{self, VerdictCache};
 
 use admission::Admission;
 use entry::{Entry, Kind};
@@ -152,6 +153,8 @@ impl Shard {
     ///
     /// When the ring itself fails; connections are gone then.
     pub fn run(mut self) -> io::Result<()> {
+        let bounds = self.snapshot.verdict_cache;
+        cache::install(bounds.map(|(bounds, ttl)| VerdictCache::new(bounds, ttl)));
         let waker = self.waker.clone();
         self.ring.watch(&waker, Token::from(Kind::Wake));
         for gate in 0..self.gates.len() {

@@ -7,6 +7,7 @@ use super::mailbox::{Report, Service};
 use crate::close_reason::{Blame, CloseReason};
 use crate::connection::Connection;
 use crate::shard::entry::Entry;
+use crate::trust::cache;
 
 impl Shard {
     /// Counts the end of a connection, and reports it where someone wants to know.
@@ -63,6 +64,7 @@ impl Shard {
         counters.set_open(self.admission.connections(), self.admission.handshakes());
         counters.set_pool(&self.pool);
         counters.set_ring(&self.ring);
+        counters.set_verdicts(cache::figures());
     }
 }
 

@@ -270,8 +270,8 @@ impl Shard {
         if entry.handshaking && !entry.connection.is_handshaking() {
             entry.handshaking = false;
             self.admission.handshake_done();
-            if entry.connection.session().is_some() {
-                self.inbox.counters().count_established();
+            if let Some(session) = entry.connection.session() {
+                self.inbox.counters().count_established(session.resumed);
             }
         }
     }

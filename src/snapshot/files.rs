@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::{CertificateFiles, ConfigError, FileReferences, FileSetting};
@@ -17,6 +18,7 @@ use crate::limits::PEM_BYTES_MAX;
 use crate::tls;
 use crate::trust::domain::{TrustDomain, TrustSources};
 use crate::trust::identity::{Identity, RevocationList};
+use crate::trust::stek::Secret;
 
 /// Permission bits that let group or others read or change a file.
 const GROUP_AND_OTHERS: u32 = 0o066;
@@ -65,6 +67,9 @@ impl<'a> Files<'a> {
         }
         for file in &references.crls {
             self.crls(file);
+        }
+        for file in &references.steks {
+            self.secret(file);
         }
     }
 
@@ -185,6 +190,20 @@ impl<'a> Files<'a> {
         let crls = crls.filter(|crls| self.check_crls(file, crls));
         self.crls.insert(file.path.clone(), crls.clone());
         crls
+    }
+
+    /// The secret for ticket keys in a file; `None` when something is wrong, which is then reported.
+    pub(super) fn secret(&mut self, file: &FileSetting) -> Option<Arc<Secret>> {
+        let content = Zeroizing::new(self.read(file, Secrecy::OwnerOnly)?);
+        match Secret::new(&content) {
+            Ok(secret) => Some(Arc::new(secret)),
+            Err(error) => {
+                let path = shown(file);
+                let remedy = format!("make a new one: rm {path}; ringgate stek new {path}");
+                self.report(file.place.error(format!("{path} {error}"), remedy));
+                None
+            }
+        }
     }
 
     /// Whether these can be anchors. Asked file by file, so that the error names the file.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
@@ -16,6 +17,9 @@ use super::traffic_secrets::Capture;
 use crate::clock::Clock;
 use crate::trust::TrustDomain;
 use crate::trust::name::NamePattern;
+use crate::trust::stek::Stek;
+use crate::trust::ticket::{TicketScope, Tickets};
+use crate::trust::ticketer::Ticketer;
 use crate::trust::verifier::Verifier;
 
 /// Where clients that ask for certain names go.
@@ -46,7 +50,21 @@ pub struct AcceptorOptions {
     /// In order of preference; empty for no ALPN.
     pub alpn: Vec<Vec<u8>>,
     pub min_version: MinVersion,
+    /// `None`: every handshake is a full one.
+    pub resumption: Option<Resumption>,
     pub clock: Clock,
+}
+
+/// How clients come back without a full handshake.
+#[derive(Clone, Debug)]
+pub struct Resumption {
+    /// The listener's name: its tickets count there and nowhere else.
+    pub listener: Arc<str>,
+    pub stek: Stek,
+    /// How long after the last full handshake a client may resume.
+    pub cap: Duration,
+    /// Tickets that a TLS 1.3 client gets, at least one. RFC 5077 gives a TLS 1.2 client one.
+    pub tickets: usize,
 }
 
 /// A listener's TLS side; immutable, shared by all shards.
@@ -75,12 +93,13 @@ impl Acceptor {
         };
         let resolver = Resolver {
             routes: routes.clone(),
+            scopes: scopes(&routes, options.resumption.as_ref()),
             default_route: options.default_route,
             tls13_only: options.min_version == MinVersion::Tls13,
         };
         let mut config = ServerConfig::builder_with_details(
             provider.clone(),
-            Arc::new(CalendarTime(options.clock)),
+            Arc::new(CalendarTime(options.clock.clone())),
         )
         .with_protocol_versions(versions)
         .map_err(|error| AcceptorError(format!("protocol versions: {error}")))?
@@ -90,10 +109,15 @@ impl Acceptor {
         // Our own record layer takes over after the handshake.
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(Capture);
-        // rustls resumes without asking the verifier: no session may be kept or sealed until a
-        // ticket is judged each time it is offered.
-        config.send_tls13_tickets = 0;
+        // rustls resumes without asking the verifier: sessions are kept nowhere but in tickets,
+        // which are judged each time they are offered.
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        if let Some(resumption) = options.resumption {
+            let tickets = Tickets::new(resumption.stek, resumption.cap);
+            config.ticketer = Arc::new(Ticketer::new(tickets, options.clock));
+            config.send_tls13_tickets = resumption.tickets;
+        }
         // Early data can be replayed, which mutual authentication does not survive.
         config.max_early_data_size = 0;
         Ok(Self {
@@ -106,6 +130,14 @@ impl Acceptor {
     pub fn routes(&self) -> &[Route] {
         &self.routes
     }
+}
+
+/// Where the tickets of each route count.
+fn scopes(routes: &[Route], resumption: Option<&Resumption>) -> Box<[Option<TicketScope>]> {
+    let scope = |route: &Route| {
+        resumption.map(|resumption| TicketScope::new(&resumption.listener, &route.name))
+    };
+    routes.iter().map(scope).collect()
 }
 
 fn check(options: &AcceptorOptions) -> Result<(), AcceptorError> {
@@ -260,6 +292,7 @@ mod tests {
             default_route,
             alpn: Vec::new(),
             min_version: MinVersion::Tls13,
+            resumption: None,
             clock: Clock::system(),
         })
         .unwrap_err()

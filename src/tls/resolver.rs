@@ -12,6 +12,7 @@ use super::acceptor::Route;
 use super::traffic_secrets::Captured;
 use crate::close_reason::CloseReason;
 use crate::trust::judgement;
+use crate::trust::ticket::TicketScope;
 
 /// What the resolver decided for one handshake, carried out of rustls's callback.
 #[derive(Debug, Default)]
@@ -95,6 +96,8 @@ pub(super) fn with_current(change: impl FnOnce(&mut Selection)) {
 #[derive(Debug)]
 pub(super) struct Resolver {
     pub(super) routes: Arc<[Route]>,
+    /// Where each route's tickets count, with the same indices.
+    pub(super) scopes: Box<[Option<TicketScope>]>,
     pub(super) default_route: Option<usize>,
     pub(super) tls13_only: bool,
 }
@@ -165,7 +168,8 @@ impl ResolvesServerCert for Resolver {
             current.refused = selected.as_ref().err().copied();
         });
         let (index, key) = selected.ok()?;
-        judgement::choose_domain(self.routes[index].domain.clone());
+        let scope = self.scopes.get(index).copied().flatten();
+        judgement::choose_domain(self.routes[index].domain.clone(), scope);
         Some(key)
     }
 }

@@ -1,5 +1,6 @@
 //! TrustDomain: anchors, CRLs and policy of one listener and SNI; immutable.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -15,9 +16,12 @@ use webpki::{
 
 use super::chain::Chain;
 use super::identity::{Authority, RevocationList};
+use super::peer::Standing;
+pub use super::peer::{Authorized, VerifiedPeer};
 use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
+use super::summary::{ChainSummary, anchor_digest, name_digest};
 use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
 use crate::limits;
@@ -86,75 +90,22 @@ pub struct TrustDomain {
     anchors: Vec<TrustAnchor<'static>>,
     /// What is known of each of `anchors`, at the same index.
     authorities: Vec<Authority>,
+    /// [`anchor_digest`] of each of `anchors`.
+    pub(super) anchor_digests: HashSet<[u8; 32]>,
     /// The newest first: webpki asks the first one that is from the right issuer.
-    crls: Vec<Crl>,
-    unknown_revocation: RevocationPolicy,
-    expired_crl: RevocationPolicy,
-    policy: Policy,
+    pub(super) crls: Vec<Crl>,
+    /// By [`name_digest`] of the issuer, the newest CRL of each of its scopes.
+    pub(super) newest_crls: HashMap<[u8; 32], Vec<usize>>,
+    pub(super) unknown_revocation: RevocationPolicy,
+    pub(super) expired_crl: RevocationPolicy,
+    pub(super) policy: Policy,
     digest: [u8; 32],
 }
 
 #[derive(Debug)]
-struct Crl {
-    list: CertRevocationList<'static>,
-    about: RevocationList,
-}
-
-/// A peer whose chain leads to an anchor. Made only by [`TrustDomain::verify`].
-#[derive(Clone, Debug)]
-pub struct VerifiedPeer {
-    identity: Arc<Identity>,
-    leaf: CertificateDer<'static>,
-    anchor_spki: [u8; 32],
-    not_before: i64,
-    not_after: i64,
-}
-
-impl VerifiedPeer {
-    pub fn identity(&self) -> &Arc<Identity> {
-        &self.identity
-    }
-
-    pub fn leaf(&self) -> &CertificateDer<'static> {
-        &self.leaf
-    }
-
-    /// SHA-256 of the SubjectPublicKeyInfo's DER of the anchor that the path ends at.
-    pub fn anchor_spki(&self) -> [u8; 32] {
-        self.anchor_spki
-    }
-
-    /// The latest notBefore of the path, without the anchor; seconds since the Unix epoch.
-    pub fn not_before(&self) -> i64 {
-        self.not_before
-    }
-
-    /// The earliest notAfter of the path, without the anchor; seconds since the Unix epoch.
-    pub fn not_after(&self) -> i64 {
-        self.not_after
-    }
-}
-
-/// A peer that policy lets in. Made only by [`TrustDomain::authorize`].
-#[derive(Clone, Debug)]
-pub struct Authorized {
-    peer: VerifiedPeer,
-    rule: Arc<str>,
-}
-
-impl Authorized {
-    pub fn peer(&self) -> &VerifiedPeer {
-        &self.peer
-    }
-
-    pub fn identity(&self) -> &Identity {
-        &self.peer.identity
-    }
-
-    /// The name of the policy rule that let it in.
-    pub fn rule(&self) -> &str {
-        &self.rule
-    }
+pub(super) struct Crl {
+    pub(super) list: CertRevocationList<'static>,
+    pub(super) about: RevocationList,
 }
 
 impl TrustDomain {
@@ -188,12 +139,14 @@ impl TrustDomain {
             crls.push((std::cmp::Reverse(crl.about.this_update), der.as_ref(), crl));
         }
         crls.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-        let crls = crls.into_iter().map(|(_, _, crl)| crl).collect();
+        let crls: Vec<_> = crls.into_iter().map(|(_, _, crl)| crl).collect();
         Ok(Self {
             digest: digest(&sources),
             name: sources.name,
+            anchor_digests: anchors.iter().map(anchor_digest).collect(),
             anchors,
             authorities,
+            newest_crls: newest_of_each_scope(&crls),
             crls,
             unknown_revocation: sources.unknown_revocation,
             expired_crl: sources.expired_crl,
@@ -266,7 +219,7 @@ impl TrustDomain {
                 Some(Arc::clone(identity)),
             ));
         }
-        self.verified(&chain, &path).ok_or_else(|| {
+        self.verified(&chain, &path, now).ok_or_else(|| {
             let detail = "the verified path is not made of what was presented".to_owned();
             Refusal::new(CloseReason::Internal, detail, Some(Arc::clone(identity)))
         })
@@ -274,22 +227,33 @@ impl TrustDomain {
 
     /// Asks the policy.
     pub fn authorize(&self, peer: VerifiedPeer) -> Result<Authorized, Refusal> {
-        let (reason, detail) = match self.policy.decide(&peer.identity) {
-            Decision::Allowed { rule } => return Ok(Authorized { peer, rule }),
-            Decision::Denied { rule } => {
-                let subject = &peer.identity.subject;
-                (
-                    CloseReason::PolicyDenied,
-                    format!("rule `{rule}` denies `{subject}`"),
-                )
+        match self.policy.decide(peer.identity()) {
+            Decision::Allowed { rule } => Ok(Authorized::by_rule(peer, rule)),
+            refused => {
+                let identity = Arc::clone(peer.identity());
+                let (reason, detail) = self.policy_refusal(&refused, &identity);
+                Err(Refusal::new(reason, detail, Some(identity)))
             }
-            Decision::Unmatched => {
-                let subject = &peer.identity.subject;
-                let detail = format!("no rule of `{}` allows `{subject}`", self.name);
-                (CloseReason::PolicyUnmatched, detail)
-            }
-        };
-        Err(Refusal::new(reason, detail, Some(peer.identity)))
+        }
+    }
+
+    /// Why policy does not let `identity` in.
+    pub(super) fn policy_refusal(
+        &self,
+        refused: &Decision,
+        identity: &Identity,
+    ) -> (CloseReason, String) {
+        let subject = &identity.subject;
+        match refused {
+            Decision::Denied { rule } => (
+                CloseReason::PolicyDenied,
+                format!("rule `{rule}` denies `{subject}`"),
+            ),
+            Decision::Allowed { .. } | Decision::Unmatched => (
+                CloseReason::PolicyUnmatched,
+                format!("no rule of `{}` allows `{subject}`", self.name),
+            ),
+        }
     }
 
     fn revocation_options<'a>(
@@ -316,25 +280,53 @@ impl TrustDomain {
     }
 
     /// `None` if the path has parts that were neither configured nor presented.
-    fn verified(&self, chain: &Chain<'_>, path: &VerifiedPath<'_>) -> Option<VerifiedPeer> {
+    fn verified(
+        &self,
+        chain: &Chain<'_>,
+        path: &VerifiedPath<'_>,
+        now: UnixTime,
+    ) -> Option<VerifiedPeer> {
         let anchor = self
             .anchors
             .iter()
             .position(|anchor| std::ptr::eq(anchor, path.anchor()))?;
         let leaf = chain.certificates.first()?;
-        let mut peer = VerifiedPeer {
-            identity: Arc::clone(&leaf.identity),
-            leaf: leaf.der.clone().into_owned(),
+        let mut summary = ChainSummary {
+            entries: ChainSummary::entries(path),
+            anchor: anchor_digest(path.anchor()),
             anchor_spki: self.authorities.get(anchor)?.identity.spki_pin,
             not_before: leaf.identity.not_before,
             not_after: leaf.identity.not_after,
         };
         for intermediate in path.intermediate_certificates() {
             let identity = chain.identity_of(&intermediate.der())?;
-            peer.not_before = peer.not_before.max(identity.not_before);
-            peer.not_after = peer.not_after.min(identity.not_after);
+            summary.not_before = summary.not_before.max(identity.not_before);
+            summary.not_after = summary.not_after.min(identity.not_after);
         }
-        Some(peer)
+        let standing = Standing {
+            domain: self.digest,
+            revocation_until: self.revocation_until(&summary, seconds(now)),
+            verified_at: seconds(now),
+            chain: summary,
+        };
+        let presented = chain.certificates.iter();
+        let presented = presented.map(|certificate| certificate.der.clone().into_owned());
+        VerifiedPeer::new(Arc::clone(&leaf.identity), presented.collect(), standing)
+    }
+
+    /// The first second from which a CRL that was consulted for `chain` may count as expired.
+    fn revocation_until(&self, chain: &ChainSummary, now: i64) -> i64 {
+        if self.expired_crl == RevocationPolicy::Allow {
+            return i64::MAX;
+        }
+        let entries = chain.entries.iter();
+        entries
+            .flat_map(|entry| self.crls_of(&entry.issuer))
+            .filter_map(|crl| crl.about.next_update)
+            // One that has expired was not the one consulted, or there would be no path.
+            .filter(|&next_update| next_update > now)
+            .min()
+            .unwrap_or(i64::MAX)
     }
 
     fn refusal(&self, error: &webpki::Error, chain: &Chain<'_>, now: UnixTime) -> Refusal {
@@ -479,6 +471,22 @@ fn read_anchor(der: &CertificateDer<'_>) -> Result<(TrustAnchor<'static>, Author
         ));
     }
     Ok((anchor.to_owned(), authority))
+}
+
+/// `crls` has the newest first.
+fn newest_of_each_scope(crls: &[Crl]) -> HashMap<[u8; 32], Vec<usize>> {
+    let mut newest: HashMap<_, Vec<usize>> = HashMap::new();
+    for (at, crl) in crls.iter().enumerate() {
+        let scope = |crl: &Crl| crl.list.issuing_distribution_point().map(<[u8]>::to_vec);
+        let of_issuer = newest.entry(name_digest(crl.list.issuer())).or_default();
+        if !of_issuer
+            .iter()
+            .any(|&known| scope(&crls[known]) == scope(crl))
+        {
+            of_issuer.push(at);
+        }
+    }
+    newest
 }
 
 fn read_crl(der: &CertificateRevocationListDer<'_>) -> Result<Crl, String> {

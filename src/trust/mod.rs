@@ -4,15 +4,23 @@
 //! [`TrustDomain`], and its leaf's [`Identity`] put before the domain's [`Policy`]. The [`verifier`]
 //! does this inside rustls's handshake; a [`judgement`] carries the outcome out of it.
 
+pub mod cache;
 mod chain;
 pub mod domain;
 pub mod identity;
 pub mod judgement;
 pub mod name;
+mod peer;
 pub mod policy;
 mod refusal;
+mod rejudge;
+pub mod stek;
+pub mod summary;
+pub mod ticket;
+pub mod ticketer;
 pub mod verifier;
 
 pub use domain::{Authorized, Refusal, TrustDomain, VerifiedPeer};
 pub use identity::Identity;
 pub use policy::{Decision, Policy};
+pub use summary::{ChainEntry, ChainSummary};

@@ -10,9 +10,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::Identity;
 use super::domain::Refusal;
-use super::judgement;
+use super::{Identity, cache, judgement};
 use crate::close_reason::CloseReason;
 
 /// Judges the presented chain by the domain that the current [`super::judgement::Judgement`] names.
@@ -56,8 +55,7 @@ impl ClientCertVerifier for Verifier {
             let detail = "no trust domain was chosen for this handshake".to_owned();
             return Err(refuse(Refusal::new(CloseReason::Internal, detail, None)));
         };
-        let verified = domain.verify(end_entity, intermediates, now);
-        match verified.and_then(|peer| domain.authorize(peer)) {
+        match cache::judge(&domain, end_entity, intermediates, now, None) {
             Ok(authorized) => {
                 judgement::expect_proof(authorized);
                 Ok(ClientCertVerified::assertion())

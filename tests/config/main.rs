@@ -6,6 +6,7 @@ mod pki;
 mod files;
 mod listeners;
 mod program;
+mod resumption;
 mod revocation;
 mod rules;
 mod running;

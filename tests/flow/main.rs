@@ -12,4 +12,5 @@ mod faults;
 mod protocol;
 mod refusal;
 mod relay;
+mod resumption;
 mod routes;

@@ -175,6 +175,7 @@ fn acceptor(ca: &Ca) -> Acceptor {
         default_route: Some(0),
         alpn: Vec::new(),
         min_version: MinVersion::Tls12,
+        resumption: None,
         clock: Clock::manual(Duration::from_secs(pki::NOW.unsigned_abs())),
     })
     .unwrap()

@@ -141,6 +141,7 @@ impl Pki {
             default_route: Some(0),
             alpn: Vec::new(),
             min_version: MinVersion::Tls12,
+            resumption: None,
             clock: Clock::system(),
         }
     }

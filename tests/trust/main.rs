@@ -9,6 +9,8 @@ mod bounds;
 mod crls;
 mod names;
 mod purpose;
+mod rejudge;
+mod tickets;
 mod verifier;
 
 use ringgate::close_reason::CloseReason;

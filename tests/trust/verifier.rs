@@ -54,7 +54,7 @@ struct RouteOf(Arc<CertifiedKey>, Option<Arc<TrustDomain>>);
 impl ResolvesServerCert for RouteOf {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         if let Some(domain) = &self.1 {
-            choose_domain(Arc::clone(domain));
+            choose_domain(Arc::clone(domain), None);
         }
         Some(Arc::clone(&self.0))
     }
@@ -305,7 +305,7 @@ fn a_verdict_waits_for_the_proof_of_possession() {
     let domain = made(sources(&root)).unwrap();
     let verifier = Verifier::new(&provider());
     enter(&mut judgement, || {
-        choose_domain(domain);
+        choose_domain(domain, None);
         verifier
             .verify_client_cert(&leaf.certificate, &[], crate::pki::now())
             .unwrap();
@@ -319,11 +319,11 @@ fn a_judgement_survives_a_panic_and_stays_in_its_scope() {
     let root = Ca::root("Root");
     let domain = made(sources(&root)).unwrap();
     // Outside of a scope: does nothing.
-    choose_domain(Arc::clone(&domain));
+    choose_domain(Arc::clone(&domain), None);
     let mut judgement = Judgement::default();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         enter(&mut judgement, || {
-            choose_domain(Arc::clone(&domain));
+            choose_domain(Arc::clone(&domain), None);
             std::panic::resume_unwind(Box::new(()));
         })
     }));

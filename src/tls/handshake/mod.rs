@@ -18,7 +18,7 @@ use crate::limits::{
     BLOCK_LEN, HANDSHAKE_BYTES_MAX, HANDSHAKE_INPUT_MAX, RECORD_BODY_MAX_TLS12, RECORD_HEADER_LEN,
 };
 use crate::trust::judgement::{self, Judgement};
-use crate::trust::{Authorized, Identity};
+use crate::trust::{Authorized, Identity, Refusal};
 
 // Content types (RFC 8446 section 5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -346,6 +346,7 @@ impl Handshake {
             .ok_or_else(|| internal("no handshake"))?;
         let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let verdict = self.conclude(&connection, resumed);
         let (secrets, connection) = connection
             .dangerous_into_kernel_connection()
             .map_err(|error| internal(&format!("taking over from rustls: {error}")))?;
@@ -356,25 +357,49 @@ impl Handshake {
             .map_err(|failure| Ending::new(failure.reason, failure.detail))?;
 
         // Whatever let this handshake end well without a verdict is a fault, and no way in.
-        let verdict = self.judgement.verdict.take();
-        let (Some(Ok(client)), Some(route)) = (verdict, self.selection.route) else {
-            records.release(pool);
-            // The connection ends either way; the alert is a courtesy.
-            let _ = records.alert(AlertDescription::InternalError, out);
-            return Err(internal(
-                "the handshake is done, but nobody judged the client",
-            ));
+        let (refused, alert) = match (verdict, self.selection.route) {
+            (Some(Ok(client)), Some(route)) => {
+                return Ok(Box::new(Established {
+                    records,
+                    client,
+                    route,
+                    server_name: self.selection.server_name.take(),
+                    alpn,
+                    version,
+                    suite,
+                    resumed,
+                }));
+            }
+            (Some(Err(refusal)), _) => {
+                let ending = Ending::new(refusal.reason, refusal.detail.clone());
+                self.judgement.verdict = Some(Err(refusal));
+                (ending, AlertDescription::AccessDenied)
+            }
+            _ => (
+                internal("the handshake is done, but nobody judged the client"),
+                AlertDescription::InternalError,
+            ),
         };
-        Ok(Box::new(Established {
-            records,
-            client,
-            route,
-            server_name: self.selection.server_name.take(),
-            alpn,
-            version,
-            suite,
-            resumed,
-        }))
+        records.release(pool);
+        // The connection ends either way; the alert is a courtesy.
+        let _ = records.alert(alert, out);
+        Err(refused)
+    }
+
+    /// The verdict, if it is about the client that rustls speaks with.
+    fn conclude(
+        &mut self,
+        connection: &UnbufferedServerConnection,
+        resumed: bool,
+    ) -> Option<Result<Authorized, Refusal>> {
+        let verdict = self.judgement.conclude(resumed)?;
+        if let Ok(client) = &verdict {
+            let leaf = connection.peer_certificates()?.first()?;
+            if leaf != client.peer().leaf() {
+                return None;
+            }
+        }
+        Some(verdict)
     }
 }
 

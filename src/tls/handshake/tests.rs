@@ -60,6 +60,7 @@ fn both_sides() -> (Acceptor, ClientConnection) {
         default_route: Some(0),
         alpn: Vec::new(),
         min_version: MinVersion::Tls13,
+        resumption: None,
         clock: Clock::system(),
     })
     .unwrap();

@@ -1,0 +1,202 @@
+//! Peers that were let in, judged again by what is trusted later.
+
+use ringgate::close_reason::CloseReason;
+use ringgate::trust::domain::{RevocationPolicy, TrustDomain, TrustSources};
+use ringgate::trust::policy::{Effect, Matcher, Policy, Rule};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use crate::pki::{Ca, DAY, Leaf, NOW, at, client, now, serial};
+use crate::{allow, domain, sources, verify};
+
+struct World {
+    root: Ca,
+    intermediate: Ca,
+    leaf: Leaf,
+}
+
+impl World {
+    fn new() -> Self {
+        let root = Ca::root("root");
+        let intermediate = root.intermediate_with("intermediate", |params| {
+            params.serial_number = serial(70);
+        });
+        let mut params = client("alice");
+        params.serial_number = serial(7);
+        let leaf = intermediate.issue(params);
+        Self {
+            root,
+            intermediate,
+            leaf,
+        }
+    }
+
+    fn chain(&self) -> [&CertificateDer<'static>; 2] {
+        [&self.leaf.certificate, &self.intermediate.certificate]
+    }
+
+    /// Trusts the root; CRLs of both CAs, with these serials.
+    fn with_crls(&self, of_root: &[u64], of_intermediate: &[u64]) -> TrustSources {
+        TrustSources {
+            crls: vec![
+                self.root.crl(of_root),
+                self.intermediate.crl(of_intermediate),
+            ],
+            ..sources(&self.root)
+        }
+    }
+
+    /// Judges the peer that `before` lets in by `after`; the outcome must be what a full handshake
+    /// would come to.
+    #[track_caller]
+    fn judged_again(&self, before: TrustSources, after: TrustSources) -> Option<CloseReason> {
+        let peer = verify(&domain(before), &self.chain()).unwrap();
+        let after = domain(after);
+        let again = after
+            .still_allows(&peer, now())
+            .map_err(|refusal| refusal.reason);
+        let anew = verify(&after, &self.chain())
+            .and_then(|peer| after.authorize(peer))
+            .map_err(|refusal| refusal.reason);
+        assert_eq!(again.as_ref().err(), anew.as_ref().err());
+        if let (Ok(rule), Ok(authorized)) = (&again, &anew) {
+            assert_eq!(&**rule, authorized.rule());
+        }
+        again.err()
+    }
+}
+
+#[test]
+fn who_lost_nothing_stays() {
+    let world = World::new();
+    let before = || world.with_crls(&[], &[]);
+    assert_eq!(world.judged_again(before(), before()), None);
+    assert_eq!(
+        world.judged_again(sources(&world.root), sources(&world.root)),
+        None
+    );
+    // Other serials, the same serial of another issuer, an anchor more, another rule that allows.
+    let mut after = world.with_crls(&[7, 71], &[70, 8]);
+    after.anchors.push(Ca::root("another").certificate);
+    after.policy = allow(Matcher::CommonName("alice".to_owned()));
+    assert_eq!(world.judged_again(before(), after), None);
+}
+
+#[test]
+fn the_revoked_are_found_at_every_depth() {
+    let world = World::new();
+    let before = || world.with_crls(&[], &[]);
+    for after in [world.with_crls(&[], &[7]), world.with_crls(&[70], &[])] {
+        let lost = world.judged_again(before(), after);
+        assert_eq!(lost, Some(CloseReason::CertificateRevoked));
+    }
+    // CRLs for a domain that had none.
+    let lost = world.judged_again(sources(&world.root), world.with_crls(&[], &[7]));
+    assert_eq!(lost, Some(CloseReason::CertificateRevoked));
+}
+
+#[test]
+fn the_newest_crl_counts() {
+    let world = World::new();
+    let older = |revoked: &[u64]| {
+        world
+            .intermediate
+            .crl_with(revoked, |params| params.this_update = at(NOW - 2 * DAY))
+    };
+    let mut after = world.with_crls(&[], &[]);
+    after.crls.push(older(&[7]));
+    assert_eq!(world.judged_again(sources(&world.root), after), None);
+    let mut after = world.with_crls(&[], &[7]);
+    after.crls.insert(0, older(&[]));
+    let lost = world.judged_again(sources(&world.root), after);
+    assert_eq!(lost, Some(CloseReason::CertificateRevoked));
+}
+
+#[test]
+fn an_anchor_that_is_gone_or_replaced_counts_no_more() {
+    let world = World::new();
+    let lost = world.judged_again(sources(&world.root), sources(&Ca::root("root")));
+    assert_eq!(lost, Some(CloseReason::CertificateUnknownCa));
+}
+
+#[test]
+fn what_policy_no_longer_allows_is_lost() {
+    let world = World::new();
+    let with = |policy| TrustSources {
+        policy,
+        ..sources(&world.root)
+    };
+    let lost = world.judged_again(
+        sources(&world.root),
+        with(allow(Matcher::CommonName("bob".to_owned()))),
+    );
+    assert_eq!(lost, Some(CloseReason::PolicyUnmatched));
+    let mut denied = allow(Matcher::Any);
+    denied.rules.push(Rule {
+        name: "out".into(),
+        effect: Effect::Deny,
+        matchers: vec![Matcher::CommonName("alice".to_owned())],
+    });
+    let lost = world.judged_again(sources(&world.root), with(denied));
+    assert_eq!(lost, Some(CloseReason::PolicyDenied));
+    let lost = world.judged_again(sources(&world.root), with(Policy::default()));
+    assert_eq!(lost, Some(CloseReason::PolicyUnmatched));
+}
+
+#[test]
+fn missing_and_expired_crls_follow_their_policies() {
+    let world = World::new();
+    let before = || world.with_crls(&[], &[]);
+    let mut missing = before();
+    missing.crls.pop();
+    let mut expired = before();
+    expired.crls[1] = world.intermediate.crl_with(&[], |params| {
+        params.this_update = at(NOW - 2 * DAY);
+        params.next_update = at(NOW);
+    });
+    for after in [&mut missing, &mut expired] {
+        let mut allowed = copy(after);
+        allowed.unknown_revocation = RevocationPolicy::Allow;
+        allowed.expired_crl = RevocationPolicy::Allow;
+        assert_eq!(world.judged_again(before(), allowed), None);
+        let lost = world.judged_again(before(), copy(after));
+        assert_eq!(lost, Some(CloseReason::RevocationUnknown));
+    }
+    // What an expired CRL revokes stays revoked.
+    let mut after = before();
+    after.crls[1] = world.intermediate.crl_with(&[7], |params| {
+        params.this_update = at(NOW - 2 * DAY);
+        params.next_update = at(NOW - DAY);
+    });
+    after.expired_crl = RevocationPolicy::Allow;
+    let lost = world.judged_again(before(), after);
+    assert_eq!(lost, Some(CloseReason::CertificateRevoked));
+}
+
+fn copy(sources: &TrustSources) -> TrustSources {
+    TrustSources {
+        name: sources.name.clone(),
+        anchors: sources.anchors.clone(),
+        crls: sources.crls.clone(),
+        policy: sources.policy.clone(),
+        ..*sources
+    }
+}
+
+#[test]
+fn the_validity_of_the_path_is_asked_apart() {
+    let world = World::new();
+    let domain: TrustDomain = domain(sources(&world.root));
+    let peer = verify(&domain, &world.chain()).unwrap();
+    let time = |seconds: i64| {
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds.unsigned_abs()))
+    };
+    for (seconds, valid) in [
+        (NOW - 10 * DAY - 1, false),
+        (NOW - 10 * DAY, true),
+        (NOW + 10 * DAY, true),
+        (NOW + 10 * DAY + 1, false),
+    ] {
+        assert_eq!(peer.chain().is_valid_at(time(seconds)), valid, "{seconds}");
+    }
+    assert!(domain.still_allows(&peer, time(NOW + 11 * DAY)).is_ok());
+}
