@@ -1,4 +1,5 @@
 //! A place that clients come back to, at a time that the tests say.
+#![allow(dead_code, reason = "shared by the tests and the benchmarks")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -264,7 +265,7 @@ impl ClientSessionStore for Sessions {
 
 /// A client that keeps its tickets from one connection to the next.
 pub struct Client {
-    config: Arc<ClientConfig>,
+    pub config: Arc<ClientConfig>,
     sessions: Arc<Sessions>,
 }
 
@@ -289,6 +290,13 @@ pub struct Refused {
 }
 
 impl Client {
+    /// This client without its tickets.
+    pub fn forgetful(&self) -> Arc<ClientConfig> {
+        let mut config = (*self.config).clone();
+        config.resumption = rustls::client::Resumption::disabled();
+        Arc::new(config)
+    }
+
     pub fn visit(&mut self, acceptor: &Acceptor) -> Result<Visit, Refused> {
         self.visit_as(acceptor, "server.test")
     }
