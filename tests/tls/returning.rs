@@ -19,7 +19,7 @@ use rustls::client::{
 use rustls::crypto::aws_lc_rs as provider;
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, NamedGroup, RootCertStore, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, NamedGroup, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
 };
@@ -179,11 +179,13 @@ impl Place {
             self.leaf.certificate.clone(),
             self.intermediate.certificate.clone(),
         ];
-        // One group: a second hello would only hide which one offers the ticket.
+        // One group: a second hello would only hide which one offers the ticket. SHA-256 as the
+        // other benchmarks.
         let mut provider = provider::default_provider();
-        provider
-            .kx_groups
-            .retain(|group| group.name() == NamedGroup::X25519);
+        let groups = &mut provider.kx_groups;
+        groups.retain(|group| group.name() == NamedGroup::X25519);
+        let suites = &mut provider.cipher_suites;
+        suites.sort_by_key(|each| each.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
         let mut config = ClientConfig::builder_with_details(Arc::new(provider), Arc::new(Fixed))
             .with_protocol_versions(&[version])
             .unwrap()
