@@ -86,11 +86,12 @@ fn declined_then_refused(
 
 #[test]
 fn resume_after_expiry() {
-    let soon = pki::at(NOW + 3600);
+    // Sooner than a verdict's time to live: only the certificate's end is a reason to look again.
+    let soon = pki::at(NOW + 1800);
     let leaf = Place::with(|_| {}, |leaf| leaf.not_after = soon);
     let intermediate = Place::with(|intermediate| intermediate.not_after = soon, |_| {});
     for place in [leaf, intermediate] {
-        let later = HOUR + Duration::from_secs(1);
+        let later = HOUR / 2 + Duration::from_secs(1);
         let reason = CloseReason::CertificateExpired;
         declined_then_refused(&place, later, Place::domain, reason);
     }
@@ -141,10 +142,11 @@ fn resume_after_a_crl_went_missing_or_expired() {
     place.crls = vec![
         place.intermediate.crl(&[]),
         place.root.crl_with(&[], |crl| {
-            crl.next_update = pki::at(NOW + 3600);
+            crl.next_update = pki::at(NOW + 1800);
         }),
     ];
-    declined_then_refused(&place, HOUR, Place::domain, CloseReason::RevocationUnknown);
+    let reason = CloseReason::RevocationUnknown;
+    declined_then_refused(&place, HOUR / 2, Place::domain, reason);
 }
 
 #[test]
