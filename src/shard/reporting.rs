@@ -49,7 +49,7 @@ impl Shard {
                 route: Arc::clone(&listener.routes[session.route].name),
                 rule: Arc::from(session.client.rule()),
                 upstream: entry
-                    .choice
+                    .last_choice
                     .and_then(|choice| self.upstreams.target(choice).cloned()),
                 bytes_up: connection.bytes()[0],
                 bytes_down: connection.bytes()[1],

@@ -224,6 +224,7 @@ impl Shard {
         };
         self.inbox.counters().count_upstream_connect();
         entry.choice = Some(choice);
+        entry.last_choice = Some(choice);
         let token = Kind::ConnectUpstream.token(key);
         match self.ring.connect(&target, DescriptorKind::Direct, token) {
             Ok((descriptor, operation)) => {
