@@ -173,7 +173,6 @@ fn garbage() {
         if outcome.is_err() {
             assert_eq!(server.pool.lent(), 0);
         }
-        server.handshake.release(&mut server.pool);
         assert_eq!(server.pool.lent(), 0);
     }
 }
