@@ -9,7 +9,9 @@ mod world;
 
 mod ending;
 mod faults;
+mod pressure;
 mod protocol;
 mod refusal;
 mod relay;
 mod routes;
+mod start;
