@@ -1,4 +1,5 @@
 //! A place that clients come back to, at a time that the tests say.
+#![allow(dead_code, reason = "shared by the tests and the benchmarks")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use rustls::client::{
 use rustls::crypto::aws_lc_rs as provider;
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, NamedGroup, RootCertStore, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, NamedGroup, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
 };
@@ -178,11 +179,13 @@ impl Place {
             self.leaf.certificate.clone(),
             self.intermediate.certificate.clone(),
         ];
-        // One group: a second hello would only hide which one offers the ticket.
+        // One group: a second hello would only hide which one offers the ticket. SHA-256 as the
+        // other benchmarks.
         let mut provider = provider::default_provider();
-        provider
-            .kx_groups
-            .retain(|group| group.name() == NamedGroup::X25519);
+        let groups = &mut provider.kx_groups;
+        groups.retain(|group| group.name() == NamedGroup::X25519);
+        let suites = &mut provider.cipher_suites;
+        suites.sort_by_key(|each| each.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
         let mut config = ClientConfig::builder_with_details(Arc::new(provider), Arc::new(Fixed))
             .with_protocol_versions(&[version])
             .unwrap()
@@ -264,7 +267,7 @@ impl ClientSessionStore for Sessions {
 
 /// A client that keeps its tickets from one connection to the next.
 pub struct Client {
-    config: Arc<ClientConfig>,
+    pub config: Arc<ClientConfig>,
     sessions: Arc<Sessions>,
 }
 
@@ -289,6 +292,13 @@ pub struct Refused {
 }
 
 impl Client {
+    /// This client without its tickets.
+    pub fn forgetful(&self) -> Arc<ClientConfig> {
+        let mut config = (*self.config).clone();
+        config.resumption = rustls::client::Resumption::disabled();
+        Arc::new(config)
+    }
+
     pub fn visit(&mut self, acceptor: &Acceptor) -> Result<Visit, Refused> {
         self.visit_as(acceptor, "server.test")
     }

@@ -128,6 +128,18 @@ fn nobody_gets_in_without_a_verdict() {
 }
 
 #[test]
+fn nobody_gets_in_by_a_verdict_about_another() {
+    let mut pool = Pool::new(4, 4);
+    let mut handshake = done_by_rustls(&mut pool);
+    let mut another = done_by_rustls(&mut pool);
+    std::mem::swap(&mut handshake.judgement, &mut another.judgement);
+    let mut out = pool.take().unwrap();
+    let ending = handshake.establish(&[], &mut pool, &mut out).unwrap_err();
+    assert_eq!(ending.reason, CloseReason::Internal);
+    assert!(!out.is_empty(), "the client is told");
+}
+
+#[test]
 fn a_silent_client_costs_nothing_on_the_heap() {
     let (acceptor, _) = both_sides();
     let mut handshake = Handshake::new(&acceptor).unwrap();
