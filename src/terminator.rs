@@ -263,7 +263,21 @@ fn lock_secret(snapshot: &Snapshot) -> Option<String> {
 }
 
 fn check_descriptors(snapshot: &Snapshot, shards: usize) -> Result<(), StartError> {
-    let needed = u64::from(descriptors(snapshot)) + OTHER_DESCRIPTORS;
+    // A ring's table is bounded by the limit, though it takes nothing from it; sockets of wildcard
+    // listeners do, on all shards together.
+    let table = u64::from(descriptors(snapshot));
+    let wildcard = |listener: &crate::snapshot::Listener| {
+        listener
+            .addresses
+            .iter()
+            .any(|address| address.ip().is_unspecified())
+    };
+    let plain = if snapshot.listeners.iter().any(|listener| wildcard(listener)) {
+        (snapshot.limits.connections as u64).saturating_mul(shards as u64)
+    } else {
+        0
+    };
+    let needed = table.max(plain) + OTHER_DESCRIPTORS;
     match raise_descriptor_limit() {
         Some(limit) if limit < needed => Err(StartError::Descriptors {
             connections: snapshot.limits.connections,

@@ -41,10 +41,7 @@ impl Connection {
                 self.stage = Stage::Closed(session);
                 return;
             }
-            Stage::Handshaking(mut handshake) => {
-                handshake.release(context.pool);
-                None
-            }
+            Stage::Handshaking(_) => None,
             Stage::Connecting { mut session, .. } | Stage::Relaying { mut session } => {
                 session.records.release(context.pool);
                 Some(session)
@@ -110,10 +107,7 @@ impl Connection {
 
     fn begin(&mut self, reason: CloseReason, waits_for: Side, context: &mut Context<'_>) {
         let session = match std::mem::replace(&mut self.stage, Stage::Closed(None)) {
-            Stage::Handshaking(mut handshake) => {
-                handshake.release(context.pool);
-                None
-            }
+            Stage::Handshaking(_) => None,
             Stage::Connecting { mut session, .. } | Stage::Relaying { mut session } => {
                 session.records.release(context.pool);
                 if waits_for == Side::Client {

@@ -45,9 +45,6 @@ impl Connection {
 
     /// Policy let the client in: tell the upstream who it is, and connect.
     fn established(&mut self, session: Box<Established>, context: &mut Context<'_>) {
-        if let Stage::Handshaking(handshake) = &mut self.stage {
-            handshake.release(context.pool);
-        }
         if let Err(failure) = self.greet(&session, context) {
             self.stage = Stage::Connecting {
                 session,

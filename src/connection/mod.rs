@@ -138,7 +138,7 @@ pub struct Context<'a> {
     pub actions: &'a mut Vec<Action>,
 }
 
-/// Why a client was not let in, for the log.
+/// Why a client was not let in or cut off, for the log.
 #[derive(Clone, Debug)]
 pub struct Refused {
     pub detail: String,

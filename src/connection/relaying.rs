@@ -4,7 +4,7 @@ use std::io;
 
 use rustls::AlertDescription;
 
-use super::{Action, ConnectPermit, Connection, Context, Event, Side, Stage};
+use super::{Action, ConnectPermit, Connection, Context, Event, Refused, Side, Stage};
 use crate::close_reason::CloseReason;
 use crate::limits::{BLOCK_LEN, CONNECT_ATTEMPTS_MAX, RECORD_PLAINTEXT_MAX};
 use crate::tls::{Established, RecordFailure};
@@ -135,6 +135,11 @@ impl Connection {
     }
 
     fn record_failed(&mut self, failure: &RecordFailure, context: &mut Context<'_>) {
+        self.refused = Some(Box::new(Refused {
+            detail: failure.detail.clone(),
+            claimed: None,
+            server_name: None,
+        }));
         match failure.alert {
             Some(alert) => self.end_with_alert(failure.reason, alert, context),
             None => self.close(failure.reason, context),

@@ -18,9 +18,11 @@ enum Weight {
 
 fn weight(report: &Report) -> Weight {
     if report.service.is_none() {
-        return match report.reason {
-            CloseReason::ClientGoneInHandshake | CloseReason::NotTls => Weight::Noise,
-            _ => Weight::Refused,
+        return match (report.reason, report.reason.blame()) {
+            (CloseReason::ClientGoneInHandshake | CloseReason::NotTls, _) => Weight::Noise,
+            (CloseReason::Drained | CloseReason::Shutdown, _) => Weight::Access,
+            (_, Blame::Client) => Weight::Refused,
+            (_, Blame::Nobody | Blame::Ringgate | Blame::Upstream) => Weight::Failed,
         };
     }
     match (report.reason, report.reason.blame()) {

@@ -54,10 +54,14 @@ impl BufferRing {
             count.is_power_of_two(),
             "{count} receive buffers are no power of two"
         );
+        assert!(buffer_len > 0, "a receive buffer has at least a byte");
+        let storage_len = usize::from(count)
+            .checked_mul(buffer_len)
+            .expect("all receive buffers together fit the address space");
         let entries_layout =
             Layout::from_size_align(usize::from(count) * size_of::<BufRingEntry>(), PAGE)
                 .expect("a small layout aligned to a page is valid");
-        let storage_layout = Layout::from_size_align(usize::from(count) * buffer_len, PAGE)
+        let storage_layout = Layout::from_size_align(storage_len, PAGE)
             .expect("a layout of at most 4 GiB aligned to a page is valid");
         Self {
             entries: allocate(entries_layout).cast(),

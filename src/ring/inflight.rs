@@ -4,6 +4,7 @@ use slab::Slab;
 use socket2::SockAddr;
 
 use super::address::PeerAddress;
+use super::operation::wake::Waker;
 use crate::block::Block;
 
 /// The caller's name for an operation; its completion carries it.
@@ -42,7 +43,9 @@ pub(super) enum Holds {
         block: Block,
     },
     Shutdown,
-    Wake,
+    Wake {
+        waker: Waker,
+    },
 }
 
 pub(super) struct InFlightTable {

@@ -43,7 +43,7 @@ impl std::fmt::Display for Check {
     }
 }
 
-/// Everything that `ringgate doctor` prints and that a start checks.
+/// Everything that `ringgate doctor` prints.
 pub fn checks() -> Vec<Check> {
     let mut checks = vec![
         Check {

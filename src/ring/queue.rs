@@ -133,12 +133,13 @@ impl Queues {
     }
 }
 
-/// Whether waiting again is all there is to do: the timeout passed, a signal came, or completions
-/// must be taken first.
+/// Whether waiting again is all there is to do: the timeout passed, a signal came, completions
+/// must be taken first, or the kernel had no memory to keep one (EBADR): one operation then waits
+/// for its deadline, the others go on.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::EBADR)
     )
 }
 

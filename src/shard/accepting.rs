@@ -52,11 +52,9 @@ impl Shard {
         gate_entry.accepts[index] = None;
         match result {
             Ok(accepted) => self.admit(gate, accepted),
-            Err(error) if is_shortage(&error) => {
-                gate_entry.paused_until = Some(self.now + ACCEPT_PAUSE);
-            }
             // The client left before it was accepted.
-            Err(_) => {}
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(_) => gate_entry.paused_until = Some(self.now + ACCEPT_PAUSE),
         }
         self.accept_more(gate);
     }
@@ -115,16 +113,13 @@ impl Shard {
     }
 }
 
-/// Whether the process or the host ran out of something, so that trying again at once would spin.
-fn is_shortage(error: &io::Error) -> bool {
+/// Whether only this one connection is lost, so that accepting may go on at once. After everything
+/// else it pauses: trying again at once would spin.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    // Linux's number; std has no kind for a protocol error on a queued connection.
+    const EPROTO: i32 = 71;
     matches!(
         error.kind(),
-        io::ErrorKind::OutOfMemory | io::ErrorKind::QuotaExceeded
-    ) || matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+    ) || error.raw_os_error() == Some(EPROTO)
 }
-
-// Numbers of Linux's errno.h, equal on every architecture that Rust's std supports but for
-// ENOBUFS, which only MIPS, SPARC and PA-RISC number differently.
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
-const ENOBUFS: i32 = 105;

@@ -80,6 +80,8 @@ pub(super) struct Entry {
     pub(super) upstream: Socket,
     pub(super) connect: Option<Operation>,
     pub(super) choice: Option<Choice>,
+    /// The upstream tried last, for the report; it stays when `choice` is given back.
+    pub(super) last_choice: Option<Choice>,
     pub(super) tried: Tried,
     /// Index of the listener in the snapshot.
     pub(super) listener: usize,
@@ -106,6 +108,7 @@ impl Entry {
             upstream: Socket::default(),
             connect: None,
             choice: None,
+            last_choice: None,
             tried: 0,
             listener,
             accepted_at: now,

@@ -38,10 +38,9 @@ impl Shard {
             listener: Arc::clone(&listener.name),
             peer: connection.addresses().client,
             unique_id: connection.unique_id(),
-            server_name: match (refused, session) {
-                (Some(refused), _) => refused.server_name.clone(),
-                (None, session) => session.and_then(|session| session.server_name.clone()),
-            },
+            server_name: refused
+                .and_then(|refused| refused.server_name.clone())
+                .or_else(|| session.and_then(|session| session.server_name.clone())),
             identity: refused
                 .and_then(|refused| refused.claimed.clone())
                 .or(identity),
@@ -49,7 +48,7 @@ impl Shard {
                 route: Arc::clone(&listener.routes[session.route].name),
                 rule: Arc::from(session.client.rule()),
                 upstream: entry
-                    .choice
+                    .last_choice
                     .and_then(|choice| self.upstreams.target(choice).cloned()),
                 bytes_up: connection.bytes()[0],
                 bytes_down: connection.bytes()[1],

@@ -88,29 +88,39 @@ impl Shard {
 
     /// Starts receives that found no buffer again, as many as there are buffers now.
     pub(super) fn feed_starving(&mut self) {
-        let count = self.starving.len().min(self.ring.free_buffers());
-        let fed: Vec<_> = self.starving.drain(..count).collect();
-        for token in fed {
-            match Kind::parse(token) {
+        let (mut started, mut fed) = (0, 0);
+        let starving = std::mem::take(&mut self.starving);
+        for &token in &starving {
+            if started >= self.ring.free_buffers() {
+                break;
+            }
+            fed += 1;
+            // Those that have ended or want nothing any more take no buffer.
+            started += usize::from(match Kind::parse(token) {
                 Some((Kind::ReceiveClient, key)) => self.receive_if_wanted(key, Side::Client),
                 Some((Kind::ReceiveUpstream, key)) => self.receive_if_wanted(key, Side::Upstream),
-                _ => {}
-            }
+                _ => false,
+            });
         }
+        self.starving = starving;
+        self.starving.drain(..fed);
     }
 
-    fn receive_if_wanted(&mut self, key: u32, side: Side) {
+    /// Starts a receive where the connection wants one and none is in flight; whether it did.
+    fn receive_if_wanted(&mut self, key: u32, side: Side) -> bool {
         let Some(entry) = self.connections.get_mut(key as usize) else {
-            return;
+            return false;
         };
         let socket = entry.socket(side);
-        if socket.wanted
-            && socket.receive.is_none()
-            && let Some(descriptor) = &socket.descriptor
-        {
+        let Some(descriptor) = &socket.descriptor else {
+            return false;
+        };
+        let starts = socket.wanted && socket.receive.is_none();
+        if starts {
             let token = Kind::receive(side).token(key);
             socket.receive = Some(self.ring.receive(descriptor, token));
         }
+        starts
     }
 
     fn sent(&mut self, key: u32, side: Side, block: Block, result: io::Result<usize>) {
@@ -161,6 +171,9 @@ impl Shard {
 
     fn act(&mut self, key: u32, action: Action) {
         let Some(entry) = self.connections.get_mut(key as usize) else {
+            if let Action::Send(_, block) = action {
+                self.pool.give(block);
+            }
             return;
         };
         match action {
@@ -224,6 +237,7 @@ impl Shard {
         };
         self.inbox.counters().count_upstream_connect();
         entry.choice = Some(choice);
+        entry.last_choice = Some(choice);
         let token = Kind::ConnectUpstream.token(key);
         match self.ring.connect(&target, DescriptorKind::Direct, token) {
             Ok((descriptor, operation)) => {

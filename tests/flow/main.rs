@@ -9,8 +9,10 @@ mod world;
 
 mod ending;
 mod faults;
+mod pressure;
 mod protocol;
 mod refusal;
 mod relay;
 mod resumption;
 mod routes;
+mod start;

@@ -303,6 +303,18 @@ impl World {
         self.reaches("open", 0, Counters::open);
     }
 
+    /// Waits until nothing is under way but accepting, and receiving on both sides of so many
+    /// connections. What was sent last has then been seen to leave, and moves no deadline any more.
+    pub fn settled(&self, relaying: u64) {
+        const WAKER: u64 = 1;
+        let accepting = ringgate::limits::ACCEPTS_IN_FLIGHT as u64;
+        self.reaches(
+            "operations in flight",
+            accepting + WAKER + 2 * relaying,
+            Counters::operations_in_flight,
+        );
+    }
+
     /// Waits until a figure is `count`.
     pub fn reaches(&self, what: &str, count: u64, of: impl Fn(&Counters) -> u64) {
         self.eventually(&format!("{count} {what}"), |terminator| {

@@ -33,7 +33,7 @@ pub(super) fn complete(ring: &mut Ring, entry: &cqueue::Entry) -> Option<Complet
     let token = in_flight.token;
     let outcome = match in_flight.holds {
         Holds::Receive => receive::complete(ring, operation, entry),
-        Holds::Wake => wake::complete(ring, operation, entry)?,
+        Holds::Wake { .. } => wake::complete(ring, operation, entry)?,
         Holds::Accept { .. } | Holds::Connect { .. } | Holds::Send { .. } | Holds::Shutdown => {
             let InFlight { holds, .. } = ring.in_flight.remove(operation)?;
             complete_single(ring, holds, entry.result())?
@@ -58,7 +58,7 @@ fn complete_single(ring: &mut Ring, holds: Holds, result: i32) -> Option<Outcome
             shutdown::complete(result);
             None
         }
-        Holds::Receive | Holds::Wake => None,
+        Holds::Receive | Holds::Wake { .. } => None,
     }
 }
 

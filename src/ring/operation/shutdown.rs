@@ -38,6 +38,7 @@ impl Ring {
 
 /// `result` is a new file descriptor for the socket to shut down.
 pub(super) fn complete(result: i32) {
+    // Without a file descriptor left the peer learns of the end when the socket closes.
     if result >= 0 {
         // SAFETY: the kernel has just installed this descriptor for us; nobody else owns it.
         end_sending(&unsafe { OwnedFd::from_raw_fd(result) });

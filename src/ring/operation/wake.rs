@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::user_data;
 use crate::ring::descriptor::plain;
-use crate::ring::inflight::{Holds, Operation, Token};
+use crate::ring::inflight::{Holds, InFlight, Operation, Token};
 use crate::ring::{Outcome, Ring};
 
 /// Wakes the ring that waits on it; clones wake the same ring.
@@ -40,15 +40,27 @@ impl Ring {
     /// Completes with [`Outcome::Woken`] each time `waker` is used, until the ring ends. The caller
     /// keeps a clone and calls [`Waker::reset`] before it looks at what it was woken for.
     pub fn watch(&mut self, waker: &Waker, token: Token) -> Operation {
-        let operation = self.in_flight.insert(token, Holds::Wake);
+        let waker = waker.clone();
+        let operation = self.in_flight.insert(token, Holds::Wake { waker });
+        self.poll_waker(operation);
+        operation
+    }
+
+    fn poll_waker(&mut self, operation: Operation) {
+        let Some(InFlight {
+            holds: Holds::Wake { waker },
+            ..
+        }) = self.in_flight.entry(operation)
+        else {
+            return;
+        };
         let events = u32::from(libc::POLLIN.unsigned_abs());
         let entry = opcode::PollAdd::new(plain(&waker.0), events)
             .multi(true)
             .build()
             .user_data(user_data(operation));
-        // SAFETY: the entry points to nothing; the kernel holds the eventfd from submission on.
+        // SAFETY: the entry points to nothing; the in-flight table keeps the eventfd open.
         unsafe { self.queues.push(&[entry], &mut self.counters) };
-        operation
     }
 }
 
@@ -58,8 +70,12 @@ pub(super) fn complete(
     operation: Operation,
     entry: &cqueue::Entry,
 ) -> Option<Outcome> {
-    if !cqueue::more(entry.flags()) {
-        ring.in_flight.remove(operation);
+    let woken = entry.result() >= 0;
+    match (cqueue::more(entry.flags()), woken) {
+        (true, _) => {}
+        // The kernel ends a poll that found no room for a completion.
+        (false, true) => ring.poll_waker(operation),
+        (false, false) => drop(ring.in_flight.remove(operation)),
     }
-    (entry.result() >= 0).then_some(Outcome::Woken)
+    woken.then_some(Outcome::Woken)
 }

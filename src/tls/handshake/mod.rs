@@ -36,7 +36,7 @@ pub struct Handshake {
     judgement: Judgement,
     selection: Selection,
     /// Input that rustls is not done with.
-    kept: Option<Block>,
+    kept: Vec<u8>,
     /// Bytes at the front of that input which rustls has read and needs again, with what follows.
     seen: usize,
     /// Bytes of input so far, and how many of them rustls was given.
@@ -103,7 +103,7 @@ impl Handshake {
             connection: None,
             judgement: Judgement::default(),
             selection: Selection::default(),
-            kept: None,
+            kept: Vec::new(),
             seen: 0,
             received: 0,
             processed: 0,
@@ -135,16 +135,9 @@ impl Handshake {
         };
         if !matches!(progress, Ok(Progress::Continue)) {
             self.over = true;
-            self.release(pool);
+            self.kept = Vec::new();
         }
         progress.map_err(|ending| ending.explain(&mut self.judgement, &self.selection))
-    }
-
-    /// Gives blocks back to the pool; call before dropping.
-    pub fn release(&mut self, pool: &mut Pool) {
-        if let Some(block) = self.kept.take() {
-            pool.give(block);
-        }
     }
 
     fn advance(
@@ -156,22 +149,20 @@ impl Handshake {
         self.check_is_tls(input)?;
         let mut taken = 0;
         let mut done = false;
-        if let Some(mut block) = self.kept.take() {
-            let outcome = self.process_kept(&mut block, input, out);
-            if outcome.is_err() || block.is_empty() {
-                pool.give(block);
-            } else {
-                self.kept = Some(block);
+        if !self.kept.is_empty() {
+            let mut kept = std::mem::take(&mut self.kept);
+            (taken, done) = self.process_kept(&mut kept, input, out)?;
+            if !kept.is_empty() {
+                self.kept = kept;
             }
-            (taken, done) = outcome?;
         }
-        if self.kept.is_none() && !done {
+        if self.kept.is_empty() && !done {
             let rest = &mut input[taken..];
             let (processed, done_here) = self.process_in_place(rest, out)?;
             done = done_here;
             taken += processed;
             if !done && taken < input.len() {
-                self.keep(&input[taken..], pool)?;
+                self.keep(&input[taken..])?;
             }
         }
         if done {
@@ -226,32 +217,31 @@ impl Handshake {
     /// Returns how many bytes of `input` were taken, and whether the handshake is done.
     fn process_kept(
         &mut self,
-        block: &mut Block,
+        kept: &mut Vec<u8>,
         input: &[u8],
         out: &mut Block,
     ) -> Result<(usize, bool), Ending> {
         let mut taken = 0;
         loop {
-            match self.process_record(block.filled_mut(), out)? {
+            match self.process_record(kept, out)? {
                 Step::Incomplete(missing) => {
                     let rest = &input[taken..];
                     if rest.is_empty() {
                         return Ok((taken, false));
                     }
-                    check_kept_len(block.filled().len() + missing)?;
-                    if block.room() < missing {
-                        block.compact();
-                    }
-                    taken += block.append(&rest[..rest.len().min(missing)]);
+                    check_kept_len(kept.len() + missing)?;
+                    let next = &rest[..rest.len().min(missing)];
+                    kept.extend_from_slice(next);
+                    taken += next.len();
                 }
                 Step::Processed { done: true, .. } => {
                     // Only whole records are appended: nothing can follow this one.
-                    block.clear();
+                    kept.clear();
                     return Ok((taken, true));
                 }
                 Step::Processed { discard, .. } => {
-                    block.consume(discard);
-                    if block.is_empty() {
+                    kept.drain(..discard);
+                    if kept.is_empty() {
                         return Ok((taken, false));
                     }
                 }
@@ -259,16 +249,11 @@ impl Handshake {
         }
     }
 
-    fn keep(&mut self, rest: &[u8], pool: &mut Pool) -> Result<(), Ending> {
+    /// Not in a block of the pool: a few bytes of a hello would hold 64 KiB for as long as a client
+    /// that nobody knows yet likes.
+    fn keep(&mut self, rest: &[u8]) -> Result<(), Ending> {
         check_kept_len(rest.len())?;
-        let mut block = pool.take().ok_or_else(|| {
-            Ending::new(
-                CloseReason::BufferLimit,
-                "no block is free for an incomplete flight",
-            )
-        })?;
-        block.append(rest);
-        self.kept = Some(block);
+        self.kept = rest.to_vec();
         Ok(())
     }
 

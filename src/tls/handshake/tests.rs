@@ -146,7 +146,7 @@ fn a_silent_client_costs_nothing_on_the_heap() {
     let mut pool = Pool::new(2, 2);
     let mut out = pool.take().unwrap();
     handshake.receive(&mut [], &mut pool, &mut out).unwrap();
-    assert!(handshake.connection.is_none() && handshake.kept.is_none());
+    assert!(handshake.connection.is_none() && handshake.kept.is_empty());
     assert!(
         handshake
             .receive(&mut b"SSH-2.0-x\r\n".to_vec(), &mut pool, &mut out)

@@ -1,0 +1,205 @@
+//! Slow readers, stalled upstreams and too many clients: what is held stays bounded, and nobody
+//! else notices.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use ringgate::close_reason::CloseReason;
+use ringgate::limits::{BLOCKS_PER_DIRECTION, RECEIVE_BUFFERS};
+use ringgate::shard::Counters;
+
+use crate::upstream::{Manner, Upstream};
+use crate::world::{FILES, TlsStream, World, finish, patterned};
+
+/// More than the kernel's socket buffers on both sides take together.
+const MUCH: usize = 32 << 20;
+
+/// Blocks that `directions` stalled directions may hold at most: those below the watermark, and what
+/// a single wake-up of the receive can deliver before it is stopped, which is every receive buffer.
+fn bound(directions: usize) -> u64 {
+    (directions * (BLOCKS_PER_DIRECTION + usize::from(RECEIVE_BUFFERS))) as u64
+}
+
+/// Two listeners, one for an upstream that stalls and one for an upstream that echoes.
+fn beside_an_echo(stalling: &Upstream, echo: &Upstream) -> World {
+    let listener = |upstream: &Upstream| {
+        format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nname = \"{0}\"\n{FILES}upstream = {1}\n{2}\n",
+            upstream.address,
+            upstream.toml(),
+            crate::world::EVERYONE
+        )
+    };
+    let config = [listener(stalling), listener(echo)].concat();
+    World::with(|_, _, _| {}, &config)
+}
+
+/// A client of the second listener is served as ever.
+fn another_is_served(world: &World) {
+    let mut stream = world.connect(&world.client());
+    stream.sock = TcpStream::connect(world.addresses()[1]).unwrap();
+    let sent = patterned(200_000);
+    for sent in sent.chunks(10_000) {
+        stream.write_all(sent).unwrap();
+        let mut back = vec![0; sent.len()];
+        stream.read_exact(&mut back).unwrap();
+        assert!(back == sent);
+    }
+    finish(stream);
+}
+
+#[test]
+fn slow_upstream() {
+    let (upstream, echo) = (Upstream::new(Manner::Stall), Upstream::new(Manner::Echo));
+    let world = beside_an_echo(&upstream, &echo);
+    let mut stream = world.connect(&world.client());
+    let sent = patterned(MUCH);
+    let clients_copy = sent.clone();
+    let client = std::thread::spawn(move || {
+        stream.write_all(&clients_copy).unwrap();
+        assert_eq!(finish(stream), b"");
+    });
+    world.eventually("the watermark", |terminator| {
+        let mut mailboxes = terminator.mailboxes();
+        mailboxes.all(|mailbox| mailbox.counters().blocks_lent() >= BLOCKS_PER_DIRECTION as u64)
+    });
+    another_is_served(&world);
+    assert!(!client.is_finished());
+    upstream.open_gate();
+    assert!(upstream.visit().bytes == sent, "bytes were lost");
+    client.join().unwrap();
+    world.closed(CloseReason::Complete, 2);
+    let (most, bound) = (world.figure(Counters::blocks_lent_max), bound(3));
+    assert!(most <= bound, "{most} blocks, {bound} allowed");
+    world.reaches("blocks", 0, Counters::blocks_lent);
+}
+
+#[test]
+fn slow_reader() {
+    let (upstream, echo) = (
+        Upstream::new(Manner::Flood(MUCH)),
+        Upstream::new(Manner::Echo),
+    );
+    upstream.open_gate();
+    let world = beside_an_echo(&upstream, &echo);
+    let mut stream = world.connect(&world.client());
+    stream.write_all(b"go").unwrap();
+    world.eventually("the watermark", |terminator| {
+        let mut mailboxes = terminator.mailboxes();
+        mailboxes.all(|mailbox| mailbox.counters().blocks_lent() >= BLOCKS_PER_DIRECTION as u64)
+    });
+    another_is_served(&world);
+    assert!(finish(stream) == patterned(MUCH), "bytes were lost");
+    assert_eq!(upstream.visit().bytes, b"go");
+    let (most, bound) = (world.figure(Counters::blocks_lent_max), bound(3));
+    assert!(most <= bound, "{most} blocks, {bound} allowed");
+    world.closed(CloseReason::Complete, 2);
+    world.reaches("blocks", 0, Counters::blocks_lent);
+}
+
+#[test]
+fn sixteen_that_stall_both_ways() {
+    const LEN: usize = 12 << 20;
+    let (upstream, echo) = (
+        Upstream::new(Manner::Flood(LEN)),
+        Upstream::new(Manner::Echo),
+    );
+    let world = beside_an_echo(&upstream, &echo);
+    let sent = patterned(LEN);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            let mut stream = world.connect(&world.client());
+            let sent = &sent;
+            scope.spawn(move || {
+                stream.write_all(sent).unwrap();
+                assert!(finish(stream) == *sent, "bytes to the client were lost");
+            });
+        }
+        world.eventually("every direction at its watermark", |terminator| {
+            let held = 16 * 2 * BLOCKS_PER_DIRECTION as u64;
+            let mut mailboxes = terminator.mailboxes();
+            mailboxes.all(|mailbox| mailbox.counters().blocks_lent() >= held)
+        });
+        another_is_served(&world);
+        upstream.open_gate();
+        for _ in 0..16 {
+            assert!(upstream.visit().bytes == sent, "{}", world.reasons());
+        }
+    });
+    let (most, bound) = (world.figure(Counters::blocks_lent_max), bound(34));
+    assert!(most <= bound, "{most} blocks, {bound} allowed");
+    world.closed(CloseReason::Complete, 17);
+    world.reaches("blocks", 0, Counters::blocks_lent);
+}
+
+fn relaying(world: &World) -> TlsStream {
+    let mut stream = world.connect(&world.client());
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
+    stream
+}
+
+/// Whether the terminator closes a new connection without a word.
+fn turned_away(world: &World) {
+    let before = world.figure(|counters| counters.closed(CloseReason::TooManyConnections));
+    let mut socket = world.dial();
+    world.closed(CloseReason::TooManyConnections, before + 1);
+    let mut said = Vec::new();
+    // A reset is as good an end as any.
+    let _ = socket.read_to_end(&mut said);
+    assert_eq!(said, b"");
+}
+
+#[test]
+fn no_more_connections_than_allowed_and_again_when_some_have_left() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = World::new(&upstream.toml(), "[limits]\nconnections = 3");
+    let mut open: Vec<_> = (0..3).map(|_| relaying(&world)).collect();
+    for round in 0..3 {
+        for _ in 0..10 {
+            turned_away(&world);
+        }
+        finish(open.remove(0));
+        world.reaches("open", 2, Counters::open);
+        open.push(relaying(&world));
+        assert_eq!(world.figure(Counters::open), 3, "round {round}");
+    }
+    for stream in &mut open {
+        stream.write_all(b"y").unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+    }
+    assert_eq!(world.figure(Counters::accepted), 6 + 30);
+    assert_eq!((world.upstream_connects(), upstream.connections()), (6, 6));
+}
+
+#[test]
+fn no_more_handshakes_than_allowed_and_again_when_some_are_over() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = World::new(
+        &upstream.toml(),
+        "handshake_timeout = \"10s\"\n[limits]\nconnections = 100\nhandshakes = 4",
+    );
+    // Those that are let in count no more.
+    let mut open: Vec<_> = (0..8).map(|_| relaying(&world)).collect();
+    let mut silent: Vec<_> = (0..4).map(|_| world.dial()).collect();
+    world.reaches("handshakes", 4, Counters::handshaking);
+    for _ in 0..10 {
+        turned_away(&world);
+    }
+    // One leaves, and the rest is ended by the deadline.
+    drop(silent.pop());
+    world.reaches("handshakes", 3, Counters::handshaking);
+    open.push(relaying(&world));
+    world.clock.advance(Duration::from_secs(10));
+    world.closed(CloseReason::HandshakeTimeout, 3);
+    world.reaches("handshakes", 0, Counters::handshaking);
+    for _ in 0..4 {
+        open.push(relaying(&world));
+    }
+    world.closed(CloseReason::TooManyConnections, 10);
+    assert_eq!(
+        (world.upstream_connects(), upstream.connections()),
+        (13, 13)
+    );
+}
