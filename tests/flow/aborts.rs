@@ -219,10 +219,8 @@ fn everything_comes_back(leaving: Leaving) {
         }
         count += ROUNDS as u64;
         world.reaches(&format!("ends after {point:?}"), count, |counters| {
-            // Where nobody reads the echo, a connection lasts as long as a goodbye may take. And a
-            // reset that comes together with data is told by a multishot receive only when more
-            // arrives: the deadlines see to it.
-            if matches!((point, leaving), (Point::Flooding, _) | (_, Leaving::Reset)) {
+            if matches!(point, Point::Flooding) {
+                // Nobody reads the echo: such a connection lasts as long as a goodbye may take.
                 world.clock.advance(Duration::from_millis(10));
             }
             ends(counters)
