@@ -6,6 +6,7 @@ use super::Shard;
 use super::entry::Kind;
 use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
+use crate::limits::BLOCK_LEN;
 use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received};
 
 impl Shard {
@@ -42,15 +43,17 @@ impl Shard {
 
     fn received(&mut self, key: u32, side: Side, buffer: Received, more: bool) {
         if let Some(entry) = self.connections.get_mut(key as usize) {
+            let bytes = self.ring.received(&buffer);
             if !more {
-                entry.socket(side).receive = None;
+                let socket = entry.socket(side);
+                socket.receive = None;
+                socket.drained = bytes.len() < BLOCK_LEN;
             }
             let mut context = Context {
                 now: self.now,
                 pool: &mut self.pool,
                 actions: &mut self.actions,
             };
-            let bytes = self.ring.received(&buffer);
             entry
                 .connection
                 .on(Event::Received(side, bytes), &mut context);
@@ -66,6 +69,7 @@ impl Shard {
         };
         let socket = entry.socket(side);
         socket.receive = None;
+        socket.drained = false;
         match end {
             ReceiveEnd::Cancelled => {
                 self.receive_if_wanted(key, side);
@@ -118,7 +122,11 @@ impl Shard {
         let starts = socket.wanted && socket.receive.is_none();
         if starts {
             let token = Kind::receive(side).token(key);
-            socket.receive = Some(self.ring.receive(descriptor, token));
+            socket.receive = Some(if socket.drained {
+                self.ring.receive(descriptor, token)
+            } else {
+                self.ring.receive_once(descriptor, token)
+            });
         }
         starts
     }

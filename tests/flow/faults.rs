@@ -11,7 +11,7 @@ use rustls::AlertDescription;
 use socket2::{Domain, Socket, Type};
 
 use crate::upstream::{Manner, Upstream};
-use crate::world::{TlsStream, World, alert, finish};
+use crate::world::{TlsStream, World, alert, ends, finish};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -163,10 +163,7 @@ fn a_client_that_leaves_during_a_connect_leaves_nothing_behind() {
             world.reaches("connects", count, Counters::upstream_connects);
         }
         drop(stream);
-        world.reaches("ends", count, |counters| {
-            let reasons = CloseReason::ALL.iter();
-            reasons.map(|&reason| counters.closed(reason)).sum()
-        });
+        world.reaches("ends", count, ends);
     }
     world.quiet();
     world.settled(0);

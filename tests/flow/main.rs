@@ -7,6 +7,7 @@ mod proxy_v2;
 mod upstream;
 mod world;
 
+mod aborts;
 mod ending;
 mod faults;
 mod pressure;

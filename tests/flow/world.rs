@@ -227,6 +227,7 @@ impl World {
     /// A plain TCP connection to the terminator.
     pub fn dial(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address()).unwrap();
+        stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
         stream
@@ -273,10 +274,7 @@ impl World {
 
     /// Connections that have ended.
     pub fn ends(&self) -> u64 {
-        let reasons = CloseReason::ALL.iter();
-        reasons
-            .map(|&reason| self.figure(|counters| counters.closed(reason)))
-            .sum()
+        self.figure(ends)
     }
 
     /// One of the counters, over all shards.
@@ -364,6 +362,12 @@ impl Drop for World {
             std::thread::yield_now();
         }
     }
+}
+
+/// Connections of one shard that have ended.
+pub fn ends(counters: &Counters) -> u64 {
+    let reasons = CloseReason::ALL.iter();
+    reasons.map(|&reason| counters.closed(reason)).sum()
 }
 
 fn sum(terminator: &mut Terminator, of: impl Fn(&Counters) -> u64) -> u64 {

@@ -150,6 +150,32 @@ fn a_cancelled_receive_is_no_failure() {
     assert_eq!(ring.operations_in_flight(), 0);
 }
 
+/// The kernel tells of a reset that came before the receive only when the receive begins with
+/// nothing left to take.
+#[test]
+fn a_reset_behind_bytes_is_told_when_receiving_one_buffer_at_a_time() {
+    let mut ring = ring(4);
+    let (descriptor, mut peer) = pair(&mut ring);
+    peer.write_all(&[7; 700]).unwrap();
+    let socket = socket2::SockRef::from(&peer);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    for expected in [512, 188] {
+        ring.receive_once(&descriptor, Token(1));
+        let Outcome::Received { buffer, more } = next(&mut ring).outcome else {
+            panic!("nothing received")
+        };
+        assert_eq!((ring.received(&buffer).len(), more), (expected, false));
+        ring.give_back(buffer);
+    }
+    ring.receive(&descriptor, Token(1));
+    let outcome = next(&mut ring).outcome;
+    let Outcome::ReceiveEnded(ReceiveEnd::Failed(error)) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn shutting_down_ends_the_peers_stream() {
     let mut ring = ring(4);

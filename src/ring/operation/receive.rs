@@ -1,4 +1,4 @@
-//! Receiving: one multishot receive per socket, into buffers that the kernel selects.
+//! Receiving into buffers that the kernel selects, one at a time or many with one submission.
 
 use std::io;
 
@@ -21,11 +21,25 @@ impl Ring {
     /// Receives until the peer ends, the receive is cancelled or buffers run out. Completes many
     /// times with [`Outcome::Received`] and, unless the last of those said `more: false`, once with
     /// [`Outcome::ReceiveEnded`].
+    ///
+    /// A reset that came before this call, behind bytes that were not received yet, is not told:
+    /// the kernel looks once, takes the bytes and waits for what comes next. Where that may be,
+    /// receive with [`Ring::receive_once`] until it finds less than a buffer holds.
     pub fn receive(&mut self, descriptor: &Descriptor, token: Token) -> Operation {
+        self.submit_receive(descriptor, token, MULTISHOT | POLL_FIRST)
+    }
+
+    /// Receives at most one buffer. Completes once, with [`Outcome::Received`] that says
+    /// `more: false`, or with [`Outcome::ReceiveEnded`].
+    pub fn receive_once(&mut self, descriptor: &Descriptor, token: Token) -> Operation {
+        self.submit_receive(descriptor, token, POLL_FIRST)
+    }
+
+    fn submit_receive(&mut self, descriptor: &Descriptor, token: Token, flags: u16) -> Operation {
         let operation = self.in_flight.insert(token, Holds::Receive);
         let entry = with_descriptor!(descriptor, fd => {
             opcode::Recv::new(fd, std::ptr::null_mut(), 0)
-                .ioprio(MULTISHOT | POLL_FIRST)
+                .ioprio(flags)
                 .buf_group(GROUP)
                 .build()
         })
