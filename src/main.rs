@@ -121,7 +121,7 @@ fn run(file: &Path) -> Result<(), String> {
     let mut terminator =
         Terminator::start(&Arc::new(snapshot), &clock).map_err(|error| error.to_string())?;
     control::log::notes(terminator.notes());
-    control::log::started(terminator.addresses());
+    control::log::started(&terminator.addresses());
     let ending = control.run(terminator.mailboxes(), drain_timeout, access);
     if ending == Ending::Unresponsive {
         // Joining their threads would wait for ever.

@@ -1,11 +1,12 @@
 //! One connection of a shard: the state machine, its sockets and what is in flight for them.
 
+use std::rc::Rc;
 use std::time::Instant;
 
-use super::upstreams::{Choice, Tried};
-use crate::connection::{Connection, Greeting, Settings, Side};
+use super::front::Front;
+use super::upstreams::{Tried, Upstream};
+use crate::connection::{Connection, Side};
 use crate::ring::{Descriptor, Operation, Token};
-use crate::snapshot::{self, Listener};
 
 /// What a completion is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,12 +83,13 @@ pub(super) struct Entry {
     pub(super) client: Socket,
     pub(super) upstream: Socket,
     pub(super) connect: Option<Operation>,
-    pub(super) choice: Option<Choice>,
-    /// The upstream tried last, for the report; it stays when `choice` is given back.
-    pub(super) last_choice: Option<Choice>,
+    /// The upstream that counts this connection.
+    pub(super) choice: Option<Rc<Upstream>>,
+    /// The upstream tried last, for the report; it stays when `choice` is released.
+    pub(super) last_choice: Option<Rc<Upstream>>,
     pub(super) tried: Tried,
-    /// Index of the listener in the snapshot.
-    pub(super) listener: usize,
+    /// Where it was accepted.
+    pub(super) front: Rc<Front>,
     pub(super) accepted_at: Instant,
     /// Counted as a handshake still.
     pub(super) handshaking: bool,
@@ -99,7 +101,7 @@ impl Entry {
     pub(super) fn new(
         connection: Connection,
         descriptor: Descriptor,
-        listener: usize,
+        front: Rc<Front>,
         now: Instant,
     ) -> Self {
         Self {
@@ -113,7 +115,7 @@ impl Entry {
             choice: None,
             last_choice: None,
             tried: 0,
-            listener,
+            front,
             accepted_at: now,
             handshaking: true,
             timer: None,
@@ -154,22 +156,6 @@ impl Entry {
             self.timer = None;
         }
         fired
-    }
-}
-
-/// A listener's settings in the form that connections read.
-pub(super) fn settings(listener: &Listener) -> Settings {
-    Settings {
-        greeting: match listener.greeting {
-            snapshot::Greeting::Off => Greeting::Off,
-            snapshot::Greeting::ProxyV2 { client_certificate } => {
-                Greeting::ProxyV2 { client_certificate }
-            }
-        },
-        handshake_timeout: listener.timeouts.handshake,
-        idle_timeout: listener.timeouts.idle,
-        connect_timeout: listener.timeouts.connect,
-        half_close_timeout: listener.timeouts.half_close,
     }
 }
 

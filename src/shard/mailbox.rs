@@ -7,24 +7,57 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rtrb::{Consumer, Producer, RingBuffer};
+use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use super::Counters;
 use crate::close_reason::CloseReason;
 use crate::limits::REPORT_QUEUE_LEN;
-use crate::ring::{Target, Waker};
+use crate::ring::{Listener, Target, Waker};
+use crate::snapshot::{Limits, Snapshot};
 pub use crate::trust::Identity;
 
 /// Commands that may wait; the control plane sends few and waits for their effect.
 const COMMANDS: usize = 16;
 
 /// What the control plane tells a shard.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub enum Command {
     /// Stop accepting, finish what is open, end what is left after `within`.
     Drain { within: Duration },
+    /// Serve another snapshot from now on.
+    Install(Box<Installation>),
     /// End everything now.
     Stop,
+}
+
+/// What it takes to change running shards over to another snapshot.
+#[derive(Debug)]
+pub struct Change {
+    /// One for each shard, in the order of their mailboxes.
+    pub installations: Vec<Installation>,
+    /// What stays as it is until a restart, and what is done without.
+    pub notes: Vec<String>,
+}
+
+/// A snapshot to serve from now on, and where one shard listens for it.
+#[derive(Debug)]
+pub struct Installation {
+    /// Counts installations; [`Mailbox::installed`] tells when the shard works from this one.
+    pub generation: u64,
+    pub snapshot: Arc<Snapshot>,
+    /// As much of the snapshot's limits as can be had without a restart.
+    pub limits: Limits,
+    /// The sockets of the shard, each with the index of its listener in the snapshot. Sockets that
+    /// are not named are closed.
+    pub sockets: Vec<(usize, ListeningSocket)>,
+}
+
+/// A socket that a shard is to accept from.
+#[derive(Debug)]
+pub enum ListeningSocket {
+    /// The one that it has, bound to this address.
+    Kept(SocketAddr),
+    New(Listener),
 }
 
 /// A connection that ended.
@@ -99,11 +132,16 @@ pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
 }
 
 impl Mailbox {
-    /// Sends a command; `false` when the shard has not taken the last ones.
-    pub fn send(&mut self, command: Command) -> bool {
-        let sent = self.commands.push(command).is_ok();
+    /// Sends a command; gives it back when the shard has not taken the last ones.
+    pub fn send(&mut self, command: Command) -> Result<(), Command> {
+        let sent = self.commands.push(command);
         self.waker.wake();
-        sent
+        sent.map_err(|PushError::Full(command)| command)
+    }
+
+    /// The generation of the installation that the shard works from; 0 before the first.
+    pub fn installed(&self) -> u64 {
+        self.counters.generation()
     }
 
     /// Whether the shard has ended, regularly or not.
@@ -128,6 +166,11 @@ impl Inbox {
 
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// From now on connections that end as they should are reported, or are not.
+    pub(super) fn report_access(&mut self, access: bool) {
+        self.access = access;
     }
 
     pub(super) fn reports_access(&self) -> bool {

@@ -14,6 +14,7 @@ mod pressure;
 mod protocol;
 mod refusal;
 mod relay;
+mod reload;
 mod resumption;
 mod routes;
 mod start;
