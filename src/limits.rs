@@ -111,6 +111,9 @@ pub const GREETING_MAX: usize = 16 + u16::MAX as usize;
 /// Events that wait for the control plane per shard (access lines, refusals).
 pub const REPORT_QUEUE_LEN: usize = 4096;
 
+/// Connections that a shard names after a dry run of revocation.
+pub const REVIEW_EXAMPLES_MAX: usize = 16;
+
 /// Single-shot accepts in flight per listener and shard.
 pub const ACCEPTS_IN_FLIGHT: usize = 8;
 

@@ -24,7 +24,8 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Greeting, LogFormat, LogLevel, LogOptions, ShardPlan, Timeouts, UpstreamAddress,
+    Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, ShardPlan, Tenure,
+    Timeouts, UpstreamAddress,
 };
 use files::Files;
 pub use stek::new_stek;
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub stek: Option<Arc<Secret>>,
     /// What each shard remembers of chains that it has checked, if anything.
     pub verdict_cache: Option<(CacheBounds, Duration)>,
+    /// What becomes of open connections whose client this snapshot does not let in.
+    pub live_revocation: LiveRevocation,
     /// What does not stop the process but should not stay, such as an expired server certificate.
     pub warnings: Vec<ConfigError>,
 }
@@ -65,6 +68,7 @@ pub struct Listener {
     pub routes: Vec<RouteTarget>,
     pub greeting: Greeting,
     pub timeouts: Timeouts,
+    pub tenure: Tenure,
 }
 
 /// Where the connections of a route go.
@@ -115,6 +119,7 @@ impl Snapshot {
             log: config.log,
             stek: stek.map(|stek| Arc::clone(stek.secret())),
             verdict_cache: cache_bounds(config.verdict_cache),
+            live_revocation: config.live_revocation,
             warnings,
         })
     }
@@ -208,6 +213,7 @@ fn load_listener(
         routes: targets.collect(),
         greeting: config.greeting,
         timeouts: config.timeouts,
+        tenure: config.tenure,
     })
 }
 

@@ -39,6 +39,7 @@ pub struct Config {
     pub log: LogOptions,
     pub resumption: ResumptionOptions,
     pub verdict_cache: VerdictCacheOptions,
+    pub live_revocation: LiveRevocation,
 }
 
 /// One listener: where it listens and what it does with whom.
@@ -55,6 +56,7 @@ pub struct ListenerConfig {
     pub min_version: MinVersion,
     pub greeting: Greeting,
     pub timeouts: Timeouts,
+    pub tenure: Tenure,
 }
 
 /// Where the clients that ask for certain names go, with the listener's settings filled in.
@@ -147,6 +149,38 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the other direction, once one has ended.
     pub half_close: Duration,
+}
+
+/// How long a client that was let in may stay.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tenure {
+    /// Until the first certificate of its chain expires.
+    pub until_expiry: bool,
+    /// For this long from accept, give or take a tenth, so that connections which came together do
+    /// not end together.
+    pub max_age: Option<Duration>,
+}
+
+/// What becomes of open connections whose client a reload no longer lets in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LiveRevocation {
+    /// They are ended.
+    #[default]
+    Close,
+    /// They go on; it is told which would be ended.
+    DryRun,
+    /// They go on, and nobody looks.
+    Off,
+}
+
+impl std::fmt::Display for LiveRevocation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Close => "close",
+            Self::DryRun => "dry_run",
+            Self::Off => "off",
+        })
+    }
 }
 
 /// How many shards there are, and where.

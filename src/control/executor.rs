@@ -214,8 +214,8 @@ impl<P: Port> Keeper<P> {
     fn tick(&mut self, now: Instant) -> Option<Ending> {
         // Before reports are read: what a shard reported before it ended is then never missed.
         let ended = self.shards.iter().filter(|shard| shard.ended()).count();
-        for shard in &mut self.shards {
-            shard.log_reports(self.access);
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            shard.log_reports(number, self.access);
             shard.send_unsent();
         }
         if ended == self.shards.len() {
@@ -255,7 +255,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::shard::mailbox::Report;
+    use crate::shard::mailbox::{Report, Review};
 
     /// What a shard was told, in short.
     #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -318,6 +318,10 @@ mod tests {
         }
 
         fn report(&mut self) -> Option<Report> {
+            None
+        }
+
+        fn review(&mut self) -> Option<Review> {
             None
         }
     }

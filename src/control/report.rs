@@ -1,7 +1,8 @@
 //! What a shard says of a connection that ended, as a log line.
 
 use crate::close_reason::{Blame, CloseReason};
-use crate::shard::mailbox::Report;
+use crate::shard::mailbox::{Report, Review};
+use crate::snapshot::LiveRevocation;
 
 /// How much a report matters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -14,6 +15,8 @@ enum Weight {
     Noise,
     /// A client that was turned away.
     Refused,
+    /// A client that was let in once, and would not be any more.
+    Withdrawn,
 }
 
 fn weight(report: &Report) -> Weight {
@@ -27,6 +30,16 @@ fn weight(report: &Report) -> Weight {
     }
     match (report.reason, report.reason.blame()) {
         (CloseReason::Drained | CloseReason::Shutdown, _) => Weight::Access,
+        (
+            CloseReason::AccessWithdrawn
+            | CloseReason::CertificateRevoked
+            | CloseReason::CertificateUnknownCa
+            | CloseReason::PolicyDenied
+            | CloseReason::PolicyUnmatched
+            | CloseReason::RevocationUnknown
+            | CloseReason::UnknownServerName,
+            _,
+        ) => Weight::Withdrawn,
         (_, Blame::Upstream | Blame::Ringgate) => Weight::Failed,
         (_, Blame::Client | Blame::Nobody) => Weight::Access,
     }
@@ -62,12 +75,39 @@ pub(super) fn log(report: &Report, access: bool) {
     }
     match weight(report) {
         Weight::Refused => line!(warn, "client refused"),
+        Weight::Withdrawn => line!(warn, "client no longer let in"),
         Weight::Failed => line!(warn, "connection failed"),
         Weight::Access if access => line!(info, "connection closed"),
         Weight::Noise if access => line!(info, "no TLS client"),
         Weight::Access => {}
         Weight::Noise => line!(debug, "no TLS client"),
     }
+}
+
+/// Writes what became of one shard's open connections after a change.
+pub(super) fn log_review(shard: usize, review: &Review) {
+    let dry_run = review.mode == LiveRevocation::DryRun;
+    for lost in &review.examples {
+        tracing::warn!(
+            reason = lost.reason.label(),
+            listener = escaped(&lost.listener),
+            peer = %lost.peer,
+            connection = format!("{:032x}", lost.unique_id),
+            detail = escaped(&lost.detail),
+            "dry run: this client would no longer be let in"
+        );
+    }
+    tracing::info!(
+        shard,
+        generation = review.generation,
+        judged = review.judged,
+        ended = if dry_run { 0 } else { review.lost },
+        would_end = dry_run.then_some(review.lost),
+        took_ms = review.took.as_secs_f64() * 1e3,
+        longest_turn_us = review.longest_turn.as_micros(),
+        finished = review.finished,
+        "open connections judged again"
+    );
 }
 
 /// The subject alternative names of the client's certificate, as OpenSSL labels them; `None` where

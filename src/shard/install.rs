@@ -22,8 +22,12 @@ impl Shard {
         self.fronts = snapshot
             .listeners
             .iter()
-            .map(|listener| Front::new(listener, self.front(&listener.name).map(|front| &**front)))
+            .map(|listener| {
+                let before = self.front(&listener.name);
+                Front::new(listener, generation, before.map(|front| &**front))
+            })
             .collect();
+        self.generation = generation;
         self.snapshot = snapshot;
         self.admission
             .set_bounds(limits.connections, limits.handshakes);
@@ -33,6 +37,7 @@ impl Shard {
             self.remember_verdicts();
         }
         self.change_sockets(sockets);
+        self.begin_review(generation);
         self.inbox.counters().set_generation(generation);
     }
 

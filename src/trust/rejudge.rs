@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls_pki_types::UnixTime;
 
-use super::domain::{Crl, RevocationPolicy};
+use super::domain::{Authorized, Crl, RevocationPolicy};
 use super::identity::hex;
 use super::refusal::{seconds, span, utc};
 use super::summary::{ChainEntry, ChainSummary};
@@ -28,6 +28,20 @@ impl TrustDomain {
     /// [`TrustDomain::authorize`].
     pub fn still_allows(&self, peer: &VerifiedPeer, now: UnixTime) -> Result<Arc<str>, Refusal> {
         self.judge_again(peer.identity(), peer.chain(), now)
+    }
+
+    /// As [`TrustDomain::still_allows`]: the client with the rule that lets it in now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`TrustDomain::still_allows`].
+    pub fn authorize_again(
+        &self,
+        client: &Authorized,
+        now: UnixTime,
+    ) -> Result<Authorized, Refusal> {
+        let rule = self.still_allows(client.peer(), now)?;
+        Ok(Authorized::by_rule(client.peer().clone(), rule))
     }
 
     /// As [`TrustDomain::still_allows`], of the parts that a ticket holds.

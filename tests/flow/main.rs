@@ -16,5 +16,6 @@ mod refusal;
 mod relay;
 mod reload;
 mod resumption;
+mod revocation;
 mod routes;
 mod start;
