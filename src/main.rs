@@ -71,7 +71,8 @@ fn main() -> ExitCode {
 }
 
 fn check(file: &Path) -> Result<(), String> {
-    let snapshot = control::load(file, &Clock::system()).map_err(|errors| listed(&errors, file))?;
+    let clock = Clock::system();
+    let snapshot = control::load(file, &clock).map_err(|errors| listed(&errors, file))?;
     for warning in &snapshot.warnings {
         eprintln!("warning: {warning}");
     }
@@ -90,6 +91,10 @@ fn check(file: &Path) -> Result<(), String> {
         count(addresses, "address", "addresses"),
         count(routes, "route", "routes")
     );
+    println!("first to expire:");
+    for line in control::soonest_expiries(&snapshot, &clock) {
+        println!("  {line}");
+    }
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 //! [`Snapshot::load`] reads and checks every file that the configuration names; afterwards nothing
 //! on the data path reads a file.
 
+mod crls;
+mod expiry;
 mod files;
 mod stek;
 
@@ -26,6 +28,7 @@ use crate::trust::stek::{Secret, Stek};
 pub use crate::config::{
     Balance, Greeting, LogFormat, LogLevel, LogOptions, ShardPlan, Timeouts, UpstreamAddress,
 };
+pub use expiry::{Expiry, ExpiryKind};
 use files::Files;
 pub use stek::new_stek;
 
@@ -43,6 +46,9 @@ pub struct Snapshot {
     pub verdict_cache: Option<(CacheBounds, Duration)>,
     /// What does not stop the process but should not stay, such as an expired server certificate.
     pub warnings: Vec<ConfigError>,
+    /// Until when each server certificate, trust anchor and CRL counts; the first to expire first.
+    /// CRLs that newer ones have replaced are not among them.
+    pub expiries: Vec<Expiry>,
 }
 
 /// Bounds of one shard.
@@ -97,6 +103,7 @@ impl Snapshot {
                 load_listener(listener, resumption, &mut files, clock)
             })
             .collect();
+        let expiries = files.expiries();
         let (errors, warnings) = files.into_findings();
         if !errors.is_empty() {
             return Err(errors);
@@ -116,6 +123,7 @@ impl Snapshot {
             stek: stek.map(|stek| Arc::clone(stek.secret())),
             verdict_cache: cache_bounds(config.verdict_cache),
             warnings,
+            expiries,
         })
     }
 
@@ -235,7 +243,13 @@ fn load_route(
     let sources = TrustSources {
         name,
         anchors: anchors.into_iter().collect::<Option<Vec<_>>>()?.concat(),
-        crls: crls.into_iter().collect::<Option<Vec<_>>>()?.concat(),
+        crls: crls
+            .into_iter()
+            .collect::<Option<Vec<_>>>()?
+            .iter()
+            .flat_map(|crls| crls.iter())
+            .map(|crl| crl.der.clone())
+            .collect(),
         unknown_revocation: route.unknown_revocation,
         expired_crl: route.expired_crl,
         policy: route.policy.clone(),
@@ -250,6 +264,7 @@ fn load_route(
             return None;
         }
     };
+    files.note_expiries(route);
     Some(Route {
         name: Arc::clone(&route.name),
         server_names: route.server_names.clone(),

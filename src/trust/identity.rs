@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, GeneralSubtree};
+use x509_parser::extensions::{GeneralName, GeneralSubtree, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -166,6 +166,17 @@ pub struct RevocationList {
     /// Seconds since the Unix epoch.
     pub this_update: i64,
     pub next_update: Option<i64>,
+    /// Tells a CA's CRLs apart: which of its keys signed (RFC 5280 section 5.2.1), and for which of
+    /// its certificates (section 5.2.5). Of those that have this the same the newest counts.
+    pub series: CrlSeries,
+}
+
+/// See [`RevocationList::series`]. Each is what the CRL says, if it does.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct CrlSeries {
+    pub authority_key: Option<Vec<u8>>,
+    /// The DER of the issuing distribution point.
+    pub scope: Option<Vec<u8>>,
 }
 
 impl RevocationList {
@@ -178,10 +189,21 @@ impl RevocationList {
                 rest.len()
             )));
         }
+        let extension = |wanted: fn(&ParsedExtension<'_>) -> bool| {
+            let mut extensions = crl.extensions().iter();
+            extensions.find(|extension| wanted(extension.parsed_extension()))
+        };
+        let authority_key =
+            extension(|kind| matches!(kind, ParsedExtension::AuthorityKeyIdentifier(_)));
+        let scope = extension(|kind| matches!(kind, ParsedExtension::IssuingDistributionPoint(_)));
         Ok(Self {
             issuer: distinguished_name(crl.issuer()),
             this_update: crl.last_update().timestamp(),
             next_update: crl.next_update().map(|time| time.timestamp()),
+            series: CrlSeries {
+                authority_key: authority_key.and_then(|it| key_identifier(it.parsed_extension())),
+                scope: scope.map(|extension| extension.value.to_vec()),
+            },
         })
     }
 }
@@ -194,6 +216,15 @@ fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, IdentityError> {
         more => Err(IdentityError(format!(
             "{more} bytes after the certificate's end"
         ))),
+    }
+}
+
+fn key_identifier(extension: &ParsedExtension<'_>) -> Option<Vec<u8>> {
+    match extension {
+        ParsedExtension::AuthorityKeyIdentifier(authority) => {
+            authority.key_identifier.as_ref().map(|key| key.0.to_vec())
+        }
+        _ => None,
     }
 }
 
