@@ -234,6 +234,11 @@ fn load_route(
         .iter()
         .map(|file| files.anchors(file))
         .collect();
+    let bundles: Vec<_> = route
+        .bundles
+        .iter()
+        .map(|bundle| files.bundle(bundle))
+        .collect();
     let crls: Vec<_> = route.crls.iter().map(|file| files.crls(file)).collect();
     let name = if route.name == listener.name {
         listener.name.to_string()
@@ -243,6 +248,7 @@ fn load_route(
     let sources = TrustSources {
         name,
         anchors: anchors.into_iter().collect::<Option<Vec<_>>>()?.concat(),
+        bundles: bundles.into_iter().collect::<Option<Vec<_>>>()?,
         crls: crls
             .into_iter()
             .collect::<Option<Vec<_>>>()?
@@ -258,7 +264,7 @@ fn load_route(
         Ok(domain) => domain,
         Err(error) => {
             files.report(route.place.error(
-                format!("client_ca and crl make no trust domain: {error}"),
+                format!("client_ca, spiffe and crl make no trust domain: {error}"),
                 "replace the file that this names",
             ));
             return None;

@@ -22,6 +22,7 @@ use crate::limits::CONFIG_BYTES_MAX;
 use crate::trust::Policy;
 use crate::trust::domain::RevocationPolicy;
 use crate::trust::name::NamePattern;
+use crate::trust::spiffe::TrustDomainName;
 
 pub use error::{ConfigError, Place, render};
 
@@ -67,8 +68,11 @@ pub struct RouteConfig {
     pub server_names: Vec<NamePattern>,
     /// At least one, in order of preference.
     pub certificates: Vec<CertificateFiles>,
-    /// At least one.
+    /// At least one, where there are no `bundles`.
     pub client_ca: Vec<FileSetting>,
+    /// SPIFFE trust domains that vouch for their own clients; at least one, where there is no
+    /// `client_ca`.
+    pub bundles: Vec<BundleFiles>,
     /// Empty: revocation is not checked.
     pub crls: Vec<FileSetting>,
     pub unknown_revocation: RevocationPolicy,
@@ -94,11 +98,20 @@ pub struct CertificateFiles {
     pub key: FileSetting,
 }
 
+/// The authorities of a SPIFFE trust domain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BundleFiles {
+    pub trust_domain: TrustDomainName,
+    /// At least one.
+    pub files: Vec<FileSetting>,
+}
+
 /// The files that a configuration names.
 #[derive(Clone, Debug, Default)]
 pub struct FileReferences {
     pub certificates: Vec<CertificateFiles>,
     pub client_ca: Vec<FileSetting>,
+    pub bundles: Vec<BundleFiles>,
     pub crls: Vec<FileSetting>,
     pub steks: Vec<FileSetting>,
 }

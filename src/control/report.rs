@@ -140,6 +140,7 @@ mod tests {
             spki_pin: [0; 32],
             rsa_modulus_bits: None,
             client_auth: true,
+            may_sign: false,
         }
     }
 

@@ -13,11 +13,14 @@ use rustls_pki_types::pem::{Error as PemError, PemObject};
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::config::{CertificateFiles, ConfigError, FileReferences, FileSetting, RouteConfig};
+use crate::config::{
+    BundleFiles, CertificateFiles, ConfigError, FileReferences, FileSetting, RouteConfig,
+};
 use crate::limits::PEM_BYTES_MAX;
 use crate::tls;
-use crate::trust::domain::{TrustDomain, TrustSources};
+use crate::trust::domain::{Bundle, TrustDomain, TrustSources};
 use crate::trust::identity::Identity;
+use crate::trust::spiffe::TrustDomainName;
 use crate::trust::stek::Secret;
 
 use super::crls::{self, LoadedCrl};
@@ -80,7 +83,8 @@ impl<'a> Files<'a> {
                 self.expiries.note_certificates(kind, file, &loaded.cert);
             }
         }
-        for file in &route.client_ca {
+        let bundles = route.bundles.iter().flat_map(|bundle| &bundle.files);
+        for file in route.client_ca.iter().chain(bundles) {
             if let Some(anchors) = self.anchors(file) {
                 let kind = ExpiryKind::TrustAnchor;
                 self.expiries.note_certificates(kind, file, &anchors);
@@ -100,6 +104,9 @@ impl<'a> Files<'a> {
         }
         for file in &references.client_ca {
             self.anchors(file);
+        }
+        for bundle in &references.bundles {
+            self.bundle(bundle);
         }
         for file in &references.crls {
             self.crls(file);
@@ -201,6 +208,49 @@ impl<'a> Files<'a> {
         let anchors = anchors.filter(|anchors| self.check_anchors(file, anchors));
         self.anchors.insert(file.path.clone(), anchors.clone());
         anchors
+    }
+
+    /// The authorities of a SPIFFE trust domain; `None` when something is wrong, which is then
+    /// reported.
+    pub(super) fn bundle(&mut self, bundle: &BundleFiles) -> Option<Bundle> {
+        let mut all = Some(Vec::new());
+        for file in &bundle.files {
+            let anchors = self
+                .anchors(file)
+                .filter(|anchors| self.check_bundle(file, &bundle.trust_domain, anchors));
+            all = all.zip(anchors).map(|(mut all, anchors)| {
+                all.extend(anchors);
+                all
+            });
+        }
+        Some(Bundle {
+            trust_domain: bundle.trust_domain.clone(),
+            anchors: all?,
+        })
+    }
+
+    /// Whether these can be a trust domain's. Asked file by file, so that the error names the file.
+    fn check_bundle(
+        &mut self,
+        file: &FileSetting,
+        trust_domain: &TrustDomainName,
+        anchors: &[CertificateDer<'static>],
+    ) -> bool {
+        let bundle = Bundle {
+            trust_domain: trust_domain.clone(),
+            anchors: anchors.to_vec(),
+        };
+        let sources = TrustSources {
+            name: shown(file),
+            bundles: vec![bundle],
+            ..TrustSources::default()
+        };
+        let checked = TrustDomain::new(sources);
+        if let Err(error) = &checked {
+            let remedy = "name a file with the CAs of this trust domain only";
+            self.report(file.place.error(error.to_string(), remedy));
+        }
+        checked.is_ok()
     }
 
     /// The CRLs in a file or a directory; `None` when something is wrong, which is then reported.

@@ -14,6 +14,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::{AttributeTypeAndValue, SubjectPublicKeyInfo, X509Name, X509Version};
 
+use super::spiffe::is_client_id;
 use crate::limits;
 
 /// Who a certificate says its holder is.
@@ -53,6 +54,9 @@ pub struct Identity {
     /// Whether the extended key usage extension names clientAuth (RFC 5280 section 4.2.1.12). A
     /// certificate without the extension does not.
     pub client_auth: bool,
+    /// Whether it says that it is a CA, or its key usage has keyCertSign or cRLSign (RFC 5280
+    /// sections 4.2.1.9 and 4.2.1.3).
+    pub may_sign: bool,
 }
 
 /// Why a certificate or CRL could not be read.
@@ -79,6 +83,10 @@ impl Identity {
         let purposes = certificate
             .extended_key_usage()
             .map_err(because("extended key usage"))?;
+        let constraints = certificate
+            .basic_constraints()
+            .map_err(because("basic constraints"))?;
+        let usage = certificate.key_usage().map_err(because("key usage"))?;
         Ok(Self {
             uris: names.uris,
             dns_names: names.dns_names,
@@ -96,6 +104,8 @@ impl Identity {
             spki_pin: sha256(key.raw),
             rsa_modulus_bits: rsa_modulus_bits(key)?,
             client_auth: purposes.is_some_and(|purposes| purposes.value.client_auth),
+            may_sign: constraints.is_some_and(|constraints| constraints.value.ca)
+                || usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()),
         })
     }
 
@@ -112,11 +122,14 @@ impl Identity {
     /// The SPIFFE ID: the only URI SAN, with scheme `spiffe` and a path (X.509-SVID sections 2
     /// and 3.1). `None` if it is not well formed (SPIFFE-ID section 2).
     pub fn spiffe_id(&self) -> Option<&str> {
-        let [uri] = self.uris.as_slice() else {
-            return None;
-        };
-        let another = self.rejected_names.iter().any(|name| name.starts_with(URI));
-        (!another && is_spiffe_id(uri)).then_some(uri)
+        let uri = self.uris.first().filter(|_| self.uri_count() == 1)?;
+        is_client_id(uri).then_some(uri)
+    }
+
+    /// How many URI SANs there are, with those that policy never sees.
+    pub(super) fn uri_count(&self) -> usize {
+        let rejected = self.rejected_names.iter();
+        self.uris.len() + rejected.filter(|name| name.starts_with(URI)).count()
     }
 }
 
@@ -334,28 +347,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         return Some(bytes.into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(Into::into)
-}
-
-/// SPIFFE-ID section 2: a trust domain in lower case, then path segments that are not empty.
-fn is_spiffe_id(uri: &str) -> bool {
-    let Some((domain, path)) = uri
-        .strip_prefix("spiffe://")
-        .and_then(|id| id.split_once('/'))
-    else {
-        return false;
-    };
-    let is_domain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
-    let is_segment = |segment: &str| {
-        !matches!(segment, "" | "." | "..")
-            && segment
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
-    };
-    uri.len() <= 2048
-        && !domain.is_empty()
-        && domain.len() <= 255
-        && domain.bytes().all(is_domain)
-        && path.split('/').all(is_segment)
 }
 
 fn rsa_modulus_bits(key: &SubjectPublicKeyInfo<'_>) -> Result<Option<usize>, IdentityError> {

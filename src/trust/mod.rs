@@ -4,6 +4,7 @@
 //! [`TrustDomain`], and its leaf's [`Identity`] put before the domain's [`Policy`]. The [`verifier`]
 //! does this inside rustls's handshake; a [`judgement`] carries the outcome out of it.
 
+mod anchors;
 pub mod cache;
 mod chain;
 pub mod domain;
@@ -14,6 +15,7 @@ mod peer;
 pub mod policy;
 mod refusal;
 mod rejudge;
+pub mod spiffe;
 pub mod stek;
 pub mod summary;
 pub mod ticket;

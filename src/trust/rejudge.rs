@@ -39,9 +39,13 @@ impl TrustDomain {
     ) -> Result<Arc<str>, Refusal> {
         let refuse =
             |(reason, detail)| Err(Refusal::new(reason, detail, Some(Arc::clone(identity))));
-        if !self.has_anchor(chain) {
+        let vouching = match self.anchors.of_client(identity) {
+            Ok(group) => group,
+            Err(problem) => return refuse(problem),
+        };
+        if !vouching.digests.contains(&chain.anchor) {
             let detail = format!(
-                "the trust anchor that `{}` was verified by is no longer one of `{}`",
+                "the trust anchor that `{}` was verified by no longer vouches for it in `{}`",
                 identity.subject,
                 self.name()
             );
@@ -54,10 +58,6 @@ impl TrustDomain {
             Decision::Allowed { rule } => Ok(rule),
             refused => refuse(self.policy_refusal(&refused, identity)),
         }
-    }
-
-    fn has_anchor(&self, chain: &ChainSummary) -> bool {
-        self.anchor_digests.contains(&chain.anchor)
     }
 
     /// Every CRL that may speak of a certificate is asked, not only the one that webpki would

@@ -12,6 +12,7 @@ mod rules;
 mod running;
 mod scratch;
 mod settings;
+mod spiffe;
 mod syntax;
 
 use std::path::Path;

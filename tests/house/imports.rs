@@ -19,6 +19,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "trust::domain::RevocationPolicy",
             "trust::name",
             "trust::policy",
+            "trust::spiffe",
         ],
     ),
     ("connection", &["tls", "trust"]),
