@@ -30,6 +30,7 @@ pub use crate::config::{
 };
 pub use expiry::{Expiry, ExpiryKind};
 use files::Files;
+pub use files::read_chain;
 pub use stek::new_stek;
 
 /// Everything that shards need to know, read and checked.

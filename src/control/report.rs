@@ -1,7 +1,7 @@
 //! What a shard says of a connection that ended, as a log line.
 
 use crate::close_reason::{Blame, CloseReason};
-use crate::shard::mailbox::Report;
+use crate::shard::mailbox::{Identity, Report};
 
 /// How much a report matters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -45,7 +45,7 @@ pub(super) fn log(report: &Report, access: bool) {
                 peer = %report.peer,
                 connection = format!("{:032x}", report.unique_id),
                 subject = identity.map(|identity| escaped(&identity.subject)),
-                sans = alternative_names(report),
+                sans = identity.and_then(Identity::alternative_names).as_deref().map(escaped),
                 issuer = identity.map(|identity| escaped(&identity.issuer)),
                 serial = identity.map(|identity| identity.serial_hex()),
                 server_name = report.server_name.as_deref().map(escaped),
@@ -68,30 +68,6 @@ pub(super) fn log(report: &Report, access: bool) {
         Weight::Access => {}
         Weight::Noise => line!(debug, "no TLS client"),
     }
-}
-
-/// The subject alternative names of the client's certificate, as OpenSSL labels them; `None` where
-/// there are none.
-fn alternative_names(report: &Report) -> Option<String> {
-    let identity = report.identity.as_deref()?;
-    let uris = identity.uris.iter().map(|name| format!("URI:{name}"));
-    let dns_names = identity.dns_names.iter().map(|name| format!("DNS:{name}"));
-    let emails = identity.emails.iter().map(|name| format!("email:{name}"));
-    let addresses = identity
-        .addresses
-        .iter()
-        .map(|address| format!("IP:{address}"));
-    let rejected = identity
-        .rejected_names
-        .iter()
-        .map(|name| format!("rejected {name}"));
-    let names = uris
-        .chain(dns_names)
-        .chain(emails)
-        .chain(addresses)
-        .chain(rejected);
-    let names = names.collect::<Vec<_>>().join(", ");
-    (!names.is_empty()).then(|| escaped(&names))
 }
 
 /// `text` with control characters and quotes escaped: what a client sends must not end a field or
@@ -120,7 +96,7 @@ mod tests {
     use super::*;
     use crate::config::{LogFormat, LogLevel, LogOptions};
     use crate::control::log::tests::logged;
-    use crate::shard::mailbox::{Identity, Service};
+    use crate::shard::mailbox::Service;
 
     fn identity() -> Identity {
         Identity {

@@ -26,6 +26,9 @@ use crate::trust::stek::Secret;
 use super::crls::{self, LoadedCrl};
 use super::expiry::{Expiries, Expiry, ExpiryKind};
 
+/// What the first line of every private key in PEM form ends with.
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+
 /// What is wrong with a file, and the remedy.
 pub(super) type Problem = (String, String);
 
@@ -176,19 +179,16 @@ impl<'a> Files<'a> {
     }
 
     fn check_key_form(&mut self, file: &FileSetting, pem: &[u8]) -> bool {
-        let holds = |label: &str| {
-            pem.windows(label.len())
-                .any(|window| window == label.as_bytes())
-        };
+        let holds = |label: &[u8]| pem.windows(label.len()).any(|window| window == label);
         let path = shown(file);
-        if holds("ENCRYPTED") {
+        if holds(b"ENCRYPTED") {
             self.report(file.place.error(
                 format!("the key in {path} is encrypted"),
                 format!("decrypt it into a file of mode 0600: openssl pkey -in {path} -out NEW"),
             ));
             return false;
         }
-        if !holds("PRIVATE KEY-----") {
+        if !holds(PRIVATE_KEY) {
             self.report(file.place.error(
                 format!("{path} holds no PEM block PRIVATE KEY"),
                 "name a file of a PKCS #8, SEC1 or PKCS #1 private key in PEM form",
@@ -348,6 +348,30 @@ impl<'a> Files<'a> {
             }
         }
     }
+}
+
+/// The certificates of a PEM file, as a client would present them: the leaf first.
+///
+/// # Errors
+///
+/// The problem and its remedy, for people.
+pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display().to_string();
+    let chain = read(path, Secrecy::Public).and_then(|pem| {
+        pem_blocks(&shown, &pem, &CERTIFICATE).map_err(|(problem, remedy)| {
+            let holds_key = pem
+                .windows(PRIVATE_KEY.len())
+                .any(|window| window == PRIVATE_KEY);
+            match holds_key {
+                true => (
+                    format!("{shown} holds a private key and no certificate"),
+                    "name the file of the certificate; the key is not needed here".to_owned(),
+                ),
+                false => (problem, remedy),
+            }
+        })
+    });
+    chain.map_err(|(problem, remedy)| format!("{problem}\n  remedy: {remedy}"))
 }
 
 /// Whether only its owner may read a file.

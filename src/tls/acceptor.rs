@@ -12,9 +12,10 @@ use rustls::{InconsistentKeys, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::resolver::Resolver;
+use super::resolver::{Resolver, route_for};
 use super::traffic_secrets::Capture;
 use crate::clock::Clock;
+use crate::close_reason::CloseReason;
 use crate::trust::TrustDomain;
 use crate::trust::name::NamePattern;
 use crate::trust::stek::Stek;
@@ -72,6 +73,7 @@ pub struct Resumption {
 pub struct Acceptor {
     pub(super) config: Arc<ServerConfig>,
     routes: Arc<[Route]>,
+    default_route: Option<usize>,
 }
 
 /// What is wrong with a listener's certificates or options, and the remedy.
@@ -123,12 +125,25 @@ impl Acceptor {
         Ok(Self {
             config: Arc::new(config),
             routes,
+            default_route: options.default_route,
         })
     }
 
     /// The routes, in the order that [`super::Established::route`] counts.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// The route of a client that asks for `server_name` (in lower case, as a handshake has it), or
+    /// for none.
+    ///
+    /// # Errors
+    ///
+    /// Why a handshake would end there, and in words.
+    pub fn route_for(&self, server_name: Option<&str>) -> Result<&Route, (CloseReason, String)> {
+        route_for(&self.routes, self.default_route, server_name)
+            .map(|index| &self.routes[index])
+            .map_err(|refused| (refused.reason(), refused.detail(server_name)))
     }
 }
 

@@ -104,30 +104,11 @@ pub(super) struct Resolver {
 
 impl Resolver {
     fn select(&self, hello: &ClientHello<'_>) -> Result<(usize, Arc<CertifiedKey>), NoSelection> {
-        let index = match hello.server_name() {
-            Some(name) => self
-                .route_of(name)
-                .or(self.default_route)
-                .ok_or(NoSelection::ServerNameUnknown)?,
-            None => self.default_route.ok_or(NoSelection::ServerNameMissing)?,
-        };
+        let index = route_for(&self.routes, self.default_route, hello.server_name())?;
         let key = self
             .certificate_of(&self.routes[index], hello.signature_schemes())
             .ok_or(NoSelection::NoVerifiableCertificate)?;
         Ok((index, key))
-    }
-
-    /// The route that has `name`, an exact pattern before a wildcard.
-    fn route_of(&self, name: &str) -> Option<usize> {
-        let having = |wildcard: bool| {
-            self.routes.iter().position(|route| {
-                route
-                    .server_names
-                    .iter()
-                    .any(|pattern| pattern.is_wildcard() == wildcard && pattern.matches(name))
-            })
-        };
-        having(false).or_else(|| having(true))
     }
 
     /// The first certificate that the client can verify. TLS 1.3 has no PKCS #1 v1.5 signatures in
@@ -157,6 +138,30 @@ impl Resolver {
         }
         .cloned()
     }
+}
+
+/// Which of `routes` a client that asks for `server_name` takes: an exact pattern before a wildcard,
+/// and either before the default route.
+pub(super) fn route_for(
+    routes: &[Route],
+    default_route: Option<usize>,
+    server_name: Option<&str>,
+) -> Result<usize, NoSelection> {
+    let Some(name) = server_name else {
+        return default_route.ok_or(NoSelection::ServerNameMissing);
+    };
+    let having = |wildcard: bool| {
+        routes.iter().position(|route| {
+            route
+                .server_names
+                .iter()
+                .any(|pattern| pattern.is_wildcard() == wildcard && pattern.matches(name))
+        })
+    };
+    having(false)
+        .or_else(|| having(true))
+        .or(default_route)
+        .ok_or(NoSelection::ServerNameUnknown)
 }
 
 impl ResolvesServerCert for Resolver {

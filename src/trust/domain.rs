@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls_pki_types::{
-    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, UnixTime,
+    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor,
+    UnixTime,
 };
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
@@ -142,6 +143,19 @@ impl TrustDomain {
     /// anchors and of CRLs, and the domain's name, do not change it.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
+    }
+
+    /// Whether it has CRLs, so that the revocation of every certificate of a chain is checked.
+    pub fn checks_revocation(&self) -> bool {
+        !self.crls.is_empty()
+    }
+
+    /// What the anchor that vouched for `peer` says of itself; `None` if it does so no longer.
+    pub fn anchor_of(&self, peer: &VerifiedPeer) -> Option<&Identity> {
+        let group = self.anchors.of_client(peer.identity()).ok()?;
+        let vouches = |anchor: &TrustAnchor<'_>| anchor_digest(anchor) == peer.chain().anchor;
+        let at = group.anchors.iter().position(vouches)?;
+        group.authorities.get(at).map(|anchor| &anchor.identity)
     }
 
     /// What an operator should know of the sources, though they are usable.

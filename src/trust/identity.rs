@@ -126,6 +126,20 @@ impl Identity {
         is_client_id(uri).then_some(uri)
     }
 
+    /// The subject alternative names, as OpenSSL labels them, and those that policy never sees;
+    /// `None` where there are none.
+    pub fn alternative_names(&self) -> Option<String> {
+        let uris = self.uris.iter().map(|name| format!("URI:{name}"));
+        let dns_names = self.dns_names.iter().map(|name| format!("DNS:{name}"));
+        let emails = self.emails.iter().map(|name| format!("email:{name}"));
+        let addresses = self.addresses.iter().map(|address| format!("IP:{address}"));
+        let rejected = self.rejected_names.iter();
+        let rejected = rejected.map(|name| format!("rejected {name}"));
+        let names = uris.chain(dns_names).chain(emails).chain(addresses);
+        let names = names.chain(rejected).collect::<Vec<_>>().join(", ");
+        (!names.is_empty()).then_some(names)
+    }
+
     /// How many URI SANs there are, with those that policy never sees.
     pub(super) fn uri_count(&self) -> usize {
         let rejected = self.rejected_names.iter();
