@@ -27,10 +27,11 @@ pub struct Bundle {
     pub anchors: Vec<CertificateDer<'static>>,
 }
 
-/// Anchors that vouch for the same clients. `anchors` and `authorities` have the same indices.
+/// Anchors that vouch for the same clients: each in three forms, at the same index.
 #[derive(Debug)]
 pub(super) struct Group {
     pub anchors: Vec<TrustAnchor<'static>>,
+    pub certificates: Vec<CertificateDer<'static>>,
     pub authorities: Vec<Authority>,
     /// [`anchor_digest`] of each of `anchors`.
     pub digests: HashSet<[u8; 32]>,
@@ -154,8 +155,15 @@ impl Group {
         Ok(Self {
             digests: anchors.iter().map(anchor_digest).collect(),
             anchors,
+            certificates: ders.iter().map(|der| der.clone().into_owned()).collect(),
             authorities,
         })
+    }
+
+    /// Of a reference into `anchors`.
+    pub fn position_of(&self, anchor: &TrustAnchor<'_>) -> Option<usize> {
+        let mut anchors = self.anchors.iter();
+        anchors.position(|known| std::ptr::eq(known, anchor))
     }
 
     /// An authority's own ID, where it has one, is of its trust domain (X509-SVID section 3.2). A

@@ -1,6 +1,5 @@
 //! TrustDomain: anchors, CRLs and policy of one listener and SNI; immutable.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -9,27 +8,27 @@ use rustls_pki_types::{
     UnixTime,
 };
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy,
-    VerifiedPath,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 
 pub use super::anchors::Bundle;
 use super::anchors::{Anchors, Group};
 use super::chain::Chain;
-use super::identity::{Authority, RevocationList};
+use super::crl::{Crl, Crls};
+use super::identity::Authority;
 use super::peer::Standing;
 pub use super::peer::{Authorized, VerifiedPeer};
 use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
-use super::summary::{ChainSummary, anchor_digest, name_digest};
+use super::summary::{ChainSummary, anchor_digest};
 use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
 
 /// Signatures accepted on certificates and CRLs: ECDSA on P-256, P-384 and P-521, Ed25519, RSA
 /// PKCS#1 and PSS from 2048 to 8192 bits, all with SHA-2.
-static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+pub(super) static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     webpki::aws_lc_rs::ECDSA_P256_SHA256,
     webpki::aws_lc_rs::ECDSA_P256_SHA384,
     webpki::aws_lc_rs::ECDSA_P256_SHA512,
@@ -89,20 +88,11 @@ pub struct TrustError(pub String);
 pub struct TrustDomain {
     name: String,
     pub(super) anchors: Anchors,
-    /// The newest first: webpki asks the first one that is from the right issuer.
-    pub(super) crls: Vec<Crl>,
-    /// By [`name_digest`] of the issuer, the newest CRL of each of its scopes.
-    pub(super) newest_crls: HashMap<[u8; 32], Vec<usize>>,
+    pub(super) crls: Crls,
     pub(super) unknown_revocation: RevocationPolicy,
     pub(super) expired_crl: RevocationPolicy,
     pub(super) policy: Policy,
     digest: [u8; 32],
-}
-
-#[derive(Debug)]
-pub(super) struct Crl {
-    pub(super) list: CertRevocationList<'static>,
-    pub(super) about: RevocationList,
 }
 
 impl TrustDomain {
@@ -118,17 +108,14 @@ impl TrustDomain {
         let anchors = Anchors::read(&sources.anchors, &sources.bundles).map_err(fail)?;
         let mut crls = Vec::with_capacity(sources.crls.len());
         for (at, der) in sources.crls.iter().enumerate() {
-            let crl = read_crl(der).map_err(|problem| fail(format!("CRL {}{problem}", at + 1)))?;
-            crls.push((std::cmp::Reverse(crl.about.this_update), der.as_ref(), crl));
+            let crl = Crl::read(der).map_err(|problem| fail(format!("CRL {}{problem}", at + 1)))?;
+            crls.push((der.clone(), crl));
         }
-        crls.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-        let crls: Vec<_> = crls.into_iter().map(|(_, _, crl)| crl).collect();
         Ok(Self {
             digest: digest(&sources),
             name: sources.name,
             anchors,
-            newest_crls: newest_of_each_scope(&crls),
-            crls,
+            crls: Crls::new(crls),
             unknown_revocation: sources.unknown_revocation,
             expired_crl: sources.expired_crl,
             policy: sources.policy,
@@ -147,7 +134,7 @@ impl TrustDomain {
 
     /// Whether it has CRLs, so that the revocation of every certificate of a chain is checked.
     pub fn checks_revocation(&self) -> bool {
-        !self.crls.is_empty()
+        !self.crls.all.is_empty()
     }
 
     /// What the anchor that vouched for `peer` says of itself; `None` if it does so no longer.
@@ -191,19 +178,24 @@ impl TrustDomain {
             Refusal::new(reason, detail, Some(Arc::clone(chain.leaf())))
         })?;
         let end_entity = EndEntityCert::try_from(leaf).map_err(refuse)?;
-        let crls: Vec<_> = self.crls.iter().map(|crl| &crl.list).collect();
-        let path = end_entity
-            .verify_for_usage(
-                SIGNATURE_ALGORITHMS,
-                &group.anchors,
-                intermediates,
-                now,
-                // CAs need not name a purpose. The leaf must, below.
-                KeyUsage::client_auth(),
-                self.revocation_options(&crls),
-                None,
-            )
-            .map_err(refuse)?;
+        let presented = (&end_entity, intermediates);
+        let crls: Vec<_> = self.crls.all.iter().map(|crl| &crl.list).collect();
+        let path = if self.crls.has_namesakes {
+            // Which key an issuer has is known once there is a path.
+            let unrevoked = |path: &VerifiedPath<'_>| {
+                let at = group.position_of(path.anchor());
+                let at = at.ok_or(webpki::Error::UnknownIssuer)?;
+                let crls = self.crls.speaking_of(path, &group.certificates[at]);
+                let anchor = std::slice::from_ref(&group.anchors[at]);
+                let options = self.revocation_options(&crls);
+                find_path(presented, anchor, now, options, None).map(drop)
+            };
+            find_path(presented, &group.anchors, now, None, Some(&unrevoked))
+        } else {
+            let options = self.revocation_options(&crls);
+            find_path(presented, &group.anchors, now, options, None)
+        };
+        let path = path.map_err(refuse)?;
         let identity = chain.leaf();
         if !identity.client_auth {
             let detail = format!(
@@ -284,10 +276,7 @@ impl TrustDomain {
         path: &VerifiedPath<'_>,
         now: UnixTime,
     ) -> Option<VerifiedPeer> {
-        let anchor = group
-            .anchors
-            .iter()
-            .position(|anchor| std::ptr::eq(anchor, path.anchor()))?;
+        let anchor = group.position_of(path.anchor())?;
         let leaf = chain.certificates.first()?;
         let mut summary = ChainSummary {
             entries: ChainSummary::entries(path),
@@ -319,7 +308,7 @@ impl TrustDomain {
         }
         let entries = chain.entries.iter();
         entries
-            .flat_map(|entry| self.crls_of(&entry.issuer))
+            .flat_map(|entry| self.crls.of(&entry.issuer))
             .filter_map(|crl| crl.about.next_update)
             // One that has expired was not the one consulted, or there would be no path.
             .filter(|&next_update| next_update > now)
@@ -376,7 +365,7 @@ impl TrustDomain {
             let Ok(certificate) = EndEntityCert::try_from(der) else {
                 return false;
             };
-            self.crls.iter().any(|crl| {
+            self.crls.all.iter().any(|crl| {
                 crl.list.issuer() == certificate.issuer()
                     && matches!(crl.list.find_serial(certificate.serial()), Ok(Some(_)))
             })
@@ -397,7 +386,7 @@ impl TrustDomain {
     /// Names the certificate whose issuer's CRL is missing or of no use.
     fn revocation_detail(&self, error: &webpki::Error, chain: &Chain<'_>, now: UnixTime) -> String {
         let leaf = &chain.leaf().subject;
-        let crl_of = |issuer: &str| self.crls.iter().find(|crl| crl.about.issuer == issuer);
+        let crl_of = |issuer: &str| self.crls.all.iter().find(|crl| crl.about.issuer == issuer);
         match error {
             webpki::Error::UnknownRevocationStatus => {
                 let uncovered = chain
@@ -457,35 +446,27 @@ impl TrustDomain {
     }
 }
 
-/// `crls` has the newest first.
-fn newest_of_each_scope(crls: &[Crl]) -> HashMap<[u8; 32], Vec<usize>> {
-    let mut newest: HashMap<_, Vec<usize>> = HashMap::new();
-    for (at, crl) in crls.iter().enumerate() {
-        let scope = |crl: &Crl| crl.list.issuing_distribution_point().map(<[u8]>::to_vec);
-        let of_issuer = newest.entry(name_digest(crl.list.issuer())).or_default();
-        if !of_issuer
-            .iter()
-            .any(|&known| scope(&crls[known]) == scope(crl))
-        {
-            of_issuer.push(at);
-        }
-    }
-    newest
-}
+/// What webpki asks of a path that it has found.
+type PathCheck<'a> = &'a dyn Fn(&VerifiedPath<'_>) -> Result<(), webpki::Error>;
 
-fn read_crl(der: &CertificateRevocationListDer<'_>) -> Result<Crl, String> {
-    let about = RevocationList::from_der(der)
-        .map_err(|error| format!(": {error}; replace it by what its CA published"))?;
-    let list = OwnedCertRevocationList::from_der(der).map_err(|error| {
-        format!(
-            " of `{}` is malformed or of a kind that is not supported ({error})",
-            about.issuer
-        )
-    })?;
-    Ok(Crl {
-        list: list.into(),
-        about,
-    })
+/// A path from the leaf to one of `anchors`, by the intermediates that were presented with it.
+fn find_path<'p>(
+    (leaf, intermediates): (&'p EndEntityCert<'p>, &'p [CertificateDer<'p>]),
+    anchors: &'p [TrustAnchor<'_>],
+    now: UnixTime,
+    revocation: Option<RevocationOptions<'_>>,
+    check: Option<PathCheck<'_>>,
+) -> Result<VerifiedPath<'p>, webpki::Error> {
+    leaf.verify_for_usage(
+        SIGNATURE_ALGORITHMS,
+        anchors,
+        intermediates,
+        now,
+        // CAs need not name a purpose. The leaf must, which is checked apart.
+        KeyUsage::client_auth(),
+        revocation,
+        check,
+    )
 }
 
 /// Every part is preceded by its length or count, so that no two different sources have the same

@@ -235,6 +235,23 @@ impl RevocationList {
     }
 }
 
+/// What a CRL's signature is over, and the signature.
+#[derive(Debug)]
+pub(super) struct SignedCrl {
+    pub content: Vec<u8>,
+    pub signature: Vec<u8>,
+}
+
+impl SignedCrl {
+    pub fn from_der(crl: &[u8]) -> Option<Self> {
+        let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
+        Some(Self {
+            content: crl.tbs_cert_list.as_ref().to_vec(),
+            signature: crl.signature_value.data.to_vec(),
+        })
+    }
+}
+
 fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, IdentityError> {
     let (rest, parsed) = X509Certificate::from_der(certificate)
         .map_err(|error| IdentityError(format!("not DER of a certificate ({error})")))?;

@@ -7,6 +7,7 @@
 mod anchors;
 pub mod cache;
 mod chain;
+mod crl;
 pub mod domain;
 pub mod identity;
 pub mod judgement;
