@@ -238,7 +238,7 @@ pub struct Rejected {
     /// At least one.
     pub errors: Vec<ConfigError>,
     /// What the configuration names all the same, so that it can be checked in one go with it.
-    pub files: FileReferences,
+    pub files: Box<FileReferences>,
 }
 
 impl Config {
@@ -247,7 +247,7 @@ impl Config {
         let place = Place::whole(&Arc::from(file));
         let text = read(file).map_err(|(problem, remedy)| Rejected {
             errors: vec![place.error(problem, remedy)],
-            files: FileReferences::default(),
+            files: Box::default(),
         })?;
         Self::parse(&text, file)
     }
@@ -263,7 +263,10 @@ impl Config {
         });
         match (config, document.into_errors()) {
             (Some(config), (errors, _)) if errors.is_empty() => Ok(config),
-            (_, (errors, files)) => Err(Rejected { errors, files }),
+            (_, (errors, files)) => Err(Rejected {
+                errors,
+                files: Box::new(files),
+            }),
         }
     }
 }
