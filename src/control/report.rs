@@ -1,7 +1,7 @@
 //! What a shard says of a connection that ended, as a log line.
 
 use crate::close_reason::{Blame, CloseReason};
-use crate::shard::mailbox::{Report, Review};
+use crate::shard::mailbox::{Identity, Report, Review};
 use crate::snapshot::LiveRevocation;
 
 /// How much a report matters.
@@ -58,7 +58,7 @@ pub(super) fn log(report: &Report, access: bool) {
                 peer = %report.peer,
                 connection = format!("{:032x}", report.unique_id),
                 subject = identity.map(|identity| escaped(&identity.subject)),
-                sans = alternative_names(report),
+                sans = identity.and_then(Identity::alternative_names).as_deref().map(escaped),
                 issuer = identity.map(|identity| escaped(&identity.issuer)),
                 serial = identity.map(|identity| identity.serial_hex()),
                 server_name = report.server_name.as_deref().map(escaped),
@@ -110,30 +110,6 @@ pub(super) fn log_review(shard: usize, review: &Review) {
     );
 }
 
-/// The subject alternative names of the client's certificate, as OpenSSL labels them; `None` where
-/// there are none.
-fn alternative_names(report: &Report) -> Option<String> {
-    let identity = report.identity.as_deref()?;
-    let uris = identity.uris.iter().map(|name| format!("URI:{name}"));
-    let dns_names = identity.dns_names.iter().map(|name| format!("DNS:{name}"));
-    let emails = identity.emails.iter().map(|name| format!("email:{name}"));
-    let addresses = identity
-        .addresses
-        .iter()
-        .map(|address| format!("IP:{address}"));
-    let rejected = identity
-        .rejected_names
-        .iter()
-        .map(|name| format!("rejected {name}"));
-    let names = uris
-        .chain(dns_names)
-        .chain(emails)
-        .chain(addresses)
-        .chain(rejected);
-    let names = names.collect::<Vec<_>>().join(", ");
-    (!names.is_empty()).then(|| escaped(&names))
-}
-
 /// `text` with control characters and quotes escaped: what a client sends must not end a field or
 /// a line, nor move a terminal's cursor.
 pub(super) fn escaped(text: &str) -> String {
@@ -160,7 +136,7 @@ mod tests {
     use super::*;
     use crate::config::{LogFormat, LogLevel, LogOptions};
     use crate::control::log::tests::logged;
-    use crate::shard::mailbox::{Identity, Service};
+    use crate::shard::mailbox::Service;
 
     fn identity() -> Identity {
         Identity {
@@ -180,6 +156,7 @@ mod tests {
             spki_pin: [0; 32],
             rsa_modulus_bits: None,
             client_auth: true,
+            may_sign: false,
         }
     }
 
