@@ -3,10 +3,15 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use core_affinity::CoreId;
 
+use crate::client::{Ciphers, Confirm, Groups, Versions};
+use crate::echo::{Echo, EchoOptions};
 use crate::floor::Floor;
 use crate::pki::{self, KeyKind, Pki, PkiOptions};
 use crate::report::print;
@@ -53,6 +58,8 @@ pub struct Cli {
 pub enum Command {
     /// Terminator, echo upstream and load in one command, with a report.
     Demo(DemoArgs),
+    /// An upstream that sends back what it gets, to put behind the server that is measured.
+    Echo(EchoArgs),
     /// The raw cryptography of mutual TLS on this CPU.
     Floor {
         /// The kind of every key.
@@ -82,6 +89,22 @@ pub struct DemoArgs {
     /// Put an intermediate CA between each root and its leaves.
     #[arg(long)]
     pub intermediate: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct EchoArgs {
+    /// Port 0 takes a free one.
+    #[arg(default_value = "127.0.0.1:9000")]
+    pub listen: SocketAddr,
+    /// Expect a PROXY v2 header in front of each connection.
+    #[arg(long)]
+    pub proxy: bool,
+    /// CPU of its one thread [default: not pinned].
+    #[arg(long)]
+    pub cpu: Option<usize>,
+    /// Connections at a time.
+    #[arg(short, long, value_name = "N", default_value = "16384", value_parser = connections)]
+    pub connections: usize,
 }
 
 #[derive(Args, Debug)]
@@ -119,15 +142,6 @@ pub enum Mode {
     Rr,
 }
 
-/// What counts as a served handshake.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Confirm {
-    /// An echo came back through it.
-    Echo,
-    /// The client believes it: the server may still refuse.
-    None,
-}
-
 #[derive(Args, Debug)]
 pub struct RunArgs {
     #[arg(value_name = "HOST:PORT")]
@@ -153,16 +167,18 @@ pub struct RunArgs {
     /// What each unit sends and expects back [default: 1B handshake, 1KiB rr, 64KiB bulk].
     #[arg(long, value_parser = units::size)]
     pub size: Option<usize>,
-    /// Time before measuring begins.
-    #[arg(long, default_value = "500ms", value_parser = units::duration)]
-    pub warmup: Duration,
+    /// Time before measuring begins [default: 500ms, and with --resume 1ms for each identity, in
+    /// which it gets its first session].
+    #[arg(long, value_parser = units::duration)]
+    pub warmup: Option<Duration>,
     /// How long connecting, the handshake and each unit may take.
     #[arg(long, default_value = "5s", value_parser = measured_time)]
     pub timeout: Duration,
     /// CAs that the server's certificate may come from.
     #[arg(long, value_name = "FILE", required_unless_present = "insecure")]
     pub ca: Option<PathBuf>,
-    /// Believe any server; the report says so.
+    /// Believe any server and check no signature of it, which costs the generator least; the
+    /// report says so.
     #[arg(long, conflicts_with = "ca")]
     pub insecure: bool,
     /// Certificate chain of the client.
@@ -176,18 +192,37 @@ pub struct RunArgs {
     /// Key of the client.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
-    /// Directory of clients made by `pki`; connections present them in turn.
-    #[arg(long, value_name = "DIR")]
-    pub identities: Option<PathBuf>,
+    /// Clients that connections present in turn: a directory made by `pki`, or how many to make
+    /// with --issuer-cert and --issuer-key.
+    #[arg(long, value_name = "DIR|N")]
+    pub identities: Option<Identities>,
+    /// CA that signs the clients of --identities N; `pki` leaves one as client-issuer.pem.
+    #[arg(long, value_name = "FILE", requires = "issuer_key")]
+    pub issuer_cert: Option<PathBuf>,
+    /// Key of that CA.
+    #[arg(long, value_name = "FILE", requires = "issuer_cert")]
+    pub issuer_key: Option<PathBuf>,
+    /// Share of connections that shall resume a session, 0 to 1; the share reached is reported.
+    #[arg(long, value_name = "RATIO", default_value = "0", value_parser = units::ratio)]
+    pub resume: f64,
+    /// Cipher suites to offer, best first, as in TLS_AES_128_GCM_SHA256 [default: rustls's].
+    #[arg(long, value_name = "NAMES")]
+    pub ciphers: Option<Ciphers>,
+    /// Groups to offer, best first, as in X25519,secp256r1 [default: rustls's].
+    #[arg(long, value_name = "NAMES")]
+    pub groups: Option<Groups>,
+    /// TLS versions to offer [default: 1.3,1.2].
+    #[arg(long, value_name = "VERSIONS")]
+    pub tls: Option<Versions>,
     /// Name to ask for and to verify [default: HOST].
     #[arg(long, value_name = "NAME")]
     pub sni: Option<String>,
     /// CPUs of the load threads, in turn [default: not pinned].
     #[arg(long, value_delimiter = ',')]
     pub cpus: Vec<usize>,
-    /// Process whose CPU time is the server's.
-    #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
+    /// Processes whose CPU time, and that of their children, is the server's.
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub server_pid: Vec<u32>,
     /// What must hold, as in p99<20ms,err<0.1%,sent>0.99
     #[arg(long, value_name = "CONDITIONS")]
     pub threshold: Option<Thresholds>,
@@ -197,6 +232,28 @@ pub struct RunArgs {
     /// Print no table.
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// Where a pool of clients comes from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Identities {
+    Directory(PathBuf),
+    /// Made at the start.
+    Made(u32),
+}
+
+impl FromStr for Identities {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(Self::Directory(PathBuf::from(text)));
+        }
+        let made = text.parse().ok();
+        let made = made.filter(|made| (1..=pki::CLIENTS_MAX).contains(made));
+        made.map(Self::Made)
+            .ok_or_else(|| format!("expected a number from 1 to {}", pki::CLIENTS_MAX))
+    }
 }
 
 fn measured_time(text: &str) -> Result<Duration, String> {
@@ -255,11 +312,34 @@ pub fn main() -> ExitCode {
     ringgate::ring::raise_descriptor_limit();
     match cli.command {
         Command::Demo(args) => demo::run(&args),
+        Command::Echo(args) => run_echo(&args),
         Command::Floor { key } => print_floor(key),
         Command::Pki(args) => write_pki(&args),
         Command::Run(args) => run_command::run(&args),
     }
     .into()
+}
+
+/// Runs until the process is ended.
+fn run_echo(args: &EchoArgs) -> Status {
+    let echo = Echo::start(EchoOptions {
+        listen: args.listen,
+        delivered: args.proxy.then(Arc::default),
+        cpu: args.cpu.map(|id| CoreId { id }),
+        connections: u32::try_from(args.connections).unwrap_or(u32::MAX),
+    });
+    match echo {
+        Ok(echo) => {
+            print(&format!("{} sends back what it gets\n", echo.address()));
+            loop {
+                std::thread::park();
+            }
+        }
+        Err(error) => {
+            eprintln!("{error}; is the address free, and one of this host?");
+            Status::Usage
+        }
+    }
 }
 
 fn print_floor(key: KeyKind) -> Status {
@@ -282,6 +362,10 @@ fn print_floor(key: KeyKind) -> Status {
         (
             "the same, and one signature of the chain",
             floor.full_handshake_us(1),
+        ),
+        (
+            "resumed mutual handshake on the server",
+            floor.resumed_handshake_us(),
         ),
     ] {
         table.push_str(&format!("  {us:>9.3}  {name}\n"));
@@ -345,10 +429,19 @@ mod tests {
             (Duration::from_secs(5), Some(2048))
         );
         assert_eq!((args.mode, args.confirm), (Mode::Rr, Confirm::Echo));
-        assert_eq!((args.cpus, args.server_pid), (vec![1, 2], Some(7)));
+        assert_eq!((args.cpus, args.server_pid), (vec![1, 2], vec![7]));
         assert!(args.threshold.is_some());
         let args = run_args("run a.example:1 --ca ca.pem --confirm none --identities pki");
         assert_eq!((args.mode, args.confirm), (Mode::Handshake, Confirm::None));
+        let directory = Some(Identities::Directory(PathBuf::from("pki")));
+        assert_eq!(args.identities, directory);
+        let args = run_args(
+            "run a:1 --insecure --resume 70% --identities 100 --issuer-cert c --issuer-key k \
+             --ciphers TLS_AES_128_GCM_SHA256 --groups X25519 --tls 1.3 --confirm ticket",
+        );
+        assert_eq!(args.identities, Some(Identities::Made(100)));
+        assert_eq!((args.resume, args.confirm), (0.7, Confirm::Ticket));
+        assert!(args.ciphers.is_some() && args.groups.is_some() && args.tls.is_some());
     }
 
     #[test]
@@ -366,12 +459,22 @@ mod tests {
             ("run a:1 --insecure -R 0", "5000 or 5k"),
             ("run a:1 --insecure --size 0", "1KiB"),
             ("run a:1 --insecure --mode hold", "handshake"),
-            ("run a:1 --insecure --confirm ticket", "echo"),
+            ("run a:1 --insecure --confirm maybe", "ticket"),
+            ("run a:1 --insecure --resume 1.5", "0.1%"),
+            ("run a:1 --insecure --identities 0", "1 to 1000000"),
+            ("run a:1 --insecure --issuer-cert c", "--issuer-key"),
+            (
+                "run a:1 --insecure --ciphers NULL",
+                "TLS_AES_128_GCM_SHA256",
+            ),
+            ("run a:1 --insecure --groups ffdhe2048", "X25519"),
+            ("run a:1 --insecure --tls 1.1", "1.3"),
             ("run a:1 --insecure --threshold p98<1s", "p99.9"),
             (
                 "run a:1 --insecure --cert c --key k --identities d",
                 "cannot be used",
             ),
+            ("echo nowhere", "nowhere"),
             ("pki", "<DIRECTORY>"),
             ("pki d --key rsa1024", "rsa2048"),
             ("demo --duration never", "500ms"),

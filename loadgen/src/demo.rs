@@ -14,7 +14,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use crate::cli::{DemoArgs, Status};
-use crate::client::{Credentials, ServerTrust, Workload};
+use crate::client::{Confirm, Credentials, Offer, ServerTrust, Workload};
 use crate::cpu_time::Watched;
 use crate::echo::{Echo, EchoOptions};
 use crate::failure::Failure;
@@ -228,7 +228,7 @@ impl Demo {
         roots
             .add(self.pki.server_ca.clone())
             .map_err(|error| error.to_string())?;
-        let credentials = Credentials::new(pool, ServerTrust::Roots(roots));
+        let credentials = Credentials::new(pool, ServerTrust::Roots(roots), &Offer::of_the_floor());
         Ok(Arc::new(credentials.map_err(|error| error.to_string())?))
     }
 
@@ -243,6 +243,7 @@ impl Demo {
             warmup: WARMUP,
             duration: TIMEOUT,
             units_max: None,
+            resume: 0.0,
             threads: 1,
             cpus: self.load_cpu.into_iter().collect(),
             delivered: Some(self.delivered.clone()),
@@ -254,7 +255,7 @@ impl Demo {
 fn echoed_byte() -> Workload {
     Workload {
         handshakes: true,
-        confirm: true,
+        confirm: Confirm::Echo,
         payload: payload(1),
         timeout: TIMEOUT,
     }
@@ -316,6 +317,7 @@ fn finish(
     }
     let report = Report {
         phases,
+        handshakes: None,
         identity,
         verdict,
     };

@@ -10,6 +10,8 @@ use rustls::AlertDescription;
 pub enum Failure {
     /// The server sent this TLS alert.
     Alert(AlertName),
+    /// Shaken hands, but no session ticket came in time.
+    ConfirmTimeout,
     /// The answer was not what was sent.
     EchoMismatch,
     /// The upstream was told of another client than the one that connected.
@@ -98,6 +100,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Self::Alert(AlertName(name)) => return write!(f, "alert:{name}"),
+            Self::ConfirmTimeout => "confirm_timeout",
             Self::EchoMismatch => "echo_mismatch",
             Self::IdentityMismatch => "identity_mismatch",
             Self::LocalDescriptors => "local:descriptors",

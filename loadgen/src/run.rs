@@ -33,6 +33,9 @@ pub struct RunPlan {
     pub duration: Duration,
     /// Units in all; `None` is no bound. With a bound the run ends when they have.
     pub units_max: Option<u64>,
+    /// The share of connections that shall resume a session, 0 to 1; needs credentials that
+    /// [`Credentials::keep_sessions`].
+    pub resume: f64,
     pub threads: usize,
     /// The threads are pinned to these in turn; empty: not pinned.
     pub cpus: Vec<CoreId>,
@@ -76,6 +79,13 @@ impl Measured {
     pub fn server_cpu_us_per(&self, units: u64) -> Option<f64> {
         let cpu_us = self.server_cpu?.as_secs_f64() * 1e6;
         (units > 0).then(|| cpu_us / units as f64)
+    }
+
+    /// CPU in µs of the load threads for each of `units`.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn own_cpu_us_per(&self, units: u64) -> Option<f64> {
+        let cpu_us = self.statistics.own_cpu.as_secs_f64() * 1e6;
+        (units > 0 && cpu_us > 0.0).then(|| cpu_us / units as f64)
     }
 
     /// Why the result says nothing about the server, if it does not.
@@ -130,9 +140,9 @@ pub fn measure(plan: &RunPlan) -> Result<Measured, RunError> {
         None => None,
         Some(server) => {
             sleep_until(from);
-            let before = server.cpu_time()?;
+            let before = server.read()?;
             sleep_until(until);
-            Some(server.cpu_time()?.saturating_sub(before))
+            Some(server.read()?.since(&before))
         }
     };
     let mut measured = Measured {
@@ -183,6 +193,7 @@ fn load_plan(plan: &RunPlan, number: usize, from: Instant, until: Instant) -> Lo
                 (all / threads + usize::from(earlier < all % threads)) as u64
             })
             .sum(),
+        resume: plan.resume,
         delivered: plan.delivered.clone(),
     }
 }

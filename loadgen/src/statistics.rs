@@ -5,7 +5,26 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::client::Agreed;
 use crate::failure::Failure;
+
+/// What a handshake was.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    Full,
+    Resumed,
+}
+
+/// Handshakes of one kind.
+#[derive(Clone, Debug, Default)]
+pub struct OfKind {
+    /// Served; only where each unit is a handshake.
+    pub confirmed: u64,
+    /// Connected to the client's Finished sent, served or not.
+    pub tls: Latency,
+    /// The whole unit from the moment it was begun.
+    pub unit: Latency,
+}
 
 /// Latencies in nanoseconds from 1 µs to 10 minutes, with three significant digits.
 #[derive(Clone, Debug)]
@@ -66,6 +85,10 @@ pub struct Statistics {
     pub due: u64,
     /// Units begun.
     pub begun: u64,
+    pub full: OfKind,
+    pub resumed: OfKind,
+    /// What handshakes agreed on, and how many; a handful of rows.
+    pub agreed: Vec<(Agreed, u64)>,
     /// SYN to connected.
     pub connect: Latency,
     /// Connected to the client's Finished sent.
@@ -85,6 +108,36 @@ pub struct Statistics {
 impl Statistics {
     pub fn fail(&mut self, failure: Failure) {
         *self.errors.entry(failure).or_default() += 1;
+    }
+
+    pub fn of_kind(&mut self, kind: Kind) -> &mut OfKind {
+        match kind {
+            Kind::Full => &mut self.full,
+            Kind::Resumed => &mut self.resumed,
+        }
+    }
+
+    /// Counts a handshake by what it agreed on.
+    pub fn agree(&mut self, agreed: Agreed) {
+        self.agree_times(agreed, 1);
+    }
+
+    fn agree_times(&mut self, agreed: Agreed, times: u64) {
+        match self.agreed.iter_mut().find(|(known, _)| *known == agreed) {
+            Some((_, count)) => *count += times,
+            None => self.agreed.push((agreed, times)),
+        }
+    }
+
+    /// Resumed of all handshakes that were done.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn resumed_ratio(&self) -> f64 {
+        let (full, resumed) = (self.full.tls.count(), self.resumed.tls.count());
+        if resumed == 0 {
+            0.0
+        } else {
+            resumed as f64 / (full + resumed) as f64
+        }
     }
 
     pub fn failed(&self) -> u64 {
@@ -128,6 +181,17 @@ impl Statistics {
         self.begun += other.begun;
         for (failure, count) in &other.errors {
             *self.errors.entry(failure.clone()).or_default() += count;
+        }
+        for (own, others) in [
+            (&mut self.full, &other.full),
+            (&mut self.resumed, &other.resumed),
+        ] {
+            own.confirmed += others.confirmed;
+            own.tls.add(&others.tls);
+            own.unit.add(&others.unit);
+        }
+        for (agreed, count) in &other.agreed {
+            self.agree_times(*agreed, *count);
         }
         self.connect.add(&other.connect);
         self.tls.add(&other.tls);

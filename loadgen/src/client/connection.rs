@@ -8,15 +8,26 @@ use ringgate::block::Block;
 
 use super::Session;
 use crate::failure::Failure;
-use crate::statistics::Statistics;
+use crate::statistics::{Kind, Statistics};
+
+/// What counts as a served handshake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Confirm {
+    /// An echo came back through it.
+    Echo,
+    /// The server gave a session ticket (TLS 1.3), or its Finished (TLS 1.2).
+    Ticket,
+    /// The client believes it: the server may still refuse.
+    None,
+}
 
 /// What the connections do.
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// One unit per connection, which is a handshake; or many requests on a held connection.
     pub handshakes: bool,
-    /// A handshake counts when its bytes have come back; otherwise when the client is done.
-    pub confirm: bool,
+    /// What counts as a served handshake.
+    pub confirm: Confirm,
     /// What each unit sends and expects back.
     pub payload: Arc<[u8]>,
     /// How long connecting, the handshake and each unit may take.
@@ -63,6 +74,8 @@ enum Phase {
     Handshaking,
     /// A unit's bytes are out, and this many of them have come back.
     Echoing(usize),
+    /// The client is done; the server's acceptance is awaited.
+    Confirming,
     Finished,
     Ready,
 }
@@ -77,6 +90,8 @@ pub struct Connection {
     begun: Instant,
     /// When the present phase began.
     since: Instant,
+    /// What the handshake was, once it is done.
+    kind: Kind,
     units_done: u64,
 }
 
@@ -89,6 +104,7 @@ impl Connection {
             due,
             begun: now,
             since: now,
+            kind: Kind::Full,
             units_done: 0,
         }
     }
@@ -137,6 +153,12 @@ impl Connection {
         if self.phase == Phase::Handshaking && !self.session.is_handshaking() {
             self.handshake_done(now, workload, recorder)?;
         }
+        if self.phase == Phase::Confirming && self.session.is_accepted() {
+            if recorder.counts(now) {
+                recorder.statistics.confirm.record(now - self.since);
+            }
+            self.unit_done(now, workload, recorder);
+        }
         if closed && self.phase != Phase::Finished {
             return Err(Failure::UnexpectedEof);
         }
@@ -161,29 +183,49 @@ impl Connection {
         workload: &Workload,
         recorder: &mut Recorder,
     ) -> Result<(), Failure> {
+        self.kind = self.session.kind();
         if recorder.counts(now) {
-            recorder.statistics.tls.record(now - self.since);
+            let statistics = &mut recorder.statistics;
+            statistics.tls.record(now - self.since);
+            statistics.of_kind(self.kind).tls.record(now - self.since);
+            if let Some(agreed) = self.session.agreed() {
+                statistics.agree(agreed);
+            }
         }
         self.since = now;
         if !workload.handshakes {
             self.phase = Phase::Ready;
-        } else if workload.confirm {
-            self.phase = Phase::Echoing(0);
-            self.session.write(&workload.payload)?;
-        } else {
-            self.unit_done(now, workload, recorder);
+            return Ok(());
         }
-        Ok(())
+        match workload.confirm {
+            Confirm::Echo => {
+                self.phase = Phase::Echoing(0);
+                self.session.write(&workload.payload)
+            }
+            Confirm::Ticket => {
+                self.phase = Phase::Confirming;
+                Ok(())
+            }
+            Confirm::None => {
+                self.unit_done(now, workload, recorder);
+                Ok(())
+            }
+        }
     }
 
     fn unit_done(&mut self, now: Instant, workload: &Workload, recorder: &mut Recorder) {
         if recorder.counts(now) {
             let statistics = &mut recorder.statistics;
             statistics.confirmed += 1;
-            if workload.confirm {
+            if !workload.handshakes || workload.confirm == Confirm::Echo {
                 statistics.bytes += 2 * workload.payload.len() as u64;
             }
             statistics.plain.record(now - self.begun);
+            if workload.handshakes {
+                let of_kind = statistics.of_kind(self.kind);
+                of_kind.confirmed += 1;
+                of_kind.unit.record(now - self.begun);
+            }
             if recorder.open_loop {
                 statistics
                     .corrected
@@ -205,12 +247,19 @@ impl Connection {
         self.units_done
     }
 
+    /// What the handshake was: `None` while it goes on.
+    pub fn kind(&self) -> Option<Kind> {
+        (!matches!(self.phase, Phase::Connecting | Phase::Handshaking)).then_some(self.kind)
+    }
+
     /// What the connection wants next.
     pub fn progress(&self) -> Progress {
         match self.phase {
             Phase::Finished => Progress::Finished,
             Phase::Ready => Progress::Ready,
-            Phase::Connecting | Phase::Handshaking | Phase::Echoing(_) => Progress::Working,
+            Phase::Connecting | Phase::Handshaking | Phase::Echoing(_) | Phase::Confirming => {
+                Progress::Working
+            }
         }
     }
 
@@ -223,6 +272,7 @@ impl Connection {
             Phase::Connecting => Some(Failure::TcpTimeout),
             Phase::Handshaking => Some(Failure::TlsTimeout),
             Phase::Echoing(_) => Some(Failure::RequestTimeout),
+            Phase::Confirming => Some(Failure::ConfirmTimeout),
             Phase::Finished | Phase::Ready => None,
         }
     }

@@ -11,11 +11,12 @@ use ringgate::ring::{
 };
 use rustls_pki_types::ServerName;
 
+use super::resumption::Steering;
 use super::{Connection, Credentials, Progress, Recorder, Schedule, Session, Workload};
 use crate::cpu_time;
 use crate::failure::Failure;
 use crate::identity_check::{Delivered, IdentityCounts};
-use crate::statistics::Statistics;
+use crate::statistics::{Kind, Statistics};
 
 /// How often connections that hang are looked for.
 const SWEEP: Duration = Duration::from_millis(10);
@@ -44,6 +45,8 @@ pub struct LoadPlan {
     pub units_max: Option<u64>,
     /// Number of this thread's first connection: which identity it presents.
     pub first_connection: u64,
+    /// The share of connections that shall resume a session, 0 to 1.
+    pub resume: f64,
     /// Where the echo upstream writes down whom it was told of.
     pub delivered: Option<Arc<Delivered>>,
 }
@@ -71,6 +74,7 @@ pub struct Driver {
     plan: LoadPlan,
     target: Target,
     schedule: Schedule,
+    steering: Steering,
     recorder: Recorder,
     identity: IdentityCounts,
     slots: Vec<Slot>,
@@ -98,8 +102,11 @@ struct Live {
     connecting: Option<Operation>,
     receiving: Option<Operation>,
     sending: Option<Operation>,
-    number: u64,
+    /// Number of what it presents.
+    presents: usize,
     identity_checked: bool,
+    /// Offers a session and is not answered yet.
+    offers: bool,
     /// Everything is sent, close_notify too: only the server's end is awaited.
     lingers: bool,
 }
@@ -129,6 +136,7 @@ impl Driver {
             pool: Pool::new(plan.connections + 1, 64),
             target: Target::Tcp(plan.target),
             schedule: Schedule::new(plan.rate, Instant::now()),
+            steering: Steering::new(plan.resume, plan.first_connection),
             recorder,
             identity: IdentityCounts::default(),
             slots: std::iter::repeat_with(Slot::default)
@@ -244,8 +252,13 @@ impl Driver {
     fn connect(&mut self, index: usize, due: Instant, now: Instant) {
         let number = self.connections_made;
         self.connections_made += 1;
-        let identity = self.plan.credentials.of_connection(number);
-        let session = match Session::new(&identity.config, &self.plan.server_name) {
+        let presents = self.plan.credentials.of_connection(number);
+        let identity = self.plan.credentials.identity(presents);
+        let (config, offers) = identity.config(self.steering.next());
+        if offers {
+            self.steering.offered();
+        }
+        let session = match Session::new(config, &self.plan.server_name) {
             Ok(session) => session,
             Err(failure) => return self.rest(index, Some(failure), now),
         };
@@ -267,7 +280,8 @@ impl Driver {
             connecting: Some(connecting),
             receiving: None,
             sending: None,
-            number,
+            presents,
+            offers,
             identity_checked: self.plan.delivered.is_none(),
             lingers: false,
         });
@@ -346,6 +360,12 @@ impl Driver {
         match result {
             Err(failure) => self.end(index, Some(failure), now),
             Ok(progress) => {
+                if let Some(kind) = live.connection.kind()
+                    && std::mem::take(&mut live.offers)
+                    && kind == Kind::Full
+                {
+                    self.steering.declined();
+                }
                 self.check_identity(index, now);
                 // Tickets arrive on connections that are ready already.
                 if progress == Progress::Ready && before == Progress::Working {
@@ -440,7 +460,7 @@ impl Driver {
             return;
         }
         live.identity_checked = true;
-        let presented = self.plan.credentials.of_connection(live.number);
+        let presented = self.plan.credentials.identity(live.presents);
         let matched = live.descriptor.local_address().is_ok_and(|local| {
             delivered.matches(
                 &local,

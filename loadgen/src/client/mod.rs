@@ -4,11 +4,18 @@
 mod connection;
 mod credentials;
 mod driver;
+mod offer;
+mod random;
+mod resumption;
 mod schedule;
 mod session;
+mod verifier;
 
-pub use connection::{Connection, Progress, Recorder, Workload};
-pub use credentials::{Credentials, CredentialsError, ServerTrust};
+pub use connection::{Confirm, Connection, Progress, Recorder, Workload};
+pub use credentials::{Credentials, CredentialsError, Identity};
 pub use driver::{Driver, DriverError, LoadPlan, Outcomes};
+pub use offer::{Agreed, Ciphers, Groups, Offer, Versions, cipher_name, group_name};
+pub use random::Random;
 pub use schedule::Schedule;
 pub use session::Session;
+pub use verifier::ServerTrust;

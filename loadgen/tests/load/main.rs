@@ -1,18 +1,23 @@
 //! The load against servers that behave, and against servers that do not.
 
+mod resumption;
 mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringgate_loadgen::client::{Credentials, ServerTrust, Workload};
+use ringgate_loadgen::client::{Confirm, Credentials, Offer, ServerTrust, Workload};
 use ringgate_loadgen::failure::Failure;
-use ringgate_loadgen::pki::{Pki, PkiOptions};
+use ringgate_loadgen::pki::{Credential, Pki, PkiOptions};
 use ringgate_loadgen::run::{Measured, RunPlan, measure};
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use server::{Behaviour, Server};
+
+fn credentials(pool: &[Credential], trust: ServerTrust) -> Credentials {
+    Credentials::new(pool, trust, &Offer::default()).unwrap()
+}
 
 fn plan(pki: &Pki, server: &Server) -> RunPlan {
     let mut roots = RootCertStore::empty();
@@ -20,10 +25,10 @@ fn plan(pki: &Pki, server: &Server) -> RunPlan {
     RunPlan {
         target: server.address(),
         server_name: ServerName::try_from("localhost").unwrap(),
-        credentials: Arc::new(Credentials::new(&pki.clients, ServerTrust::Roots(roots)).unwrap()),
+        credentials: Arc::new(credentials(&pki.clients, ServerTrust::Roots(roots))),
         workload: Workload {
             handshakes: true,
-            confirm: true,
+            confirm: Confirm::Echo,
             payload: Arc::from(&b"x"[..]),
             timeout: Duration::from_secs(10),
         },
@@ -32,6 +37,7 @@ fn plan(pki: &Pki, server: &Server) -> RunPlan {
         warmup: Duration::ZERO,
         duration: Duration::from_millis(500),
         units_max: None,
+        resume: 0.0,
         threads: 1,
         cpus: Vec::new(),
         delivered: None,
@@ -169,8 +175,7 @@ fn a_server_that_hangs_after_the_handshake_is_a_timeout_of_the_request() {
 #[test]
 fn a_client_refused_after_its_handshake_is_never_served() {
     let wrong = |plan: &mut RunPlan, pki: &Pki| {
-        let credentials = Credentials::new(&pki.wrong_ca, ServerTrust::Insecure).unwrap();
-        plan.credentials = Arc::new(credentials);
+        plan.credentials = Arc::new(credentials(&pki.wrong_ca, ServerTrust::Insecure));
         plan.units_max = Some(10);
     };
     let measured = run(Behaviour::Echo, wrong);
@@ -182,7 +187,7 @@ fn a_client_refused_after_its_handshake_is_never_served() {
     // The client alone believes itself served.
     let measured = run(Behaviour::Echo, |plan, pki| {
         wrong(plan, pki);
-        plan.workload.confirm = false;
+        plan.workload.confirm = Confirm::None;
     });
     assert!(measured.statistics.confirmed > 0);
 }
@@ -192,8 +197,7 @@ fn an_unknown_server_is_not_believed() {
     let measured = run(Behaviour::Echo, |plan, pki| {
         let mut roots = RootCertStore::empty();
         roots.add(pki.client_ca.clone()).unwrap();
-        let credentials = Credentials::new(&pki.clients, ServerTrust::Roots(roots)).unwrap();
-        plan.credentials = Arc::new(credentials);
+        plan.credentials = Arc::new(credentials(&pki.clients, ServerTrust::Roots(roots)));
         plan.units_max = Some(3);
     });
     assert_eq!(measured.statistics.confirmed, 0);
