@@ -126,13 +126,13 @@ impl Pool {
             lent: 0,
             lent_max: 0,
             capacity,
-            kept: kept.min(capacity),
+            kept,
         }
     }
 
     /// An empty block, or `None` when `capacity` are out.
     pub fn take(&mut self) -> Option<Block> {
-        if self.lent == self.capacity {
+        if self.lent >= self.capacity {
             return None;
         }
         self.lent += 1;
@@ -147,6 +147,11 @@ impl Pool {
             block.clear();
             self.free.push(block);
         }
+    }
+
+    /// Lends at most `capacity` blocks from now on; what is out beyond it comes back in time.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
     }
 
     /// How many blocks are out.

@@ -1,6 +1,8 @@
 //! The one public way to start a terminator: shards on their threads, each with its ring and its
 //! listening sockets.
 
+mod sockets;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,17 +12,12 @@ use std::thread::JoinHandle;
 
 use crate::clock::Clock;
 use crate::config;
-use crate::limits::ACCEPTS_IN_FLIGHT;
 pub use crate::ring::checks as host_checks;
-use crate::ring::{
-    Listener, Ring, RingError, RingOptions, Waker, lock_memory, raise_descriptor_limit,
-};
-use crate::shard::mailbox::{Command, Inbox, Mailbox, mailbox};
+use crate::ring::{Ring, RingError, RingOptions, Waker, lock_memory};
+use crate::shard::mailbox::{Change, Command, Inbox, Mailbox, mailbox};
 use crate::shard::{Parts, Shard};
 use crate::snapshot::{ShardPlan, Snapshot};
-
-/// Descriptors of the process beside connections: files, the control plane, rings.
-const OTHER_DESCRIPTORS: u64 = 256;
+use sockets::{OfShard, Sockets};
 
 /// Why a terminator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +52,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Terminator {
     shards: Vec<ShardThread>,
-    addresses: Vec<SocketAddr>,
+    sockets: Sockets,
     notes: Vec<String>,
 }
 
@@ -77,12 +74,12 @@ impl Terminator {
     /// When anything of it cannot be had; nothing runs then.
     pub fn start(snapshot: &Arc<Snapshot>, clock: &Clock) -> Result<Self, StartError> {
         let cpus = shard_cpus(&snapshot.shard_cpus)?;
-        check_descriptors(snapshot, cpus.len())?;
-        let (listeners, addresses) = bind(snapshot, cpus.len())?;
+        let (sockets, listeners) = Sockets::bind(snapshot, cpus.len())?;
+        let descriptors = sockets.table();
         let identifier_prefix = random_prefix();
         let mut terminator = Self {
             shards: Vec::new(),
-            addresses,
+            sockets,
             notes: lock_secret(snapshot).into_iter().collect(),
         };
         for (shard, (cpu, listeners)) in cpus.into_iter().zip(listeners).enumerate() {
@@ -92,6 +89,7 @@ impl Terminator {
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
                 cpu,
                 listeners,
+                descriptors,
                 snapshot: Arc::clone(snapshot),
                 clock: clock.clone(),
                 inbox,
@@ -121,8 +119,8 @@ impl Terminator {
     }
 
     /// The addresses that are listened on, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.addresses()
     }
 
     /// What could not be had and is done without, each with its remedy.
@@ -133,6 +131,12 @@ impl Terminator {
     /// The shards' mailboxes.
     pub fn mailboxes(&mut self) -> impl Iterator<Item = &mut Mailbox> {
         self.shards.iter_mut().map(|shard| &mut shard.mailbox)
+    }
+
+    /// The shards' mailboxes, and what changes them over to another snapshot.
+    pub fn controls(&mut self) -> (Vec<&mut Mailbox>, Changer<'_>) {
+        let mailboxes = self.shards.iter_mut().map(|shard| &mut shard.mailbox);
+        (mailboxes.collect(), Changer(&mut self.sockets))
     }
 
     /// The shards' thread ids (gettid), for accounting of their CPU time.
@@ -156,7 +160,8 @@ impl Terminator {
 
     fn stop_all(&mut self) -> io::Result<()> {
         for shard in &mut self.shards {
-            shard.mailbox.send(Command::Stop);
+            // A shard that does not take its commands is waited for all the same.
+            let _ = shard.mailbox.send(Command::Stop);
         }
         let mut result = Ok(());
         for shard in &mut self.shards {
@@ -178,12 +183,32 @@ impl Drop for Terminator {
     }
 }
 
+/// Changes a running terminator over to another snapshot.
+#[derive(Debug)]
+pub struct Changer<'a>(&'a mut Sockets);
+
+impl Changer<'_> {
+    /// Readies what the shards need to serve `snapshot`: each is to be sent its installation, and
+    /// only the one made last counts.
+    ///
+    /// # Errors
+    ///
+    /// When a socket cannot be had; nothing has changed then.
+    pub fn prepare(&mut self, snapshot: &Arc<Snapshot>) -> Result<Change, StartError> {
+        let mut change = self.0.change(snapshot)?;
+        change.notes.extend(lock_secret(snapshot));
+        Ok(change)
+    }
+}
+
 /// What a shard's thread starts from.
 struct Seed {
     id: u32,
     /// `None`: left to the scheduler.
     cpu: Option<core_affinity::CoreId>,
-    listeners: Vec<(usize, Listener)>,
+    listeners: OfShard,
+    /// Slots of the ring's table of descriptors.
+    descriptors: u32,
     snapshot: Arc<Snapshot>,
     clock: Clock,
     inbox: Inbox,
@@ -215,7 +240,7 @@ impl Seed {
             core_affinity::set_for_current(cpu);
         }
         let options = RingOptions {
-            descriptors: descriptors(&self.snapshot),
+            descriptors: self.descriptors,
             ..RingOptions::default()
         };
         let ring = match Ring::new(&options) {
@@ -241,18 +266,6 @@ impl Seed {
     }
 }
 
-/// Two sockets a connection, the accepts in flight, and as many connections again as may still be
-/// closing while new ones arrive.
-fn descriptors(snapshot: &Snapshot) -> u32 {
-    let addresses: usize = snapshot
-        .listeners
-        .iter()
-        .map(|listener| listener.addresses.len())
-        .sum();
-    let wanted = snapshot.limits.connections * 2 + addresses * ACCEPTS_IN_FLIGHT + 64;
-    u32::try_from(wanted).unwrap_or(u32::MAX)
-}
-
 /// Keeps the secret of ticket keys out of swap; why that cannot be.
 fn lock_secret(snapshot: &Snapshot) -> Option<String> {
     let error = lock_memory(snapshot.stek.as_ref()?.memory()).err()?;
@@ -260,33 +273,6 @@ fn lock_secret(snapshot: &Snapshot) -> Option<String> {
         "the secret of ticket keys may be written to swap: locking it into memory failed ({error}); \
          raise LimitMEMLOCK= or `ulimit -l`"
     ))
-}
-
-fn check_descriptors(snapshot: &Snapshot, shards: usize) -> Result<(), StartError> {
-    // A ring's table is bounded by the limit, though it takes nothing from it; sockets of wildcard
-    // listeners do, on all shards together.
-    let table = u64::from(descriptors(snapshot));
-    let wildcard = |listener: &crate::snapshot::Listener| {
-        listener
-            .addresses
-            .iter()
-            .any(|address| address.ip().is_unspecified())
-    };
-    let plain = if snapshot.listeners.iter().any(|listener| wildcard(listener)) {
-        (snapshot.limits.connections as u64).saturating_mul(shards as u64)
-    } else {
-        0
-    };
-    let needed = table.max(plain) + OTHER_DESCRIPTORS;
-    match raise_descriptor_limit() {
-        Some(limit) if limit < needed => Err(StartError::Descriptors {
-            connections: snapshot.limits.connections,
-            shards,
-            needed,
-            limit,
-        }),
-        _ => Ok(()),
-    }
 }
 
 /// Which CPU each shard runs on.
@@ -316,47 +302,6 @@ fn shard_cpus(plan: &ShardPlan) -> Result<Vec<Option<core_affinity::CoreId>>, St
 fn list(cpus: &[core_affinity::CoreId]) -> String {
     let cpus: Vec<String> = cpus.iter().map(|core| core.id.to_string()).collect();
     cpus.join(", ")
-}
-
-type Bound = (Vec<Vec<(usize, Listener)>>, Vec<SocketAddr>);
-
-/// Binds every address once per shard.
-fn bind(snapshot: &Snapshot, shards: usize) -> Result<Bound, StartError> {
-    let mut by_shard: Vec<Vec<(usize, Listener)>> = (0..shards).map(|_| Vec::new()).collect();
-    let mut addresses = Vec::new();
-    for (index, listener) in snapshot.listeners.iter().enumerate() {
-        for &wanted in &listener.addresses {
-            let mut address = wanted;
-            let error = |source| bind_error(wanted, source);
-            if wanted.port() != 0 && Listener::is_in_use(wanted).map_err(error)? {
-                return Err(bind_error(wanted, io::ErrorKind::AddrInUse.into()));
-            }
-            for listeners in &mut by_shard {
-                let bound = Listener::bind(address).map_err(error)?;
-                // Port 0 was asked for: the others share what the first one got.
-                address = bound.address();
-                listeners.push((index, bound));
-            }
-            addresses.push(address);
-        }
-    }
-    Ok((by_shard, addresses))
-}
-
-fn bind_error(address: SocketAddr, source: io::Error) -> StartError {
-    let remedy = match source.kind() {
-        io::ErrorKind::AddrInUse => "another process listens there: stop it or choose another port",
-        io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",
-        io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit)"
-        }
-        _ => "correct the listener's address",
-    };
-    StartError::Bind {
-        address,
-        remedy,
-        source,
-    }
 }
 
 /// Enough to tell the connections of two processes apart; nothing secret hangs on it.

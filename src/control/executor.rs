@@ -191,12 +191,11 @@ impl<P: Port> Keeper<P> {
     }
 
     fn drain(&mut self, now: Instant) {
-        let command = Command::Drain {
-            within: self.drain_timeout,
-        };
-        self.shards
-            .iter_mut()
-            .for_each(|shard| shard.command(command));
+        for shard in &mut self.shards {
+            shard.command(Command::Drain {
+                within: self.drain_timeout,
+            });
+        }
         self.phase = Phase::Draining {
             until: now + self.drain_timeout + DRAIN_GRACE,
         };
@@ -215,8 +214,8 @@ impl<P: Port> Keeper<P> {
     fn tick(&mut self, now: Instant) -> Option<Ending> {
         // Before reports are read: what a shard reported before it ended is then never missed.
         let ended = self.shards.iter().filter(|shard| shard.ended()).count();
-        for shard in &mut self.shards {
-            shard.log_reports(self.access);
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            shard.log_reports(number, self.access);
             shard.send_unsent();
         }
         if ended == self.shards.len() {
@@ -256,24 +255,40 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::shard::mailbox::Report;
+    use crate::shard::mailbox::{Report, Review};
+
+    /// What a shard was told, in short.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    enum Told {
+        Drain(Duration),
+        Install(u64),
+        Stop,
+    }
+
+    impl From<&Command> for Told {
+        fn from(command: &Command) -> Self {
+            match command {
+                Command::Drain { within } => Self::Drain(*within),
+                Command::Install(installation) => Self::Install(installation.generation),
+                Command::Stop => Self::Stop,
+            }
+        }
+    }
 
     /// A shard that notes its commands and ends after the one named.
     #[derive(Clone, Default)]
     struct FakeShard {
-        commands: Rc<RefCell<Vec<Command>>>,
+        commands: Rc<RefCell<Vec<Told>>>,
         ended: Rc<Cell<bool>>,
-        ends_on: Option<Command>,
+        ends_on: Option<Told>,
         /// How many commands it has no room for before it takes one.
         refuses: Rc<Cell<usize>>,
     }
 
-    const DRAIN: Command = Command::Drain {
-        within: Duration::from_secs(30),
-    };
+    const DRAIN: Told = Told::Drain(Duration::from_secs(30));
 
     impl FakeShard {
-        fn ending_on(command: Command) -> Self {
+        fn ending_on(command: Told) -> Self {
             Self {
                 ends_on: Some(command),
                 ..Self::default()
@@ -282,15 +297,20 @@ mod tests {
     }
 
     impl Port for FakeShard {
-        fn send(&mut self, command: Command) -> bool {
+        fn send(&mut self, command: Command) -> Result<(), Command> {
             if let Some(left) = self.refuses.get().checked_sub(1) {
                 self.refuses.set(left);
-                return false;
+                return Err(command);
             }
-            self.commands.borrow_mut().push(command);
+            let told = Told::from(&command);
+            self.commands.borrow_mut().push(told);
             self.ended
-                .set(self.ended.get() || Some(command) == self.ends_on);
-            true
+                .set(self.ended.get() || Some(told) == self.ends_on);
+            Ok(())
+        }
+
+        fn installed(&self) -> u64 {
+            0
         }
 
         fn ended(&self) -> bool {
@@ -298,6 +318,10 @@ mod tests {
         }
 
         fn report(&mut self) -> Option<Report> {
+            None
+        }
+
+        fn review(&mut self) -> Option<Review> {
             None
         }
     }
@@ -329,13 +353,13 @@ mod tests {
 
     #[test]
     fn a_second_signal_ends_at_once() {
-        let shard = FakeShard::ending_on(Command::Stop);
+        let shard = FakeShard::ending_on(Told::Stop);
         let (mut keeper, now) = (keeper(&[&shard]), clock().now());
         keeper.take(Signal::End, now);
         assert_eq!(keeper.tick(now), None);
         keeper.take(Signal::End, now);
         assert_eq!(keeper.tick(now), Some(Ending::Stopped));
-        assert_eq!(*shard.commands.borrow(), [DRAIN, Command::Stop]);
+        assert_eq!(*shard.commands.borrow(), [DRAIN, Told::Stop]);
     }
 
     #[test]
@@ -373,7 +397,7 @@ mod tests {
         );
         clock.advance(DRAIN_GRACE);
         assert_eq!(keeper.tick(clock.now()), None);
-        assert_eq!(*shard.commands.borrow(), [DRAIN, Command::Stop]);
+        assert_eq!(*shard.commands.borrow(), [DRAIN, Told::Stop]);
         clock.advance(STOP_PATIENCE);
         assert_eq!(keeper.tick(clock.now()), Some(Ending::Unresponsive));
     }

@@ -1,21 +1,31 @@
 //! The shards as the control plane sees them.
 
+use std::collections::VecDeque;
+
 use crate::limits::REPORT_QUEUE_LEN;
-use crate::shard::mailbox::{Command, Mailbox, Report};
+use crate::shard::mailbox::{Command, Mailbox, Report, Review};
 
 /// One shard's mailbox. None of these calls may block.
 pub trait Port {
-    /// Sends a command; `false` when the shard has not taken the last ones.
-    fn send(&mut self, command: Command) -> bool;
+    /// Sends a command; gives it back when the shard has not taken the last ones.
+    fn send(&mut self, command: Command) -> Result<(), Command>;
+    /// The generation of the installation that the shard works from.
+    fn installed(&self) -> u64;
     /// Whether the shard has ended.
     fn ended(&self) -> bool;
     /// The next report that waits.
     fn report(&mut self) -> Option<Report>;
+    /// The next review of its open connections that waits.
+    fn review(&mut self) -> Option<Review>;
 }
 
 impl Port for &mut Mailbox {
-    fn send(&mut self, command: Command) -> bool {
+    fn send(&mut self, command: Command) -> Result<(), Command> {
         Mailbox::send(self, command)
+    }
+
+    fn installed(&self) -> u64 {
+        Mailbox::installed(self)
     }
 
     fn ended(&self) -> bool {
@@ -25,28 +35,39 @@ impl Port for &mut Mailbox {
     fn report(&mut self) -> Option<Report> {
         Mailbox::report(self)
     }
+
+    fn review(&mut self) -> Option<Review> {
+        Mailbox::review(self)
+    }
 }
 
-/// A shard, and the command that it still has to be sent.
+/// A shard, and the commands that it still has to be sent, the oldest first.
 #[derive(Debug)]
 pub(super) struct Shard<P> {
     port: P,
-    unsent: Option<Command>,
+    unsent: VecDeque<Command>,
 }
 
 impl<P: Port> Shard<P> {
     pub(super) fn new(port: P) -> Self {
-        Self { port, unsent: None }
+        Self {
+            port,
+            unsent: VecDeque::new(),
+        }
     }
 
     /// Sends `command`, now or as soon as there is room for it.
     pub(super) fn command(&mut self, command: Command) {
-        self.unsent = (!self.port.send(command)).then_some(command);
+        self.unsent.push_back(command);
+        self.send_unsent();
     }
 
     pub(super) fn send_unsent(&mut self) {
-        if let Some(command) = self.unsent {
-            self.command(command);
+        while let Some(command) = self.unsent.pop_front() {
+            if let Err(command) = self.port.send(command) {
+                self.unsent.push_front(command);
+                return;
+            }
         }
     }
 
@@ -54,9 +75,12 @@ impl<P: Port> Shard<P> {
         self.port.ended()
     }
 
-    /// Logs what waits in the queue; at most one queue's worth, so that a flood of reports from
+    /// Logs what waits in the queues; at most one queue's worth, so that a flood of reports from
     /// one shard keeps the control plane from neither signals nor the other shards.
-    pub(super) fn log_reports(&mut self, access: bool) {
+    pub(super) fn log_reports(&mut self, number: usize, access: bool) {
+        while let Some(review) = self.port.review() {
+            super::report::log_review(number, &review);
+        }
         for _ in 0..REPORT_QUEUE_LEN {
             match self.port.report() {
                 Some(report) => super::report::log(&report, access),

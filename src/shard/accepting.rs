@@ -2,20 +2,62 @@
 
 use std::io;
 
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
 use super::entry::{Entry, Kind};
+use super::front::Front;
 use super::{ACCEPT_PAUSE, Shard};
 use crate::close_reason::CloseReason;
 use crate::connection::{Addresses, Connection, Context};
 use crate::limits::ACCEPTS_IN_FLIGHT;
-use crate::ring::Accepted;
+use crate::ring::{Accepted, Listener, Operation};
+
+/// A listening socket of this shard.
+pub(super) struct Gate {
+    pub(super) socket: Listener,
+    pub(super) front: Rc<Front>,
+    /// Accepts in flight.
+    accepts: [Option<Operation>; ACCEPTS_IN_FLIGHT],
+    /// When accepting goes on after the process ran out of something.
+    pub(super) paused_until: Option<Instant>,
+    /// Accepts no more; it stays until the accepts in flight have ended, which need the socket.
+    closing: bool,
+}
+
+impl Gate {
+    pub(super) fn new(socket: Listener, front: Rc<Front>) -> Self {
+        Self {
+            socket,
+            front,
+            accepts: [None; ACCEPTS_IN_FLIGHT],
+            paused_until: None,
+            closing: false,
+        }
+    }
+
+    /// Whether this is the socket at `address`, and accepts.
+    pub(super) fn is_at(&self, address: SocketAddr) -> bool {
+        !self.closing && self.socket.address() == address
+    }
+}
 
 impl Shard {
+    /// Sees to it that every listening socket is accepted from.
+    pub(super) fn accept_everywhere(&mut self) {
+        let gates: Vec<usize> = self.gates.iter().map(|(gate, _)| gate).collect();
+        for gate in gates {
+            self.accept_more(gate);
+        }
+    }
+
     /// Keeps a number of accepts in flight, so that a burst is taken in one turn.
     pub(super) fn accept_more(&mut self, gate: usize) {
         let Some(gate_entry) = self.gates.get_mut(gate) else {
             return;
         };
-        if gate_entry.paused_until.is_some() {
+        if gate_entry.closing || gate_entry.paused_until.is_some() {
             return;
         }
         for index in 0..ACCEPTS_IN_FLIGHT {
@@ -26,7 +68,7 @@ impl Shard {
                 .expect("listeners are far fewer than 2^29");
             match self
                 .ring
-                .accept(&gate_entry.listener, Kind::Accept.token(key))
+                .accept(&gate_entry.socket, Kind::Accept.token(key))
             {
                 Ok(operation) => gate_entry.accepts[index] = Some(operation),
                 Err(_) => {
@@ -43,20 +85,20 @@ impl Shard {
             key as usize % ACCEPTS_IN_FLIGHT,
         );
         let Some(gate_entry) = self.gates.get_mut(gate) else {
-            // Accepting has stopped: what was accepted in the meantime is turned away.
-            if let Ok(accepted) = result {
-                self.turn_away(accepted);
-            }
+            debug_assert!(false, "an accept outlived its gate");
             return;
         };
         gate_entry.accepts[index] = None;
         match result {
+            // What was accepted in the meantime is turned away.
+            Ok(accepted) if self.stopping || self.draining.is_some() => self.turn_away(accepted),
             Ok(accepted) => self.admit(gate, accepted),
             // The client left before it was accepted.
             Err(error) if concerns_one_connection(&error) => {}
             Err(_) => gate_entry.paused_until = Some(self.now + ACCEPT_PAUSE),
         }
         self.accept_more(gate);
+        self.forget_closed(gate);
     }
 
     fn admit(&mut self, gate: usize, accepted: Accepted) {
@@ -71,7 +113,7 @@ impl Shard {
             peer,
             local,
         } = accepted;
-        let gate = &self.gates[gate];
+        let front = Rc::clone(&self.gates[gate].front);
         let mut context = Context {
             now: self.now,
             pool: &mut self.pool,
@@ -81,8 +123,8 @@ impl Shard {
             | u128::from(self.id) << 48
             | u128::from(self.accepted);
         let connection = Connection::new(
-            &self.snapshot.listeners[gate.index].acceptor,
-            gate.settings.clone(),
+            &front.listener.acceptor,
+            front.settings.clone(),
             Addresses {
                 client: peer,
                 local,
@@ -90,7 +132,7 @@ impl Shard {
             unique_id,
             &mut context,
         );
-        let entry = Entry::new(connection, descriptor, gate.index, self.now);
+        let entry = Entry::new(connection, descriptor, front, self.now);
         let key = u32::try_from(self.connections.insert(entry))
             .expect("connections are bounded far below 2^32");
         self.carry_out(key);
@@ -103,12 +145,31 @@ impl Shard {
         self.ring.close(accepted.descriptor);
     }
 
-    /// Closes the listening sockets. The accepts in flight hold them open until they are cancelled.
+    /// Closes the listening sockets.
     pub(super) fn stop_accepting(&mut self) {
-        for gate in self.gates.drain(..) {
-            for operation in gate.accepts.into_iter().flatten() {
-                self.ring.cancel(operation);
-            }
+        let gates: Vec<usize> = self.gates.iter().map(|(gate, _)| gate).collect();
+        for gate in gates {
+            self.close_gate(gate);
+        }
+    }
+
+    /// Closes a listening socket, as soon as its accepts in flight have ended.
+    pub(super) fn close_gate(&mut self, gate: usize) {
+        let Some(gate_entry) = self.gates.get_mut(gate) else {
+            return;
+        };
+        gate_entry.closing = true;
+        gate_entry.paused_until = None;
+        for operation in gate_entry.accepts.into_iter().flatten() {
+            self.ring.cancel(operation);
+        }
+        self.forget_closed(gate);
+    }
+
+    fn forget_closed(&mut self, gate: usize) {
+        let is_over = |gate: &Gate| gate.closing && gate.accepts.iter().all(Option::is_none);
+        if self.gates.get(gate).is_some_and(is_over) {
+            self.gates.remove(gate);
         }
     }
 }

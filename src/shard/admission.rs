@@ -18,6 +18,12 @@ impl Admission {
         }
     }
 
+    /// Changes the bounds. What is open beyond them stays.
+    pub(super) fn set_bounds(&mut self, connections_max: usize, handshakes_max: usize) {
+        self.connections_max = connections_max;
+        self.handshakes_max = handshakes_max;
+    }
+
     /// Counts a new connection, which begins with a handshake, unless a bound is reached.
     pub(super) fn admit(&mut self) -> bool {
         let admitted =

@@ -32,6 +32,7 @@ pub struct Counters {
     verdicts_evicted: AtomicU64,
     verdicts_expired: AtomicU64,
     resumed: AtomicU64,
+    generation: AtomicU64,
     closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
@@ -86,6 +87,8 @@ figures! {
     verdicts_evicted;
     /// Verdicts that were remembered, but stood no more.
     verdicts_expired;
+    /// The generation of the installation that the shard works from.
+    generation;
     /// Handshakes that were resumed, of those that ended with a client let in.
     resumed;
 }
@@ -122,6 +125,7 @@ impl Counters {
             blocks_lent_max: AtomicU64::new(0),
             operations_in_flight: AtomicU64::new(0),
             slots_in_use: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             closed: [const { AtomicU64::new(0) }; CloseReason::ALL.len()],
         }
     }
@@ -152,6 +156,11 @@ impl Counters {
         add(&self.closed[reason as usize], 1);
         add(&self.bytes_up, up);
         add(&self.bytes_down, down);
+    }
+
+    pub(super) fn set_generation(&self, generation: u64) {
+        // What the shard let go of is gone for whoever reads this.
+        self.generation.store(generation, Ordering::Release);
     }
 
     pub(super) fn set_open(&self, open: usize, handshaking: usize) {

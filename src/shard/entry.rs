@@ -1,11 +1,13 @@
 //! One connection of a shard: the state machine, its sockets and what is in flight for them.
 
+use std::rc::Rc;
 use std::time::Instant;
 
-use super::upstreams::{Choice, Tried};
-use crate::connection::{Connection, Greeting, Settings, Side};
+use super::front::Front;
+use super::tenure::TimeUp;
+use super::upstreams::{Tried, Upstream};
+use crate::connection::{Connection, Side};
 use crate::ring::{Descriptor, Operation, Token};
-use crate::snapshot::{self, Listener};
 
 /// What a completion is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,13 +84,16 @@ pub(super) struct Entry {
     pub(super) client: Socket,
     pub(super) upstream: Socket,
     pub(super) connect: Option<Operation>,
-    pub(super) choice: Option<Choice>,
-    /// The upstream tried last, for the report; it stays when `choice` is given back.
-    pub(super) last_choice: Option<Choice>,
+    /// The upstream that counts this connection.
+    pub(super) choice: Option<Rc<Upstream>>,
+    /// The upstream tried last, for the report; it stays when `choice` is released.
+    pub(super) last_choice: Option<Rc<Upstream>>,
     pub(super) tried: Tried,
-    /// Index of the listener in the snapshot.
-    pub(super) listener: usize,
+    /// Where it was accepted.
+    pub(super) front: Rc<Front>,
     pub(super) accepted_at: Instant,
+    /// When it ends whatever happens on it, if ever.
+    pub(super) time_up: Option<TimeUp>,
     /// Counted as a handshake still.
     pub(super) handshaking: bool,
     /// The earliest timer that runs for this connection.
@@ -99,7 +104,7 @@ impl Entry {
     pub(super) fn new(
         connection: Connection,
         descriptor: Descriptor,
-        listener: usize,
+        front: Rc<Front>,
         now: Instant,
     ) -> Self {
         Self {
@@ -113,8 +118,9 @@ impl Entry {
             choice: None,
             last_choice: None,
             tried: 0,
-            listener,
+            front,
             accepted_at: now,
+            time_up: None,
             handshaking: true,
             timer: None,
         }
@@ -131,6 +137,13 @@ impl Entry {
     pub(super) fn is_quiet(&self) -> bool {
         let idle = |socket: &Socket| socket.receive.is_none() && socket.send.is_none();
         idle(&self.client) && idle(&self.upstream) && self.connect.is_none()
+    }
+
+    /// When something is to be done about it though nothing happens.
+    pub(super) fn deadline(&self) -> Instant {
+        let deadline = self.connection.deadline();
+        self.time_up
+            .map_or(deadline, |time_up| deadline.min(time_up.instant()))
     }
 
     /// Whether a timer must be started for `deadline`; if so it counts as started.
@@ -154,22 +167,6 @@ impl Entry {
             self.timer = None;
         }
         fired
-    }
-}
-
-/// A listener's settings in the form that connections read.
-pub(super) fn settings(listener: &Listener) -> Settings {
-    Settings {
-        greeting: match listener.greeting {
-            snapshot::Greeting::Off => Greeting::Off,
-            snapshot::Greeting::ProxyV2 { client_certificate } => {
-                Greeting::ProxyV2 { client_certificate }
-            }
-        },
-        handshake_timeout: listener.timeouts.handshake,
-        idle_timeout: listener.timeouts.idle,
-        connect_timeout: listener.timeouts.connect,
-        half_close_timeout: listener.timeouts.half_close,
     }
 }
 

@@ -7,24 +7,60 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rtrb::{Consumer, Producer, RingBuffer};
+use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use super::Counters;
 use crate::close_reason::CloseReason;
 use crate::limits::REPORT_QUEUE_LEN;
-use crate::ring::{Target, Waker};
+use crate::ring::{Listener, Target, Waker};
+use crate::snapshot::{Limits, LiveRevocation, Snapshot};
 pub use crate::trust::Identity;
 
 /// Commands that may wait; the control plane sends few and waits for their effect.
 const COMMANDS: usize = 16;
 
+/// Reviews that may wait; there is one for each installation.
+const REVIEWS: usize = 16;
+
 /// What the control plane tells a shard.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub enum Command {
     /// Stop accepting, finish what is open, end what is left after `within`.
     Drain { within: Duration },
+    /// Serve another snapshot from now on.
+    Install(Box<Installation>),
     /// End everything now.
     Stop,
+}
+
+/// What it takes to change running shards over to another snapshot.
+#[derive(Debug)]
+pub struct Change {
+    /// One for each shard, in the order of their mailboxes.
+    pub installations: Vec<Installation>,
+    /// What stays as it is until a restart, and what is done without.
+    pub notes: Vec<String>,
+}
+
+/// A snapshot to serve from now on, and where one shard listens for it.
+#[derive(Debug)]
+pub struct Installation {
+    /// Counts installations; [`Mailbox::installed`] tells when the shard works from this one.
+    pub generation: u64,
+    pub snapshot: Arc<Snapshot>,
+    /// As much of the snapshot's limits as can be had without a restart.
+    pub limits: Limits,
+    /// The sockets of the shard, each with the index of its listener in the snapshot. Sockets that
+    /// are not named are closed.
+    pub sockets: Vec<(usize, ListeningSocket)>,
+}
+
+/// A socket that a shard is to accept from.
+#[derive(Debug)]
+pub enum ListeningSocket {
+    /// The one that it has, bound to this address.
+    Kept(SocketAddr),
+    New(Listener),
 }
 
 /// A connection that ended.
@@ -42,6 +78,35 @@ pub struct Report {
     pub identity: Option<Arc<Identity>>,
     /// `None` for a client that was not let in.
     pub service: Option<Service>,
+}
+
+/// What became of the connections that were open when a shard changed over to another snapshot.
+#[derive(Clone, Debug)]
+pub struct Review {
+    pub generation: u64,
+    pub mode: LiveRevocation,
+    /// Connections whose client was judged again, because what decides about it had changed.
+    pub judged: u64,
+    /// Of those, how many lost their right.
+    pub lost: u64,
+    /// Some of those that would have been ended, in a dry run.
+    pub examples: Vec<Lost>,
+    /// From the change to the last connection.
+    pub took: Duration,
+    /// The longest that the shard's loop was held up at once.
+    pub longest_turn: Duration,
+    /// False where the next change came before every connection was looked at.
+    pub finished: bool,
+}
+
+/// An open connection whose client would no longer be let in.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    pub reason: CloseReason,
+    pub detail: String,
+    pub listener: Arc<str>,
+    pub peer: SocketAddr,
+    pub unique_id: u128,
 }
 
 /// What became of a client that was let in.
@@ -62,6 +127,7 @@ pub struct Service {
 pub struct Mailbox {
     commands: Producer<Command>,
     reports: Consumer<Report>,
+    reviews: Consumer<Review>,
     counters: Arc<Counters>,
     waker: Waker,
 }
@@ -71,6 +137,7 @@ pub struct Mailbox {
 pub struct Inbox {
     commands: Consumer<Command>,
     reports: Producer<Report>,
+    reviews: Producer<Review>,
     counters: Arc<Counters>,
     /// Whether connections that end as they should are reported too.
     access: bool,
@@ -80,10 +147,12 @@ pub struct Inbox {
 pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
     let (command_writer, commands) = RingBuffer::new(COMMANDS);
     let (reports, report_reader) = RingBuffer::new(REPORT_QUEUE_LEN);
+    let (reviews, review_reader) = RingBuffer::new(REVIEWS);
     let counters = Arc::new(Counters::new());
     let mailbox = Mailbox {
         commands: command_writer,
         reports: report_reader,
+        reviews: review_reader,
         counters: Arc::clone(&counters),
         waker,
     };
@@ -92,6 +161,7 @@ pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
         Inbox {
             commands,
             reports,
+            reviews,
             counters,
             access,
         },
@@ -99,11 +169,16 @@ pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
 }
 
 impl Mailbox {
-    /// Sends a command; `false` when the shard has not taken the last ones.
-    pub fn send(&mut self, command: Command) -> bool {
-        let sent = self.commands.push(command).is_ok();
+    /// Sends a command; gives it back when the shard has not taken the last ones.
+    pub fn send(&mut self, command: Command) -> Result<(), Command> {
+        let sent = self.commands.push(command);
         self.waker.wake();
-        sent
+        sent.map_err(|PushError::Full(command)| command)
+    }
+
+    /// The generation of the installation that the shard works from; 0 before the first.
+    pub fn installed(&self) -> u64 {
+        self.counters.generation()
     }
 
     /// Whether the shard has ended, regularly or not.
@@ -114,6 +189,11 @@ impl Mailbox {
     /// The next report that waits.
     pub fn report(&mut self) -> Option<Report> {
         self.reports.pop().ok()
+    }
+
+    /// The next review that waits.
+    pub fn review(&mut self) -> Option<Review> {
+        self.reviews.pop().ok()
     }
 
     pub fn counters(&self) -> &Arc<Counters> {
@@ -130,12 +210,23 @@ impl Inbox {
         &self.counters
     }
 
+    /// From now on connections that end as they should are reported, or are not.
+    pub(super) fn report_access(&mut self, access: bool) {
+        self.access = access;
+    }
+
     pub(super) fn reports_access(&self) -> bool {
         self.access
     }
 
     pub(super) fn report(&mut self, report: Report) {
         if self.reports.push(report).is_err() {
+            self.counters.count_lost_report();
+        }
+    }
+
+    pub(super) fn review(&mut self, review: Review) {
+        if self.reviews.push(review).is_err() {
             self.counters.count_lost_report();
         }
     }

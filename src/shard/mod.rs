@@ -8,8 +8,12 @@ mod accepting;
 mod admission;
 mod counters;
 mod entry;
+mod front;
+mod install;
 pub mod mailbox;
 mod reporting;
+mod review;
+mod tenure;
 mod timers;
 mod turn;
 mod upstreams;
@@ -17,6 +21,7 @@ mod upstreams;
 pub use counters::Counters;
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,17 +30,18 @@ use slab::Slab;
 use crate::block::Pool;
 use crate::clock::Clock;
 use crate::close_reason::CloseReason;
-use crate::connection::{Action, Command as ConnectionCommand, Event, Settings};
-use crate::limits::ACCEPTS_IN_FLIGHT;
-use crate::ring::{Listener, Operation, Ring, Token, Waker};
+use crate::connection::{Action, Command as ConnectionCommand, Event};
+use crate::ring::{Listener, Ring, Token, Waker};
 use crate::snapshot::Snapshot;
-use crate::trust::cache::{self, VerdictCache};
 
+use accepting::Gate;
 use admission::Admission;
 use entry::{Entry, Kind};
+use front::Front;
 use mailbox::{Command, Inbox};
+use review::UnderWay;
+use tenure::TimeUp;
 use timers::Timers;
-use upstreams::Upstreams;
 
 /// The longest wait, so that the published figures do not go stale.
 const TURN_MAX: Duration = Duration::from_secs(1);
@@ -49,18 +55,6 @@ const TIMERS_PER_CONNECTION_MAX: usize = 4;
 /// Timers that are never too many, so that few connections do not cause frequent searches.
 const TIMERS_MIN: usize = 4096;
 
-/// A listening socket of this shard and what its connections share.
-struct Gate {
-    listener: Listener,
-    /// Index of the listener in the snapshot.
-    index: usize,
-    settings: Arc<Settings>,
-    /// Accepts in flight.
-    accepts: [Option<Operation>; ACCEPTS_IN_FLIGHT],
-    /// When accepting goes on after the process ran out of something.
-    paused_until: Option<Instant>,
-}
-
 /// One shard. It runs until it is told to stop or has drained.
 pub struct Shard {
     id: u32,
@@ -69,17 +63,22 @@ pub struct Shard {
     clock: Clock,
     now: Instant,
     snapshot: Arc<Snapshot>,
-    gates: Vec<Gate>,
+    /// With the indices of the snapshot's listeners.
+    fronts: Vec<Rc<Front>>,
+    /// That of the last installation; 0 before the first.
+    generation: u64,
+    gates: Slab<Gate>,
     connections: Slab<Entry>,
     admission: Admission,
     timers: Timers,
-    upstreams: Upstreams,
     inbox: Inbox,
     waker: Waker,
     /// Connections and sides whose receive found no buffer.
     starving: Vec<Token>,
     /// Reused by every event.
     actions: Vec<Action>,
+    /// Open connections that are still to be judged by the snapshot.
+    review: Option<UnderWay>,
     draining: Option<Instant>,
     stopping: bool,
     accepted: u64,
@@ -114,13 +113,13 @@ impl Shard {
             identifier_prefix,
         } = parts;
         let now = clock.now();
-        let gates = listeners.into_iter().map(|(index, listener)| Gate {
-            settings: Arc::new(entry::settings(&snapshot.listeners[index])),
-            listener,
-            index,
-            accepts: [None; ACCEPTS_IN_FLIGHT],
-            paused_until: None,
-        });
+        let fronts = snapshot.listeners.iter();
+        let fronts: Vec<_> = fronts
+            .map(|listener| Front::new(listener, 0, None))
+            .collect();
+        let gates = listeners
+            .into_iter()
+            .map(|(index, socket)| Gate::new(socket, Rc::clone(&fronts[index])));
         Self {
             id,
             ring,
@@ -129,17 +128,19 @@ impl Shard {
                 usize::from(crate::limits::RECEIVE_BUFFERS),
             ),
             now,
-            gates: gates.collect(),
+            gates: gates.enumerate().collect(),
+            fronts,
+            generation: 0,
             connections: Slab::new(),
             admission: Admission::new(snapshot.limits.connections, snapshot.limits.handshakes),
             timers: Timers::new(),
-            upstreams: Upstreams::new(&snapshot),
             clock,
             snapshot,
             inbox,
             waker,
             starving: Vec::new(),
             actions: Vec::new(),
+            review: None,
             draining: None,
             stopping: false,
             accepted: 0,
@@ -153,13 +154,10 @@ impl Shard {
     ///
     /// When the ring itself fails; connections are gone then.
     pub fn run(mut self) -> io::Result<()> {
-        let bounds = self.snapshot.verdict_cache;
-        cache::install(bounds.map(|(bounds, ttl)| VerdictCache::new(bounds, ttl)));
+        self.remember_verdicts();
         let waker = self.waker.clone();
         self.ring.watch(&waker, Token::from(Kind::Wake));
-        for gate in 0..self.gates.len() {
-            self.accept_more(gate);
-        }
+        self.accept_everywhere();
         while !self.is_done() {
             self.ring.wait(Some(self.until_next_deadline()))?;
             self.now = self.clock.now();
@@ -167,6 +165,7 @@ impl Shard {
             self.commands();
             self.deadlines();
             self.feed_starving();
+            self.go_on_with_review();
             self.publish();
         }
         Ok(())
@@ -178,7 +177,10 @@ impl Shard {
     }
 
     fn until_next_deadline(&self) -> Duration {
-        let gates = self.gates.iter().filter_map(|gate| gate.paused_until);
+        if self.review.is_some() {
+            return Duration::ZERO;
+        }
+        let gates = self.gates.iter().filter_map(|(_, gate)| gate.paused_until);
         let draining = self.draining.filter(|_| !self.stopping);
         let next = gates.chain(self.timers.next()).chain(draining).min();
         let wait = next.map(|at| at.saturating_duration_since(self.now));
@@ -195,6 +197,7 @@ impl Shard {
                     self.draining.get_or_insert(self.now + within);
                     self.stop_accepting();
                 }
+                Command::Install(installation) => self.install(*installation),
                 Command::Stop => {
                     self.stopping = true;
                     self.stop_accepting();
@@ -209,14 +212,15 @@ impl Shard {
             self.stopping = true;
             self.end_all(CloseReason::Drained);
         }
-        for gate in 0..self.gates.len() {
-            if self.gates[gate]
-                .paused_until
-                .is_some_and(|until| until <= self.now)
-            {
-                self.gates[gate].paused_until = None;
-                self.accept_more(gate);
+        let mut resumes = false;
+        for (_, gate) in &mut self.gates {
+            if gate.paused_until.is_some_and(|until| until <= self.now) {
+                gate.paused_until = None;
+                resumes = true;
             }
+        }
+        if resumes {
+            self.accept_everywhere();
         }
         while let Some(key) = self.timers.pop(self.now) {
             let Some(entry) = self.connections.get_mut(key as usize) else {
@@ -227,8 +231,15 @@ impl Shard {
             }
             if entry.connection.deadline() <= self.now {
                 self.dispatch(key, Event::Deadline);
-            } else {
-                self.arm(key);
+                continue;
+            }
+            match entry
+                .time_up
+                .filter(|time_up| time_up.instant() <= self.now)
+            {
+                Some(TimeUp::At(_, reason)) => self.time_is_up(key, reason),
+                Some(TimeUp::LookAgain(_)) => self.begin_tenure(key),
+                None => self.arm(key),
             }
         }
     }
@@ -261,7 +272,7 @@ impl Shard {
         if entry.connection.is_closed() {
             return;
         }
-        let deadline = entry.connection.deadline();
+        let deadline = entry.deadline();
         if entry.needs_timer(deadline) {
             self.timers.push(deadline, key);
             self.forget_old_timers();

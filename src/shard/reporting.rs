@@ -26,7 +26,7 @@ impl Shard {
 
     fn describe(&self, entry: &Entry, reason: CloseReason) -> Report {
         let connection = &entry.connection;
-        let listener = &self.snapshot.listeners[entry.listener];
+        let listener = &entry.front.listener;
         let refused = connection.refused();
         let session = connection.session();
         let identity = session.map(|session| Arc::clone(session.client.peer().identity()));
@@ -49,7 +49,8 @@ impl Shard {
                 rule: Arc::from(session.client.rule()),
                 upstream: entry
                     .last_choice
-                    .and_then(|choice| self.upstreams.target(choice).cloned()),
+                    .as_ref()
+                    .map(|upstream| Arc::clone(&upstream.target)),
                 bytes_up: connection.bytes()[0],
                 bytes_down: connection.bytes()[1],
                 lasted: self.now - entry.accepted_at,

@@ -1,6 +1,8 @@
 //! One turn: completions become events, and actions become submissions.
 
 use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Shard;
 use super::entry::Kind;
@@ -232,20 +234,26 @@ impl Shard {
         }
     }
 
-    fn connect(&mut self, key: u32, permit: &ConnectPermit) {
+    /// The permit is the proof that policy let the client in.
+    fn connect(&mut self, key: u32, _permit: &ConnectPermit) {
+        if !self.may_connect(key) {
+            return;
+        }
         let Some(entry) = self.connections.get_mut(key as usize) else {
             return;
         };
-        let chosen = self
-            .upstreams
-            .choose(entry.listener, permit.route(), &mut entry.tried);
-        let Some((choice, target)) = chosen else {
+        let Some(session) = entry.connection.session() else {
+            return;
+        };
+        let group = entry.front.groups.get(session.route);
+        let Some(upstream) = group.and_then(|group| group.choose(&mut entry.tried)) else {
             let nothing_left = io::Error::from(io::ErrorKind::NotConnected);
             return self.dispatch(key, Event::Connected(Err(nothing_left)));
         };
         self.inbox.counters().count_upstream_connect();
-        entry.choice = Some(choice);
-        entry.last_choice = Some(choice);
+        let target = Arc::clone(&upstream.target);
+        entry.last_choice = Some(Rc::clone(&upstream));
+        entry.choice = Some(upstream);
         let token = Kind::ConnectUpstream.token(key);
         match self.ring.connect(&target, DescriptorKind::Direct, token) {
             Ok((descriptor, operation)) => {
@@ -268,7 +276,7 @@ impl Shard {
         if side == Side::Upstream
             && let Some(choice) = entry.choice.take()
         {
-            self.upstreams.release(choice);
+            choice.release();
         }
         if side == Side::Upstream
             && let Some(operation) = entry.connect
@@ -294,6 +302,7 @@ impl Shard {
             self.admission.handshake_done();
             if let Some(session) = entry.connection.session() {
                 self.inbox.counters().count_established(session.resumed);
+                self.begin_tenure(key);
             }
         }
     }

@@ -1,117 +1,86 @@
 //! Which upstream a connection goes to.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::ring::Target;
-use crate::snapshot::{Balance, RouteTarget, Snapshot, UpstreamAddress};
+use crate::snapshot::{Balance, RouteTarget, UpstreamAddress};
 
 /// Upstreams tried by one connection, as a set of indices; those past the 64th are never
 /// remembered as tried.
 pub(super) type Tried = u64;
 
-/// The upstreams of every route of every listener, as this shard sees them.
-pub(super) struct Upstreams {
-    /// By listener, then by route.
-    groups: Vec<Vec<Group>>,
+/// One upstream as this shard sees it.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) target: Arc<Target>,
+    /// Connections of this shard to it.
+    open: Cell<usize>,
 }
 
-/// An upstream that was chosen; given back when its connection is over.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Choice {
-    listener: usize,
-    route: usize,
-    pub(super) upstream: usize,
-}
-
-struct Group {
+/// The upstreams of a route.
+#[derive(Debug)]
+pub(super) struct Group {
     balance: Balance,
-    targets: Vec<Arc<Target>>,
-    /// Connections of this shard to each.
-    open: Vec<usize>,
+    upstreams: Vec<Rc<Upstream>>,
     /// Where the search starts, so that equals take turns.
-    next: usize,
+    next: Cell<usize>,
 }
 
-impl Upstreams {
-    pub(super) fn new(snapshot: &Snapshot) -> Self {
-        let groups = snapshot.listeners.iter();
-        Self {
-            groups: groups
-                .map(|listener| listener.routes.iter().map(Group::new).collect())
-                .collect(),
-        }
-    }
-
-    /// Chooses an upstream that was not tried, or `None` when all were.
-    pub(super) fn choose(
-        &mut self,
-        listener: usize,
-        route: usize,
-        tried: &mut Tried,
-    ) -> Option<(Choice, Arc<Target>)> {
-        let group = self.groups.get_mut(listener)?.get_mut(route)?;
-        let upstream = group.choose(*tried)?;
-        *tried |= 1_u64
-            .checked_shl(u32::try_from(upstream).ok()?)
-            .unwrap_or(0);
-        let target = Arc::clone(&group.targets[upstream]);
-        Some((
-            Choice {
-                listener,
-                route,
-                upstream,
-            },
-            target,
-        ))
-    }
-
-    pub(super) fn release(&mut self, choice: Choice) {
-        let group = self
-            .groups
-            .get_mut(choice.listener)
-            .and_then(|g| g.get_mut(choice.route));
-        if let Some(open) = group.and_then(|group| group.open.get_mut(choice.upstream)) {
-            *open = open.saturating_sub(1);
-        }
-    }
-
-    /// The address of a choice, for the log.
-    pub(super) fn target(&self, choice: Choice) -> Option<&Arc<Target>> {
-        self.groups
-            .get(choice.listener)?
-            .get(choice.route)?
-            .targets
-            .get(choice.upstream)
+impl Upstream {
+    /// One connection to it is over.
+    pub(super) fn release(&self) {
+        self.open.set(self.open.get().saturating_sub(1));
     }
 }
 
 impl Group {
-    fn new(route: &RouteTarget) -> Self {
-        let targets = route.upstreams.iter().map(|address| match address {
-            UpstreamAddress::Tcp(address) => Arc::new(Target::Tcp(*address)),
-            UpstreamAddress::Unix(path) => Arc::new(Target::Unix(path.clone())),
+    /// The upstreams of `route`. Those that `before` had too go on with their counts.
+    pub(super) fn new(route: &RouteTarget, before: Option<&Self>) -> Self {
+        let upstreams = route.upstreams.iter().map(|address| {
+            let target = match address {
+                UpstreamAddress::Tcp(address) => Target::Tcp(*address),
+                UpstreamAddress::Unix(path) => Target::Unix(path.clone()),
+            };
+            let known = before.and_then(|before| {
+                let mut known = before.upstreams.iter();
+                known.find(|upstream| *upstream.target == target)
+            });
+            known.cloned().unwrap_or_else(|| {
+                Rc::new(Upstream {
+                    target: Arc::new(target),
+                    open: Cell::new(0),
+                })
+            })
         });
-        let targets: Vec<_> = targets.collect();
         Self {
             balance: route.balance,
-            open: vec![0; targets.len()],
-            targets,
-            next: 0,
+            upstreams: upstreams.collect(),
+            next: Cell::new(0),
         }
     }
 
-    fn choose(&mut self, tried: Tried) -> Option<usize> {
-        let len = self.targets.len();
+    /// Chooses an upstream that was not tried, or `None` when all were. It counts one connection
+    /// more until it is released.
+    pub(super) fn choose(&self, tried: &mut Tried) -> Option<Rc<Upstream>> {
+        let len = self.upstreams.len();
         let untried = (0..len)
-            .map(|offset| (self.next + offset) % len)
-            .filter(|&index| index >= 64 || tried & (1 << index) == 0);
+            .map(|offset| (self.next.get() + offset) % len)
+            .filter(|&index| index >= 64 || *tried & (1 << index) == 0);
+        let open = |index: usize| self.upstreams[index].open.get();
         let chosen = match self.balance {
             Balance::RoundRobin => untried.take(1).next(),
-            Balance::LeastConnections => untried.min_by_key(|&index| self.open[index]),
+            Balance::LeastConnections => untried.min_by_key(|&index| open(index)),
         }?;
-        self.next = (chosen + 1) % len;
-        self.open[chosen] += 1;
-        Some(chosen)
+        self.next.set((chosen + 1) % len);
+        *tried |= u32::try_from(chosen)
+            .ok()
+            .and_then(|chosen| 1_u64.checked_shl(chosen))
+            .unwrap_or(0);
+        let upstream = &self.upstreams[chosen];
+        upstream.open.set(upstream.open.get() + 1);
+        Some(Rc::clone(upstream))
     }
 }
 
@@ -119,35 +88,63 @@ impl Group {
 mod tests {
     use super::*;
 
-    fn group(balance: Balance, len: u16) -> Group {
-        let upstreams = (0..len).map(|n| UpstreamAddress::Tcp(([127, 0, 0, 1], 1000 + n).into()));
-        Group::new(&RouteTarget {
+    fn route(balance: Balance, ports: &[u16]) -> RouteTarget {
+        let upstreams = ports
+            .iter()
+            .map(|port| UpstreamAddress::Tcp(([127, 0, 0, 1], *port).into()));
+        RouteTarget {
             name: Arc::from("r"),
             upstreams: upstreams.collect(),
             balance,
-        })
+        }
+    }
+
+    fn group(balance: Balance, ports: &[u16]) -> Group {
+        Group::new(&route(balance, ports), None)
+    }
+
+    /// The port of the upstream chosen.
+    fn choose(group: &Group, mut tried: Tried) -> Option<u16> {
+        let upstream = group.choose(&mut tried)?;
+        match &*upstream.target {
+            Target::Tcp(address) => Some(address.port()),
+            Target::Unix(_) => None,
+        }
     }
 
     #[test]
     fn round_robin_takes_turns() {
-        let mut group = group(Balance::RoundRobin, 3);
-        let chosen: Vec<_> = (0..6).filter_map(|_| group.choose(0)).collect();
-        assert_eq!(chosen, [0, 1, 2, 0, 1, 2]);
+        let group = group(Balance::RoundRobin, &[10, 11, 12]);
+        let chosen: Vec<_> = (0..6).filter_map(|_| choose(&group, 0)).collect();
+        assert_eq!(chosen, [10, 11, 12, 10, 11, 12]);
     }
 
     #[test]
     fn least_connections_prefers_the_idle_and_lets_equals_take_turns() {
-        let mut group = group(Balance::LeastConnections, 3);
-        let chosen: Vec<_> = (0..3).filter_map(|_| group.choose(0)).collect();
-        assert_eq!(chosen, [0, 1, 2]);
-        group.open[1] -= 1;
-        assert_eq!(group.choose(0), Some(1));
+        let group = group(Balance::LeastConnections, &[10, 11, 12]);
+        let chosen: Vec<_> = (0..3).filter_map(|_| choose(&group, 0)).collect();
+        assert_eq!(chosen, [10, 11, 12]);
+        group.upstreams[1].release();
+        assert_eq!(choose(&group, 0), Some(11));
     }
 
     #[test]
     fn what_was_tried_is_left_out_until_nothing_is_left() {
-        let mut group = group(Balance::RoundRobin, 2);
-        assert_eq!(group.choose(0b01), Some(1));
-        assert_eq!(group.choose(0b11), None);
+        let group = group(Balance::RoundRobin, &[10, 11]);
+        let mut tried = 0;
+        assert!(group.choose(&mut tried).is_some());
+        assert_eq!(tried, 0b01);
+        assert!(group.choose(&mut tried).is_some());
+        assert!(group.choose(&mut tried).is_none());
+    }
+
+    #[test]
+    fn an_upstream_that_stays_goes_on_with_its_count() {
+        let before = group(Balance::LeastConnections, &[10, 11]);
+        assert_eq!(choose(&before, 0), Some(10));
+        let after = Group::new(&route(Balance::LeastConnections, &[12, 10]), Some(&before));
+        assert_eq!(choose(&after, 0), Some(12), "10 has a connection");
+        before.upstreams[0].release();
+        assert_eq!(after.upstreams[1].open.get(), 0);
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../common/pki.rs"]
 mod pki;
 
+mod explain;
 mod files;
 mod listeners;
 mod program;
@@ -12,6 +13,7 @@ mod rules;
 mod running;
 mod scratch;
 mod settings;
+mod spiffe;
 mod syntax;
 
 use std::path::Path;

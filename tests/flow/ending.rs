@@ -181,7 +181,7 @@ fn a_drain_lets_what_is_open_finish() {
     let world = World::new(&upstream.toml(), "");
     let mut streams: Vec<_> = (0..5).map(|_| relaying(&world)).collect();
     let within = 30 * SECOND;
-    world.command(Command::Drain { within });
+    world.command(|| Command::Drain { within });
     refuses_new_clients(&world);
     world.clock.advance(29 * SECOND);
     for stream in &mut streams {
@@ -203,12 +203,12 @@ fn a_drains_deadline_ends_the_rest() {
     // One that is still shaking hands, and must not hold the drain up either.
     let mut silent = world.dial();
     world.reaches("handshakes", 1, Counters::handshaking);
-    world.command(Command::Drain {
+    world.command(|| Command::Drain {
         within: 30 * SECOND,
     });
     refuses_new_clients(&world);
     // A second drain does not put the first one's end off.
-    world.command(Command::Drain {
+    world.command(|| Command::Drain {
         within: 300 * SECOND,
     });
     world.clock.advance(30 * SECOND);
@@ -228,7 +228,7 @@ fn a_drains_deadline_ends_the_rest() {
 fn a_drain_with_nothing_open_ends_at_once() {
     let upstream = Upstream::new(Manner::Echo);
     let world = World::new(&upstream.toml(), "");
-    world.command(Command::Drain {
+    world.command(|| Command::Drain {
         within: 300 * SECOND,
     });
     world.eventually("the shard ends", |terminator| terminator.ended());
@@ -241,7 +241,7 @@ fn a_stop_ends_everything_now() {
     let mut stream = relaying(&world);
     let mut silent = world.dial();
     world.reaches("handshakes", 1, Counters::handshaking);
-    world.command(Command::Stop);
+    world.command(|| Command::Stop);
     said_goodbye(&mut stream);
     assert_eq!(read_to_end(&mut silent), b"");
     drop(stream);

@@ -14,6 +14,8 @@ mod pressure;
 mod protocol;
 mod refusal;
 mod relay;
+mod reload;
 mod resumption;
+mod revocation;
 mod routes;
 mod start;

@@ -165,7 +165,7 @@ impl World {
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.terminator.lock().unwrap().addresses().to_vec()
+        self.terminator.lock().unwrap().addresses()
     }
 
     pub fn terminator<R>(&self, use_it: impl FnOnce(&mut Terminator) -> R) -> R {
@@ -283,10 +283,35 @@ impl World {
     }
 
     /// Sends every shard a command.
-    pub fn command(&self, command: Command) {
+    pub fn command(&self, command: impl Fn() -> Command) {
         self.terminator(|terminator| {
-            assert!(terminator.mailboxes().all(|mailbox| mailbox.send(command)));
+            let mut mailboxes = terminator.mailboxes();
+            assert!(mailboxes.all(|mailbox| mailbox.send(command()).is_ok()));
         });
+    }
+
+    /// Changes the shards over to what `config` says now and waits until they have. Notes of what
+    /// stays as it is are returned.
+    pub fn install(&self, snapshot: &Arc<Snapshot>) -> Result<Vec<String>, StartError> {
+        let (generation, notes) = self.terminator(|terminator| {
+            let (mailboxes, mut changer) = terminator.controls();
+            let change = changer.prepare(snapshot)?;
+            let generation = change.installations[0].generation;
+            for (mailbox, installation) in mailboxes.into_iter().zip(change.installations) {
+                let command = Command::Install(Box::new(installation));
+                mailbox.send(command).expect("a shard that takes commands");
+            }
+            Ok((generation, change.notes))
+        })?;
+        let until = Instant::now() + LIMIT;
+        let is_installed = |terminator: &mut Terminator| {
+            terminator.mailboxes().all(|m| m.installed() == generation)
+        };
+        while !self.terminator(is_installed) {
+            assert!(Instant::now() < until, "not installed within {LIMIT:?}");
+            std::thread::yield_now();
+        }
+        Ok(notes)
     }
 
     /// Waits until `count` connections have ended for `reason`.
@@ -354,7 +379,7 @@ impl Drop for World {
     fn drop(&mut self) {
         self.terminator(|terminator| {
             for mailbox in terminator.mailboxes() {
-                mailbox.send(Command::Stop);
+                let _ = mailbox.send(Command::Stop);
             }
         });
         while !self.terminator(|terminator| terminator.ended()) {

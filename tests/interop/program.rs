@@ -113,11 +113,26 @@ impl Service {
         service
     }
 
-    /// What it wrote so far.
+    #[allow(dead_code, reason = "a bench asks for it")]
     pub fn process_id(&self) -> u32 {
         self.child.id()
     }
 
+    /// Asks it to end and waits until it has, without a fault of its own.
+    #[allow(dead_code, reason = "only some targets restart a program")]
+    #[track_caller]
+    pub fn terminate(mut self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", "TERM", &id])
+            .status()
+            .unwrap();
+        assert!(sent.success(), "kill: {sent}");
+        let status = until("the end of a program", || self.child.try_wait().unwrap());
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// What it wrote so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -1,0 +1,85 @@
+//! Changing over to another snapshot, between two turns of the loop.
+
+use std::rc::Rc;
+
+use super::Shard;
+use super::accepting::Gate;
+use super::front::Front;
+use super::mailbox::{Installation, ListeningSocket};
+use crate::trust::cache::{self, VerdictCache};
+
+impl Shard {
+    /// Serves the installation's snapshot from now on. No connection is dropped, and none that
+    /// waits at a socket that stays is refused.
+    pub(super) fn install(&mut self, installation: Installation) {
+        let Installation {
+            generation,
+            snapshot,
+            limits,
+            sockets,
+        } = installation;
+        let caches_anew = snapshot.verdict_cache != self.snapshot.verdict_cache;
+        self.fronts = snapshot
+            .listeners
+            .iter()
+            .map(|listener| {
+                let before = self.front(&listener.name);
+                Front::new(listener, generation, before.map(|front| &**front))
+            })
+            .collect();
+        self.generation = generation;
+        self.snapshot = snapshot;
+        self.admission
+            .set_bounds(limits.connections, limits.handshakes);
+        self.pool.set_capacity(limits.buffer_blocks);
+        self.inbox.report_access(self.snapshot.log.access);
+        if caches_anew {
+            self.remember_verdicts();
+        }
+        self.change_sockets(sockets);
+        self.begin_review(generation);
+        self.inbox.counters().set_generation(generation);
+    }
+
+    /// What serves the listener of this name now.
+    pub(super) fn front(&self, name: &str) -> Option<&Rc<Front>> {
+        self.fronts
+            .iter()
+            .find(|front| &*front.listener.name == name)
+    }
+
+    /// Starts an empty verdict cache of the snapshot's size.
+    pub(super) fn remember_verdicts(&self) {
+        let bounds = self.snapshot.verdict_cache;
+        cache::install(bounds.map(|(bounds, ttl)| VerdictCache::new(bounds, ttl)));
+    }
+
+    /// Accepts at these sockets and no others.
+    fn change_sockets(&mut self, sockets: Vec<(usize, ListeningSocket)>) {
+        if self.stopping || self.draining.is_some() {
+            return;
+        }
+        let mut unnamed: Vec<usize> = self.gates.iter().map(|(gate, _)| gate).collect();
+        for (index, socket) in sockets {
+            let front = Rc::clone(&self.fronts[index]);
+            match socket {
+                ListeningSocket::New(socket) => {
+                    self.gates.insert(Gate::new(socket, front));
+                }
+                ListeningSocket::Kept(address) => {
+                    let kept = unnamed
+                        .iter()
+                        .position(|&gate| self.gates[gate].is_at(address));
+                    if let Some(kept) = kept {
+                        let gate = unnamed.swap_remove(kept);
+                        self.gates[gate].front = front;
+                    }
+                }
+            }
+        }
+        for gate in unnamed {
+            self.close_gate(gate);
+        }
+        self.accept_everywhere();
+    }
+}
