@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use ringgate::block::{Block, Pool};
 use ringgate::ring::{
-    Completion, Descriptor, DescriptorKind, Operation, Outcome, ReceiveEnd, Received, Ring,
-    RingError, RingOptions, Target, Token,
+    Completion, DescriptorKind, Outcome, ReceiveEnd, Received, Ring, RingError, RingOptions,
+    Target, Token,
 };
 
 use super::cpu_window::CpuWindow;
