@@ -1,25 +1,23 @@
 //! The command line.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use core_affinity::CoreId;
+use serde::{Deserialize, Serialize};
 
-use crate::client::{Ciphers, Confirm, Groups, Versions};
+use crate::args::{DemoArgs, EchoArgs, PkiArgs, RunArgs};
 use crate::echo::{Echo, EchoOptions};
 use crate::floor::Floor;
 use crate::pki::{self, KeyKind, Pki, PkiOptions};
 use crate::report::print;
-use crate::threshold::Thresholds;
-use crate::{demo, run_command, units};
+use crate::{demo, run_command};
 
 /// How the process ends.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     Held,
     /// The command line, or a file that it names, is wrong.
@@ -70,211 +68,6 @@ pub enum Command {
     Pki(PkiArgs),
     /// Load on a server.
     Run(Box<RunArgs>),
-}
-
-#[derive(Args, Debug)]
-pub struct DemoArgs {
-    /// Measured time of each phase.
-    #[arg(short, long, default_value = "3s", value_parser = units::duration)]
-    pub duration: Duration,
-    /// Write the result to this file.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Measure nothing: leave terminator and echo running, and print commands to try by hand.
-    #[arg(long)]
-    pub keep: bool,
-    /// The kind of every key.
-    #[arg(long, value_enum, default_value_t)]
-    pub key: KeyKind,
-    /// Put an intermediate CA between each root and its leaves.
-    #[arg(long)]
-    pub intermediate: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct EchoArgs {
-    /// Port 0 takes a free one.
-    #[arg(default_value = "127.0.0.1:9000")]
-    pub listen: SocketAddr,
-    /// Expect a PROXY v2 header in front of each connection.
-    #[arg(long)]
-    pub proxy: bool,
-    /// CPU of its one thread [default: not pinned].
-    #[arg(long)]
-    pub cpu: Option<usize>,
-    /// Connections at a time.
-    #[arg(short, long, value_name = "N", default_value = "16384", value_parser = connections)]
-    pub connections: usize,
-}
-
-#[derive(Args, Debug)]
-pub struct PkiArgs {
-    /// Where the files go.
-    pub directory: PathBuf,
-    /// Clients with good certificates.
-    #[arg(long, default_value_t = 1)]
-    pub clients: u32,
-    /// Put an intermediate CA between each root and its leaves.
-    #[arg(long)]
-    pub intermediate: bool,
-    /// The kind of every key.
-    #[arg(long, value_enum, default_value_t)]
-    pub key: KeyKind,
-    /// The server's DNS name or IP address.
-    #[arg(long, value_name = "NAME")]
-    pub server_name: Option<String>,
-    /// Clients whose certificate has expired.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub expired: u32,
-    /// Clients with a certificate of another CA.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub wrong_ca: u32,
-}
-
-/// What each connection does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Mode {
-    /// Large echoes on held connections.
-    Bulk,
-    /// Connect, shake hands, one echo, close.
-    Handshake,
-    /// Small requests on held connections, one at a time each.
-    Rr,
-}
-
-#[derive(Args, Debug)]
-pub struct RunArgs {
-    #[arg(value_name = "HOST:PORT")]
-    pub target: String,
-    #[arg(long, value_enum, default_value = "handshake")]
-    pub mode: Mode,
-    /// What counts as a served handshake.
-    #[arg(long, value_enum, default_value = "echo")]
-    pub confirm: Confirm,
-    /// Connections at a time.
-    #[arg(short, long, value_name = "N", default_value_t = 64, value_parser = connections)]
-    pub connections: usize,
-    /// Measured time, after the warm-up.
-    #[arg(short, long, default_value = "10s", value_parser = measured_time)]
-    pub duration: Duration,
-    /// Units a second, whatever the server does (open loop). Without it each connection begins
-    /// the next unit when the last has ended (closed loop).
-    #[arg(short = 'R', long, value_parser = units::rate)]
-    pub rate: Option<f64>,
-    /// Load threads.
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = threads)]
-    pub threads: usize,
-    /// What each unit sends and expects back [default: 1B handshake, 1KiB rr, 64KiB bulk].
-    #[arg(long, value_parser = units::size)]
-    pub size: Option<usize>,
-    /// Time before measuring begins [default: 500ms, and with --resume 1ms for each identity, in
-    /// which it gets its first session].
-    #[arg(long, value_parser = units::duration)]
-    pub warmup: Option<Duration>,
-    /// How long connecting, the handshake and each unit may take.
-    #[arg(long, default_value = "5s", value_parser = measured_time)]
-    pub timeout: Duration,
-    /// CAs that the server's certificate may come from.
-    #[arg(long, value_name = "FILE", required_unless_present = "insecure")]
-    pub ca: Option<PathBuf>,
-    /// Believe any server and check no signature of it, which costs the generator least; the
-    /// report says so.
-    #[arg(long, conflicts_with = "ca")]
-    pub insecure: bool,
-    /// Certificate chain of the client.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "key",
-        conflicts_with = "identities"
-    )]
-    pub cert: Option<PathBuf>,
-    /// Key of the client.
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    pub key: Option<PathBuf>,
-    /// Clients that connections present in turn: a directory made by `pki`, or how many to make
-    /// with --issuer-cert and --issuer-key.
-    #[arg(long, value_name = "DIR|N")]
-    pub identities: Option<Identities>,
-    /// CA that signs the clients of --identities N; `pki` leaves one as client-issuer.pem.
-    #[arg(long, value_name = "FILE", requires = "issuer_key")]
-    pub issuer_cert: Option<PathBuf>,
-    /// Key of that CA.
-    #[arg(long, value_name = "FILE", requires = "issuer_cert")]
-    pub issuer_key: Option<PathBuf>,
-    /// Share of connections that shall resume a session, 0 to 1; the share reached is reported.
-    #[arg(long, value_name = "RATIO", default_value = "0", value_parser = units::ratio)]
-    pub resume: f64,
-    /// Cipher suites to offer, best first, as in TLS_AES_128_GCM_SHA256 [default: rustls's].
-    #[arg(long, value_name = "NAMES")]
-    pub ciphers: Option<Ciphers>,
-    /// Groups to offer, best first, as in X25519,secp256r1 [default: rustls's].
-    #[arg(long, value_name = "NAMES")]
-    pub groups: Option<Groups>,
-    /// TLS versions to offer [default: 1.3,1.2].
-    #[arg(long, value_name = "VERSIONS")]
-    pub tls: Option<Versions>,
-    /// Name to ask for and to verify [default: HOST].
-    #[arg(long, value_name = "NAME")]
-    pub sni: Option<String>,
-    /// CPUs of the load threads, in turn [default: not pinned].
-    #[arg(long, value_delimiter = ',')]
-    pub cpus: Vec<usize>,
-    /// Processes whose CPU time, and that of their children, is the server's.
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
-    pub server_pid: Vec<u32>,
-    /// What must hold, as in p99<20ms,err<0.1%,sent>0.99
-    #[arg(long, value_name = "CONDITIONS")]
-    pub threshold: Option<Thresholds>,
-    /// Write the result to this file.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Print no table.
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
-/// Where a pool of clients comes from.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Identities {
-    Directory(PathBuf),
-    /// Made at the start.
-    Made(u32),
-}
-
-impl FromStr for Identities {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Ok(Self::Directory(PathBuf::from(text)));
-        }
-        let made = text.parse().ok();
-        let made = made.filter(|made| (1..=pki::CLIENTS_MAX).contains(made));
-        made.map(Self::Made)
-            .ok_or_else(|| format!("expected a number from 1 to {}", pki::CLIENTS_MAX))
-    }
-}
-
-fn measured_time(text: &str) -> Result<Duration, String> {
-    match units::duration(text) {
-        Ok(Duration::ZERO) => Err("must be more than nothing".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn connections(text: &str) -> Result<usize, String> {
-    count(text, 1_000_000)
-}
-
-fn threads(text: &str) -> Result<usize, String> {
-    count(text, 1_024)
-}
-
-fn count(text: &str, max: usize) -> Result<usize, String> {
-    let count = text.parse().ok().filter(|count| (1..=max).contains(count));
-    count.ok_or_else(|| format!("expected a number from 1 to {max}"))
 }
 
 /// The first address of `HOST:PORT`, and its host.
@@ -395,7 +188,12 @@ fn write_pki(args: &PkiArgs) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
     use super::*;
+    use crate::args::{Identities, Mode};
+    use crate::client::{Arrival, Confirm};
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once("ringgate-loadgen").chain(line.split_whitespace()))
@@ -426,7 +224,7 @@ mod tests {
         );
         assert_eq!(
             (args.duration, args.size),
-            (Duration::from_secs(5), Some(2048))
+            (Some(Duration::from_secs(5)), Some(2048))
         );
         assert_eq!((args.mode, args.confirm), (Mode::Rr, Confirm::Echo));
         assert_eq!((args.cpus, args.server_pid), (vec![1, 2], vec![7]));
@@ -441,6 +239,13 @@ mod tests {
         );
         assert_eq!(args.identities, Some(Identities::Made(100)));
         assert_eq!((args.resume, args.confirm), (0.7, Confirm::Ticket));
+        let args = run_args(
+            "run a:1 --insecure --ramp 1k:3k:1k/2s --arrival uniform --sources 4 --mode hold \
+             --ciphers TLS_AES_128_GCM_SHA256 --groups X25519 --tls 1.3",
+        );
+        assert_eq!(args.ramp.unwrap().steps().len(), 3);
+        assert_eq!((args.arrival, args.sources), (Arrival::Uniform, Some(4)));
+        assert_eq!(args.mode, Mode::Hold);
         assert!(args.ciphers.is_some() && args.groups.is_some() && args.tls.is_some());
     }
 
@@ -458,7 +263,15 @@ mod tests {
             ("run a:1 --insecure -d 10", "10s or 500ms"),
             ("run a:1 --insecure -R 0", "5000 or 5k"),
             ("run a:1 --insecure --size 0", "1KiB"),
-            ("run a:1 --insecure --mode hold", "handshake"),
+            ("run a:1 --insecure --mode walk", "handshake"),
+            ("run a:1 --insecure --ramp 1k", "1k:20k:1k/10s"),
+            (
+                "run a:1 --insecure --ramp 1k:2k:1k/1s -R 5",
+                "cannot be used",
+            ),
+            ("run a:1 --insecure --arrival bursts", "poisson"),
+            ("run a:1 --insecure --sources 0", "1 to"),
+            ("run a:1 --insecure --reqs-per-conn 0", "1 to"),
             ("run a:1 --insecure --confirm maybe", "ticket"),
             ("run a:1 --insecure --resume 1.5", "0.1%"),
             ("run a:1 --insecure --identities 0", "1 to 1000000"),

@@ -22,6 +22,8 @@ pub enum Failure {
     LocalPorts,
     /// Connected and shaken hands, but no answer came in time.
     RequestTimeout,
+    /// A client that must be refused, of this kind, was served.
+    ServedWrongly(&'static str),
     /// Another error of the operating system.
     System(i32),
     TcpRefused,
@@ -81,6 +83,11 @@ impl Failure {
         matches!(self, Self::LocalDescriptors | Self::LocalPorts)
     }
 
+    /// Whether a client was served that must be refused.
+    pub fn is_wrong_service(&self) -> bool {
+        matches!(self, Self::ServedWrongly(_))
+    }
+
     /// Whether the server said no: an alert, a refused connection, or an end.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Alert(_) | Self::TcpReset | Self::UnexpectedEof)
@@ -106,6 +113,7 @@ impl fmt::Display for Failure {
             Self::LocalDescriptors => "local:descriptors",
             Self::LocalPorts => "local:ports",
             Self::RequestTimeout => "request_timeout",
+            Self::ServedWrongly(kind) => return write!(f, "served:{kind}"),
             Self::System(errno) => return write!(f, "errno:{errno}"),
             Self::TcpRefused => "tcp_refused",
             Self::TcpReset => "tcp_reset",

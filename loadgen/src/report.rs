@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::cli::Status;
+use crate::details::Details;
 use crate::identity_check::IdentityCounts;
 use crate::run::Measured;
 use crate::statistics::{Kind, Statistics};
@@ -18,8 +20,11 @@ pub fn print(text: &str) {
 }
 
 /// What is counted in a phase.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Unit {
+    /// A connection that was made and is held.
+    Connection,
     /// A byte in one direction: an echo of n bytes counts 2 n.
     Byte,
     Handshake,
@@ -27,7 +32,7 @@ pub enum Unit {
 }
 
 /// A phase as it is printed and written.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Phase {
     pub name: String,
     /// Units that were served in the measured time.
@@ -46,7 +51,6 @@ pub struct Phase {
     pub p99_us: Option<f64>,
     pub p999_us: Option<f64>,
     pub errors: BTreeMap<String, u64>,
-    #[serde(skip)]
     pub unit: Unit,
 }
 
@@ -57,7 +61,7 @@ impl Phase {
         let statistics = &measured.statistics;
         let units = match unit {
             Unit::Byte => statistics.bytes,
-            Unit::Handshake | Unit::Request => statistics.confirmed,
+            Unit::Connection | Unit::Handshake | Unit::Request => statistics.confirmed,
         };
         let server_cpu_us_per_unit = measured.server_cpu_us_per(units);
         let latency = statistics.latency();
@@ -65,7 +69,7 @@ impl Phase {
         Self {
             name: name.to_owned(),
             confirmed: units,
-            confirmed_per_s: units as f64 / measured.duration.as_secs_f64(),
+            confirmed_per_s: measured.per_s(units as f64),
             server_cpu_us_per_unit,
             floor_us,
             floor_ratio: server_cpu_us_per_unit
@@ -99,7 +103,7 @@ impl Phase {
         Self {
             name: name.to_owned(),
             confirmed: units,
-            confirmed_per_s: units as f64 / measured.duration.as_secs_f64(),
+            confirmed_per_s: measured.per_s(units as f64),
             server_cpu_us_per_unit,
             floor_us,
             floor_ratio: server_cpu_us_per_unit
@@ -116,7 +120,7 @@ impl Phase {
 }
 
 /// What the handshakes of a run were.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Handshakes {
     /// Done, as the TLS sessions say; served or not.
     pub full: u64,
@@ -143,14 +147,25 @@ impl Handshakes {
     }
 }
 
+/// Name and version of the JSON. The version changes when a field changes its meaning or goes;
+/// fields that are new do not change it.
+pub const SCHEMA: &str = "ringgate-loadgen/1";
+
 /// A whole result.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Report {
+    /// [`SCHEMA`]; what has another is not read.
+    pub schema: String,
     pub phases: Vec<Phase>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshakes: Option<Handshakes>,
     pub identity: IdentityCounts,
     pub verdict: String,
+    /// What the verdict's exit code means: see [`Status`].
+    pub status: Status,
+    /// Only of a run.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Details>,
 }
 
 impl Report {
@@ -213,7 +228,9 @@ fn row(phase: &Phase) -> [String; 9] {
     };
     let rate = match phase.unit {
         Unit::Byte => format!("{:.2} GB", phase.confirmed_per_s / 1e9),
-        Unit::Handshake | Unit::Request => format!("{:.0}", phase.confirmed_per_s),
+        Unit::Connection | Unit::Handshake | Unit::Request => {
+            format!("{:.0}", phase.confirmed_per_s)
+        }
     };
     [
         phase.name.clone(),
@@ -271,6 +288,9 @@ mod tests {
             handshakes: None,
             identity,
             verdict: "held".to_owned(),
+            status: Status::Held,
+            details: None,
+            schema: SCHEMA.to_owned(),
         }
     }
 
@@ -305,7 +325,10 @@ mod tests {
                 .collect::<std::collections::BTreeSet<_>>()
         };
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(keys(&json), set(&["phases", "identity", "verdict"]));
+        assert_eq!(
+            keys(&json),
+            set(&["schema", "phases", "identity", "verdict", "status"])
+        );
         assert_eq!(keys(&json["identity"]), set(&["checked", "mismatched"]));
         let phase = &json["phases"][0];
         let fields = [
@@ -320,6 +343,7 @@ mod tests {
             "p99_us",
             "p999_us",
             "errors",
+            "unit",
         ];
         assert_eq!(keys(phase), set(&fields));
         assert_eq!(phase["confirmed_per_s"], 5_000.0);

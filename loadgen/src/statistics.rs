@@ -58,6 +58,16 @@ impl Latency {
         (beyond > 2.0 - 1e-6).then(|| ns_to_us(self.0.value_at_quantile(quantile)))
     }
 
+    /// In µs; `None` without samples.
+    pub fn mean_us(&self) -> Option<f64> {
+        (self.count() > 0).then(|| self.0.mean() / 1e3)
+    }
+
+    /// Samples, in nanoseconds.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
     pub fn max_us(&self) -> Option<f64> {
         (self.count() > 0).then(|| ns_to_us(self.0.max()))
     }
@@ -93,12 +103,16 @@ pub struct Statistics {
     pub connect: Latency,
     /// Connected to the client's Finished sent.
     pub tls: Latency,
-    /// Finished sent to the first byte of the echo: the server's acceptance.
+    /// Finished sent to the first byte of the echo, or the ticket: the server's acceptance.
     pub confirm: Latency,
+    /// A request sent to the first byte of its answer.
+    pub first_byte: Latency,
     /// The whole unit from the moment it was begun.
     pub plain: Latency,
     /// The whole unit from the moment it was due; only with a rate.
     pub corrected: Latency,
+    /// From the moment a unit was due to that it was begun; only with a rate.
+    pub late: Latency,
     /// CPU time of the load threads in the measured time.
     pub own_cpu: Duration,
     /// The busiest load thread's share of its CPU, 0 to 1.
@@ -196,6 +210,8 @@ impl Statistics {
         self.connect.add(&other.connect);
         self.tls.add(&other.tls);
         self.confirm.add(&other.confirm);
+        self.first_byte.add(&other.first_byte);
+        self.late.add(&other.late);
         self.plain.add(&other.plain);
         self.corrected.add(&other.corrected);
         self.own_cpu += other.own_cpu;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use ringgate::block::Block;
 
-use super::Session;
+use super::{Recorder, Served, Session};
 use crate::failure::Failure;
-use crate::statistics::{Kind, Statistics};
+use crate::statistics::Kind;
 
 /// What counts as a served handshake.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -21,40 +21,29 @@ pub enum Confirm {
     None,
 }
 
+/// What a unit of work is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Work {
+    /// A connection: made, shaken hands, confirmed, closed.
+    Handshakes,
+    /// A connection that is made, confirmed, and then held without a byte until the end.
+    Hold,
+    /// An echo on a connection that is held.
+    Requests,
+}
+
 /// What the connections do.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// One unit per connection, which is a handshake; or many requests on a held connection.
-    pub handshakes: bool,
+    pub work: Work,
     /// What counts as a served handshake.
     pub confirm: Confirm,
     /// What each unit sends and expects back.
     pub payload: Arc<[u8]>,
+    /// Requests after which a connection is closed and made anew; `None` is never.
+    pub requests_per_connection: Option<u64>,
     /// How long connecting, the handshake and each unit may take.
     pub timeout: Duration,
-}
-
-/// Statistics of the measured time: what ends before `from` or after `until` does not count.
-#[derive(Debug)]
-pub struct Recorder {
-    pub statistics: Statistics,
-    pub from: Instant,
-    pub until: Instant,
-    /// Whether units have a due time of their own.
-    pub open_loop: bool,
-}
-
-impl Recorder {
-    pub fn counts(&self, now: Instant) -> bool {
-        (self.from..self.until).contains(&now)
-    }
-
-    /// Errors after the end still count: a unit that hangs must not vanish.
-    pub fn fail(&mut self, failure: Failure, now: Instant) {
-        if now >= self.from {
-            self.statistics.fail(failure);
-        }
-    }
 }
 
 /// What a connection wants next.
@@ -140,8 +129,13 @@ impl Connection {
             }
         })?;
         if let Phase::Echoing(_) = self.phase {
-            if before == 0 && echoed > 0 && workload.handshakes && recorder.counts(now) {
-                recorder.statistics.confirm.record(now - self.since);
+            if before == 0 && echoed > 0 && recorder.counts(now) {
+                let statistics = &mut recorder.statistics;
+                let first = match workload.work {
+                    Work::Handshakes | Work::Hold => &mut statistics.confirm,
+                    Work::Requests => &mut statistics.first_byte,
+                };
+                first.record(now - self.since);
             }
             self.phase = Phase::Echoing(echoed);
             if echoed == workload.payload.len() {
@@ -193,7 +187,7 @@ impl Connection {
             }
         }
         self.since = now;
-        if !workload.handshakes {
+        if workload.work == Work::Requests {
             self.phase = Phase::Ready;
             return Ok(());
         }
@@ -214,27 +208,24 @@ impl Connection {
     }
 
     fn unit_done(&mut self, now: Instant, workload: &Workload, recorder: &mut Recorder) {
-        if recorder.counts(now) {
-            let statistics = &mut recorder.statistics;
-            statistics.confirmed += 1;
-            if !workload.handshakes || workload.confirm == Confirm::Echo {
-                statistics.bytes += 2 * workload.payload.len() as u64;
-            }
-            statistics.plain.record(now - self.begun);
-            if workload.handshakes {
-                let of_kind = statistics.of_kind(self.kind);
-                of_kind.confirmed += 1;
-                of_kind.unit.record(now - self.begun);
-            }
-            if recorder.open_loop {
-                statistics
-                    .corrected
-                    .record(now.saturating_duration_since(self.due));
-            }
-        }
+        let echoes = workload.work == Work::Requests || workload.confirm == Confirm::Echo;
+        let served = Served {
+            due: self.due,
+            begun: self.begun,
+            kind: (workload.work != Work::Requests).then_some(self.kind),
+            bytes: 2 * workload.payload.len() as u64 * u64::from(echoes),
+        };
+        recorder.serve(&served, now);
         self.since = now;
         self.units_done += 1;
-        if workload.handshakes {
+        let is_last = match workload.work {
+            Work::Handshakes => true,
+            Work::Hold => false,
+            Work::Requests => workload
+                .requests_per_connection
+                .is_some_and(|max| self.units_done >= max),
+        };
+        if is_last {
             self.session.close();
             self.phase = Phase::Finished;
         } else {

@@ -1,9 +1,10 @@
 //! Small TLS servers, a thread per connection.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringgate_loadgen::pki::Pki;
@@ -17,6 +18,8 @@ pub enum Behaviour {
     Deaf,
     /// Resumes sessions, of TLS 1.2 too.
     Echo,
+    /// Echoes once and closes TCP.
+    EndAfterEcho,
     EchoAfter(Duration),
     /// As `Echo`, and forgets every session.
     Forgetful,
@@ -31,6 +34,7 @@ pub enum Behaviour {
 
 pub struct Server {
     address: SocketAddr,
+    peers: Arc<Mutex<BTreeSet<String>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -40,16 +44,30 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (config, stopped) = (config(pki, behaviour), stop.clone());
+        let peers: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let seen = peers.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
                 let (stream, config) = (stream.unwrap(), config.clone());
+                if let Ok(peer) = stream.peer_addr() {
+                    seen.lock().unwrap().insert(peer.ip().to_string());
+                }
                 std::thread::spawn(move || drop(serve(stream, config, behaviour)));
             }
         });
-        Self { address, stop }
+        Self {
+            address,
+            peers,
+            stop,
+        }
+    }
+
+    /// Addresses that connected.
+    pub fn peers(&self) -> BTreeSet<String> {
+        self.peers.lock().unwrap().clone()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -145,6 +163,7 @@ fn serve(
             Behaviour::EchoAfter(pause) => std::thread::sleep(pause),
             Behaviour::WrongEcho => buffer[0] ^= 1,
             Behaviour::Echo
+            | Behaviour::EndAfterEcho
             | Behaviour::Forgetful
             | Behaviour::HangUp
             | Behaviour::NoTickets
@@ -152,5 +171,8 @@ fn serve(
         }
         tls.write_all(&buffer[..len])?;
         tls.flush()?;
+        if let Behaviour::EndAfterEcho = behaviour {
+            return Ok(());
+        }
     }
 }
