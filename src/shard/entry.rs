@@ -94,6 +94,10 @@ pub(super) struct Entry {
     pub(super) accepted_at: Instant,
     /// When it ends whatever happens on it, if ever.
     pub(super) time_up: Option<TimeUp>,
+    /// What the client sent of a handshake, until it is its turn.
+    pub(super) waiting: Vec<u8>,
+    /// A step of the handshake was taken.
+    pub(super) has_begun: bool,
     /// Counted as a handshake still.
     pub(super) handshaking: bool,
     /// The earliest timer that runs for this connection.
@@ -121,6 +125,8 @@ impl Entry {
             front,
             accepted_at: now,
             time_up: None,
+            waiting: Vec::new(),
+            has_begun: false,
             handshaking: true,
             timer: None,
         }

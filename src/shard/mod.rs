@@ -9,6 +9,7 @@ mod admission;
 mod counters;
 mod entry;
 mod front;
+mod handshakes;
 mod install;
 pub mod mailbox;
 mod reporting;
@@ -38,6 +39,7 @@ use accepting::Gate;
 use admission::Admission;
 use entry::{Entry, Kind};
 use front::Front;
+use handshakes::Handshakes;
 use mailbox::{Command, Inbox};
 use review::UnderWay;
 use tenure::TimeUp;
@@ -73,6 +75,7 @@ pub struct Shard {
     timers: Timers,
     inbox: Inbox,
     waker: Waker,
+    handshakes: Handshakes,
     /// Connections and sides whose receive found no buffer.
     starving: Vec<Token>,
     /// Reused by every event.
@@ -138,6 +141,7 @@ impl Shard {
             snapshot,
             inbox,
             waker,
+            handshakes: Handshakes::default(),
             starving: Vec::new(),
             actions: Vec::new(),
             review: None,
@@ -165,6 +169,7 @@ impl Shard {
             self.commands();
             self.deadlines();
             self.feed_starving();
+            self.go_on_with_handshakes();
             self.go_on_with_review();
             self.publish();
         }
@@ -177,7 +182,7 @@ impl Shard {
     }
 
     fn until_next_deadline(&self) -> Duration {
-        if self.review.is_some() {
+        if self.review.is_some() || !self.handshakes.is_empty() {
             return Duration::ZERO;
         }
         let gates = self.gates.iter().filter_map(|(_, gate)| gate.paused_until);

@@ -44,18 +44,21 @@ impl Shard {
     }
 
     fn received(&mut self, key: u32, side: Side, buffer: Received, more: bool) {
-        if let Some(entry) = self.connections.get_mut(key as usize) {
-            let bytes = self.ring.received(&buffer);
-            if !more {
-                let socket = entry.socket(side);
-                socket.receive = None;
-                socket.drained = bytes.len() < BLOCK_LEN;
-            }
+        if let Some(entry) = self.connections.get_mut(key as usize)
+            && !more
+        {
+            let socket = entry.socket(side);
+            socket.receive = None;
+            socket.drained = self.ring.received(&buffer).len() < BLOCK_LEN;
+        }
+        let is_kept = side == Side::Client && self.keeps_for_handshake(key, &buffer);
+        if !is_kept && let Some(entry) = self.connections.get_mut(key as usize) {
             let mut context = Context {
                 now: self.now,
                 pool: &mut self.pool,
                 actions: &mut self.actions,
             };
+            let bytes = self.ring.received(&buffer);
             entry
                 .connection
                 .on(Event::Received(side, bytes), &mut context);
@@ -83,10 +86,12 @@ impl Shard {
             }
             ReceiveEnd::EndOfStream => {
                 socket.wanted = false;
+                self.client_left_handshake(key, side);
                 self.dispatch(key, Event::Ended(side, Ok(())));
             }
             ReceiveEnd::Failed(error) => {
                 socket.wanted = false;
+                self.client_left_handshake(key, side);
                 self.dispatch(key, Event::Ended(side, Err(error)));
             }
         }
@@ -193,6 +198,10 @@ impl Shard {
                 }
             }
             Action::Close(reason) => {
+                if !entry.waiting.is_empty() {
+                    entry.waiting = Vec::new();
+                    self.handshakes.forget(key);
+                }
                 self.report(key, reason);
                 self.close_socket(key, Side::Client);
                 self.close_socket(key, Side::Upstream);
