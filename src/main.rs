@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
-use ringgate::control::{self, Control, Ending};
+use ringgate::control::{self, Control, Ending, Loader};
 use ringgate::terminator::{self, Terminator};
 
 #[cfg(feature = "mimalloc")]
@@ -110,19 +110,23 @@ fn doctor() -> Result<(), String> {
 
 fn run(file: &Path) -> Result<(), String> {
     let clock = Clock::system();
-    let snapshot = control::load(file, &clock).map_err(|errors| listed(&errors, file))?;
+    let loader = Loader::new(file.to_owned(), clock.clone());
+    let loaded = loader.load().map_err(|errors| listed(&errors, file))?;
+    let snapshot = Arc::clone(&loaded.snapshot);
     control::log::init(snapshot.log);
     for warning in &snapshot.warnings {
         control::log::warning(warning);
     }
-    let (drain_timeout, access) = (snapshot.drain_timeout, snapshot.log.access);
     // Before the shards: from their first connection on, somebody takes signals and reports.
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
-    let mut terminator =
-        Terminator::start(&Arc::new(snapshot), &clock).map_err(|error| error.to_string())?;
+    let mut terminator = Terminator::start(&snapshot, &clock).map_err(|error| error.to_string())?;
+    // The control plane knows when nobody needs it any more.
+    drop(snapshot);
     control::log::notes(terminator.notes());
     control::log::started(&terminator.addresses());
-    let ending = control.run(terminator.mailboxes(), drain_timeout, access);
+    let (mailboxes, mut changer) = terminator.controls();
+    let prepare = move |snapshot: &_| changer.prepare(snapshot).map_err(|e| e.to_string());
+    let ending = control.run(mailboxes, loaded, loader, Box::new(prepare));
     if ending == Ending::Unresponsive {
         // Joining their threads would wait for ever.
         std::mem::forget(terminator);

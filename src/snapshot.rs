@@ -67,6 +67,13 @@ pub struct Listener {
     pub timeouts: Timeouts,
 }
 
+impl Listener {
+    /// Whether anybody but the owner of this reference holds the listener or a part of it.
+    pub fn is_held(this: &Arc<Self>) -> bool {
+        Arc::strong_count(this) > 1 || this.acceptor.is_held()
+    }
+}
+
 /// Where the connections of a route go.
 #[derive(Clone, Debug)]
 pub struct RouteTarget {
@@ -126,7 +133,19 @@ impl Snapshot {
     /// Everything that is wrong: where the configuration itself is, the files that it names are
     /// checked all the same.
     pub fn load_file(file: &Path, clock: &Clock) -> Result<(Config, Self), Vec<ConfigError>> {
-        match Config::load(file) {
+        Self::load_parsed(Config::load(file), clock)
+    }
+
+    /// As [`Self::load_file`], of a configuration that was read already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load_file`].
+    pub fn load_parsed(
+        parsed: Result<Config, config::Rejected>,
+        clock: &Clock,
+    ) -> Result<(Config, Self), Vec<ConfigError>> {
+        match parsed {
             Ok(config) => Self::load(&config, clock).map(|snapshot| (config, snapshot)),
             Err(config::Rejected {
                 mut errors,

@@ -39,6 +39,9 @@ pub struct Config {
     pub log: LogOptions,
     pub resumption: ResumptionOptions,
     pub verdict_cache: VerdictCacheOptions,
+    pub reload: ReloadOptions,
+    /// Every file that is named anywhere above.
+    pub files: FileReferences,
 }
 
 /// One listener: where it listens and what it does with whom.
@@ -101,6 +104,17 @@ pub struct FileReferences {
     pub client_ca: Vec<FileSetting>,
     pub crls: Vec<FileSetting>,
     pub steks: Vec<FileSetting>,
+}
+
+impl FileReferences {
+    /// The paths of all files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let pairs = self.certificates.iter();
+        let pairs = pairs.flat_map(|pair| [&pair.certificate, &pair.key]);
+        let others = [&self.client_ca, &self.crls, &self.steks];
+        let files = pairs.chain(others.into_iter().flatten());
+        files.map(|file| file.path.as_path())
+    }
 }
 
 /// Where an upstream listens.
@@ -193,6 +207,13 @@ pub struct VerdictCacheOptions {
     pub ttl: Duration,
 }
 
+/// How a running process takes up what has changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReloadOptions {
+    /// Whether files are watched, so that no signal is needed.
+    pub watch: bool,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LogOptions {
@@ -249,7 +270,7 @@ impl Config {
             process::config(&file, root)
         });
         match (config, document.into_errors()) {
-            (Some(config), (errors, _)) if errors.is_empty() => Ok(config),
+            (Some(config), (errors, files)) if errors.is_empty() => Ok(Self { files, ..config }),
             (_, (errors, files)) => Err(Rejected { errors, files }),
         }
     }

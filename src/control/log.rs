@@ -24,6 +24,12 @@ pub fn warning(warning: &ConfigError) {
     tracing::warn!(place = %warning.place, remedy, "{problem}");
 }
 
+/// What is wrong with a configuration, in one line.
+pub(super) fn error_line(error: &ConfigError) -> String {
+    let [problem, remedy] = [&error.problem, &error.remedy].map(|text| escaped(text));
+    format!("{}: {problem}; remedy: {remedy}", error.place)
+}
+
 /// Logs what the terminator does without.
 pub fn notes(notes: &[String]) {
     for note in notes {

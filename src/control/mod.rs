@@ -2,8 +2,13 @@
 //! and what the shards report into log lines. The data plane never waits for it.
 
 mod executor;
+#[cfg(test)]
+mod fake;
+mod loader;
 pub mod log;
+mod reload;
 mod report;
+mod retired;
 mod shards;
 mod signals;
 
@@ -15,6 +20,8 @@ use crate::snapshot::Snapshot;
 
 pub use crate::snapshot::new_stek;
 pub use executor::{Control, ControlError, Ending};
+pub use loader::{Loaded, Loader};
+pub use reload::Prepare;
 pub use shards::Port;
 
 /// Reads and checks a configuration and every file that it names.
