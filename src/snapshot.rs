@@ -3,6 +3,7 @@
 //! [`Snapshot::load`] reads and checks every file that the configuration names; afterwards nothing
 //! on the data path reads a file.
 
+mod changes;
 mod files;
 mod stek;
 
@@ -26,6 +27,7 @@ use crate::trust::stek::{Secret, Stek};
 pub use crate::config::{
     Balance, Greeting, LogFormat, LogLevel, LogOptions, ShardPlan, Timeouts, UpstreamAddress,
 };
+pub use changes::{Changes, needs_restart};
 use files::Files;
 pub use stek::new_stek;
 

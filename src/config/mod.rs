@@ -24,6 +24,7 @@ use crate::trust::domain::RevocationPolicy;
 use crate::trust::name::NamePattern;
 
 pub use error::{ConfigError, Place, render};
+pub use format::{show_duration, show_size};
 
 /// A configuration whose every value is of the right form and within its range.
 #[derive(Clone, Debug)]

@@ -158,6 +158,20 @@ impl TrustDomain {
         &self.name
     }
 
+    /// The anchors, as certificates.
+    pub fn anchors(&self) -> impl Iterator<Item = &Identity> {
+        self.authorities.iter().map(|authority| &authority.identity)
+    }
+
+    /// What the CRLs say of themselves, the newest first.
+    pub fn crls(&self) -> impl Iterator<Item = &RevocationList> {
+        self.crls.iter().map(|crl| &crl.about)
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// SHA-256 over what decides here: anchors, CRLs, policy and revocation settings. The order of
     /// anchors and of CRLs, and the domain's name, do not change it.
     pub fn digest(&self) -> [u8; 32] {

@@ -166,6 +166,8 @@ pub struct RevocationList {
     /// Seconds since the Unix epoch.
     pub this_update: i64,
     pub next_update: Option<i64>,
+    /// How many certificates it revokes.
+    pub revoked: usize,
 }
 
 impl RevocationList {
@@ -182,6 +184,7 @@ impl RevocationList {
             issuer: distinguished_name(crl.issuer()),
             this_update: crl.last_update().timestamp(),
             next_update: crl.next_update().map(|time| time.timestamp()),
+            revoked: crl.iter_revoked_certificates().count(),
         })
     }
 }

@@ -23,4 +23,5 @@ pub mod verifier;
 pub use domain::{Authorized, Refusal, TrustDomain, VerifiedPeer};
 pub use identity::Identity;
 pub use policy::{Decision, Policy};
+pub use refusal::utc;
 pub use summary::{ChainEntry, ChainSummary};

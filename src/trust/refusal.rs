@@ -203,8 +203,8 @@ pub(super) fn seconds(time: UnixTime) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// RFC 3339, to the second.
-pub(super) fn utc(seconds: i64) -> String {
+/// Seconds since the Unix epoch as RFC 3339 writes them.
+pub fn utc(seconds: i64) -> String {
     let Ok(time) = OffsetDateTime::from_unix_timestamp(seconds) else {
         return format!("{seconds} s after the Unix epoch");
     };

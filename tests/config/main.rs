@@ -3,6 +3,7 @@
 #[path = "../common/pki.rs"]
 mod pki;
 
+mod changes;
 mod files;
 mod listeners;
 mod program;
