@@ -23,7 +23,7 @@
 //! |---|---|
 //! | [`config`] | TOML to a configuration that is valid by construction |
 //! | [`snapshot`] | its immutable runtime form, every file read and checked |
-//! | [`control`] | signals, logs: one asynchronous executor that the data plane never waits for |
+//! | [`control`] | signals, reload, logs: one asynchronous executor that the data plane never waits for |
 //!
 //! And what everybody may use: [`limits`], [`close_reason`], [`clock`], [`block`].
 //!

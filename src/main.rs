@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
-use ringgate::control::{self, Control, Ending, Loader};
+use ringgate::control::{self, Control, Ending, Source};
 use ringgate::terminator::{self, Terminator};
 
 #[cfg(feature = "mimalloc")]
@@ -27,6 +27,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Terminates TLS as the configuration says, until SIGTERM
+    ///
+    /// The first SIGTERM or SIGINT drains, the second ends at once. SIGHUP, and a change of the
+    /// configuration or of a file that it names, reload; what is broken changes nothing.
     Run(ConfigArgument),
     /// Checks a configuration and every file it names, and prints all that is wrong
     Check(ConfigArgument),
@@ -110,9 +113,9 @@ fn doctor() -> Result<(), String> {
 
 fn run(file: &Path) -> Result<(), String> {
     let clock = Clock::system();
-    let loader = Loader::new(file.to_owned(), clock.clone());
-    let loaded = loader.load().map_err(|errors| listed(&errors, file))?;
-    let snapshot = Arc::clone(&loaded.snapshot);
+    let source = Source::open(file.to_owned(), clock.clone());
+    let source = source.map_err(|errors| listed(&errors, file))?;
+    let snapshot = Arc::clone(source.snapshot());
     control::log::init(snapshot.log);
     for warning in &snapshot.warnings {
         control::log::warning(warning);
@@ -126,7 +129,7 @@ fn run(file: &Path) -> Result<(), String> {
     control::log::started(&terminator.addresses());
     let (mailboxes, mut changer) = terminator.controls();
     let prepare = move |snapshot: &_| changer.prepare(snapshot).map_err(|e| e.to_string());
-    let ending = control.run(mailboxes, loaded, loader, Box::new(prepare));
+    let ending = control.run(mailboxes, source, Box::new(prepare));
     if ending == Ending::Unresponsive {
         // Joining their threads would wait for ever.
         std::mem::forget(terminator);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind};
 
-use super::loader::{Loaded, Loader};
+use super::loader::Source;
 use super::reload::{Cause, Prepare, Reloader};
 use super::shards::{Port, Shard};
 use super::signals::{Collected, Signal, Signals};
@@ -87,14 +87,13 @@ impl Control {
         })
     }
 
-    /// Looks after `shards`, which serve `loaded`, until all have ended: the first SIGTERM or
-    /// SIGINT drains them, the second ends them at once, and SIGHUP has them serve what `loader`
-    /// loads then, once `prepare` has readied it.
+    /// Looks after `shards`, which serve `source`, until all have ended: the first SIGTERM or SIGINT
+    /// drains them, the second ends them at once; SIGHUP, or a change of the files, has them serve
+    /// what the files say then, once `prepare` has readied it.
     pub fn run<'a, P: Port>(
         mut self,
         shards: impl IntoIterator<Item = P>,
-        loaded: Loaded,
-        loader: Loader,
+        source: Source,
         prepare: Box<Prepare<'a>>,
     ) -> Ending {
         let Self {
@@ -102,7 +101,7 @@ impl Control {
             signals,
             clock,
         } = &mut self;
-        let reloader = Reloader::new(loader, prepare, clock.clone(), loaded);
+        let reloader = Reloader::new(source, prepare, clock.clone());
         let mut keeper = Keeper::new(shards, reloader);
         executor.run(async {
             let signals = signals.collect().unwrap_or_else(|error| {
@@ -262,7 +261,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::control::fake::{DRAIN, FakeShard, Told, loaded, logged, prepare};
+    use crate::control::fake::{DRAIN, FakeShard, Told, loaded, logged, prepare, source};
 
     fn clock() -> Clock {
         Clock::manual(Duration::from_secs(1))
@@ -270,8 +269,8 @@ mod tests {
 
     fn keeper(shards: &[&FakeShard]) -> Keeper<'static, FakeShard> {
         let ports = shards.iter().map(|shard| (*shard).clone());
-        let loader = Loader::with(|| Ok(loaded()));
-        let reloader = Reloader::new(loader, prepare(shards.len()), clock(), loaded());
+        let source = source(|| Ok(loaded()));
+        let reloader = Reloader::new(source, prepare(shards.len()), clock());
         Keeper::new(ports, reloader)
     }
 
@@ -295,9 +294,9 @@ mod tests {
         let shards = [FakeShard::ending_on(DRAIN), FakeShard::ending_on(DRAIN)];
         reload.write_all(b"x").unwrap();
         end.write_all(b"x").unwrap();
-        let loader = Loader::with(|| Ok(loaded()));
+        let source = source(|| Ok(loaded()));
         assert_eq!(
-            control.run(shards.clone(), loaded(), loader, prepare(2)),
+            control.run(shards.clone(), source, prepare(2)),
             Ending::Drained
         );
         for shard in &shards {

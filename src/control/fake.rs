@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::loader::Loaded;
+use super::loader::{Loaded, Loader, Source};
 use super::log::tests::logged as logged_with;
 use super::reload::Prepare;
 use super::shards::Port;
+use super::watch::Watch;
 use crate::config::{
-    Config, FileReferences, LimitOptions, LogFormat, LogLevel, LogOptions, ReloadOptions,
-    ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    Config, ConfigError, FileReferences, LimitOptions, LogFormat, LogLevel, LogOptions,
+    ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::shard::mailbox::{Change, Command, Installation, Report};
 use crate::snapshot::{Limits, Snapshot};
@@ -172,6 +173,17 @@ pub(super) fn loaded() -> Loaded {
     Loaded {
         config,
         snapshot: Arc::new(snapshot),
+    }
+}
+
+/// A configuration that listens nowhere, read again by `read`.
+pub(super) fn source(
+    read: impl Fn() -> Result<Loaded, Vec<ConfigError>> + Send + Sync + 'static,
+) -> Source {
+    Source {
+        loader: Loader::with(move |_| read()),
+        loaded: loaded(),
+        watch: Watch::new(false),
     }
 }
 

@@ -5,13 +5,14 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, TryRecvError};
 use std::thread;
 
 use super::log;
 use super::report::escaped;
+use super::watch::Watch;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::snapshot::Snapshot;
@@ -21,9 +22,9 @@ const NICENESS: i32 = 19;
 
 /// A configuration that is sound, with all that it names.
 #[derive(Debug)]
-pub struct Loaded {
-    pub config: Config,
-    pub snapshot: Arc<Snapshot>,
+pub(super) struct Loaded {
+    pub(super) config: Config,
+    pub(super) snapshot: Arc<Snapshot>,
 }
 
 /// Why nothing was loaded.
@@ -57,56 +58,103 @@ impl Failure {
     }
 }
 
-type Read = dyn Fn() -> Result<Loaded, Vec<ConfigError>> + Send + Sync;
+type Read = dyn Fn(&mut Watch) -> Result<Loaded, Vec<ConfigError>> + Send + Sync;
 
-/// Loads one configuration, as often as asked.
-#[derive(Clone)]
-pub struct Loader(Arc<Read>);
+/// A configuration file: what it says now, and what it takes to read it again.
+#[derive(Debug)]
+pub struct Source {
+    pub(super) loader: Loader,
+    pub(super) loaded: Loaded,
+    pub(super) watch: Watch,
+}
 
-impl Loader {
-    pub fn new(file: PathBuf, clock: Clock) -> Self {
-        Self::with(move || {
-            let (config, snapshot) = Snapshot::load_parsed(Config::load(&file), &clock)?;
-            Ok(Loaded {
-                config,
-                snapshot: Arc::new(snapshot),
-            })
-        })
-    }
-
-    pub(super) fn with(
-        read: impl Fn() -> Result<Loaded, Vec<ConfigError>> + Send + Sync + 'static,
-    ) -> Self {
-        Self(Arc::new(read))
-    }
-
-    /// Loads now, on this thread.
+impl Source {
+    /// Reads and checks `file` and every file that it names; from then on they are watched, unless
+    /// the configuration says otherwise.
     ///
     /// # Errors
     ///
     /// Everything that is wrong, not only the first.
-    pub fn load(&self) -> Result<Loaded, Vec<ConfigError>> {
-        (self.0)()
+    pub fn open(file: PathBuf, clock: Clock) -> Result<Self, Vec<ConfigError>> {
+        let loader = Loader::new(file, clock);
+        let mut watch = Watch::new(true);
+        let loaded = (loader.0)(&mut watch)?;
+        Ok(Self {
+            loader,
+            loaded,
+            watch,
+        })
     }
 
-    /// Loads on a thread of its own.
-    pub(super) fn start(&self) -> Result<Load, Failure> {
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.loaded.snapshot
+    }
+}
+
+/// Loads one configuration, as often as asked.
+#[derive(Clone)]
+pub(super) struct Loader(Arc<Read>);
+
+impl Loader {
+    fn new(file: PathBuf, clock: Clock) -> Self {
+        Self::with(move |watch| read(&file, &clock, watch))
+    }
+
+    pub(super) fn with(
+        read: impl Fn(&mut Watch) -> Result<Loaded, Vec<ConfigError>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Loads on a thread of its own, which `watch` goes along to; where there is no thread, it is
+    /// left in its place.
+    pub(super) fn start(&self, watch: &mut Option<Watch>) -> Result<Load, Failure> {
         let (sender, outcome) = mpsc::channel();
+        // Sent after the thread is there: what a thread that cannot start was given is lost.
+        let (give, given) = mpsc::channel::<Option<Watch>>();
         let loader = self.clone();
         thread::Builder::new()
             .name("ringgate-loader".to_owned())
             .spawn(move || {
                 // Where it cannot be had, the load competes like any other thread.
                 let _ = rustix::process::nice(NICENESS);
-                // What a panic leaves behind is this load's alone: nothing is shared but the clock.
-                let loaded = catch_unwind(AssertUnwindSafe(|| loader.load()));
+                let watch = given.recv().ok().flatten();
+                let mut watch = watch.unwrap_or_else(|| Watch::new(false));
+                // What a panic leaves behind is this load's alone, but for the watch, whose worst is
+                // that a directory is watched in vain.
+                let loaded = catch_unwind(AssertUnwindSafe(|| (loader.0)(&mut watch)));
                 let loaded = loaded.map_err(|panic| Failure::Panicked(message(&*panic)));
+                let loaded = loaded.and_then(|loaded| loaded.map_err(Failure::Config));
                 // The control plane may have ended meanwhile.
-                let _ = sender.send(loaded.and_then(|loaded| loaded.map_err(Failure::Config)));
+                let _ = sender.send((loaded, watch));
             })
             .map_err(Failure::Thread)?;
+        // The thread waits for it.
+        let _ = give.send(watch.take());
         Ok(Load { outcome })
     }
+}
+
+/// Reads and checks `file` and all that it names. Each is watched before it is read, so that no
+/// change falls between.
+fn read(file: &Path, clock: &Clock, watch: &mut Watch) -> Result<Loaded, Vec<ConfigError>> {
+    let was_wanted = watch.is_wanted();
+    watch.cover([file]);
+    let parsed = Config::load(file);
+    let (is_wanted, files) = match &parsed {
+        Ok(config) => (config.reload.watch, &config.files),
+        Err(rejected) => (was_wanted, &rejected.files),
+    };
+    if is_wanted {
+        watch.cover(std::iter::once(file).chain(files.paths()));
+    } else {
+        watch.stop();
+    }
+    let (config, snapshot) = Snapshot::load_parsed(parsed, clock)?;
+    Ok(Loaded {
+        config,
+        snapshot: Arc::new(snapshot),
+    })
 }
 
 impl fmt::Debug for Loader {
@@ -125,18 +173,18 @@ fn message(panic: &(dyn Any + Send)) -> String {
 /// A load that is going on.
 #[derive(Debug)]
 pub(super) struct Load {
-    outcome: mpsc::Receiver<Result<Loaded, Failure>>,
+    outcome: mpsc::Receiver<(Result<Loaded, Failure>, Watch)>,
 }
 
 impl Load {
-    /// What came of it, once it is done.
-    pub(super) fn outcome(&self) -> Option<Result<Loaded, Failure>> {
+    /// What came of it, once it is done, and the watch.
+    pub(super) fn outcome(&self) -> Option<(Result<Loaded, Failure>, Watch)> {
         match self.outcome.try_recv() {
             Ok(outcome) => Some(outcome),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => {
                 let message = "its thread ended early".to_owned();
-                Some(Err(Failure::Panicked(message)))
+                Some((Err(Failure::Panicked(message)), Watch::new(true)))
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The control plane: one asynchronous executor that turns signals into commands for the shards
-//! and what the shards report into log lines. The data plane never waits for it.
+//! The control plane: one asynchronous executor that turns signals and changed files into commands
+//! for the shards and what the shards report into log lines. The data plane never waits for it.
 
 mod executor;
 #[cfg(test)]
@@ -11,6 +11,7 @@ mod report;
 mod retired;
 mod shards;
 mod signals;
+mod watch;
 
 use std::path::Path;
 
@@ -20,7 +21,7 @@ use crate::snapshot::Snapshot;
 
 pub use crate::snapshot::new_stek;
 pub use executor::{Control, ControlError, Ending};
-pub use loader::{Loaded, Loader};
+pub use loader::Source;
 pub use reload::Prepare;
 pub use shards::Port;
 

@@ -7,14 +7,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::loader::{Failure, Load, Loaded, Loader};
+use super::loader::{Failure, Load, Loaded, Loader, Source};
 use super::log;
+use super::report::escaped;
 use super::retired::Retired;
 use super::shards::{Port, Shard};
+use super::watch::Watch;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::limits::RELOAD_ERRORS_LOGGED_MAX;
 use crate::shard::mailbox::{Change, Command};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Changes, Snapshot, needs_restart};
 
 /// How long a load or an installation may take before a line in the log says so.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +28,8 @@ pub type Prepare<'a> = dyn FnMut(&Arc<Snapshot>) -> Result<Change, String> + 'a;
 /// What asked for a reload.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Cause {
+    /// Files have changed.
+    Watch,
     Signal,
 }
 
@@ -32,6 +37,7 @@ impl Cause {
     fn label(self) -> &'static str {
         match self {
             Self::Signal => "SIGHUP",
+            Self::Watch => "changed files",
         }
     }
 }
@@ -63,16 +69,22 @@ struct Going {
 enum Stage {
     Loading(Load),
     /// The shards have been sent this generation and take it up.
-    Installing(u64),
+    Installing(u64, Changes),
 }
 
 /// Reloads when asked to.
 pub(super) struct Reloader<'a> {
     loader: Loader,
+    /// `None` while a load has it.
+    watch: Option<Watch>,
     prepare: Box<Prepare<'a>>,
     clock: Clock,
     /// What the shards serve, or were told to.
     current: Loaded,
+    /// What the process began with, which some settings stay at.
+    started: Config,
+    /// What the log has been told to need a restart.
+    restart: Vec<String>,
     wanted: Option<Cause>,
     going: Option<Going>,
     retired: Retired,
@@ -80,17 +92,15 @@ pub(super) struct Reloader<'a> {
 }
 
 impl<'a> Reloader<'a> {
-    pub(super) fn new(
-        loader: Loader,
-        prepare: Box<Prepare<'a>>,
-        clock: Clock,
-        current: Loaded,
-    ) -> Self {
+    pub(super) fn new(source: Source, prepare: Box<Prepare<'a>>, clock: Clock) -> Self {
         Self {
-            loader,
+            loader: source.loader,
+            watch: Some(source.watch),
             prepare,
             clock,
-            current,
+            started: source.loaded.config.clone(),
+            restart: Vec::new(),
+            current: source.loaded,
             wanted: None,
             going: None,
             retired: Retired::default(),
@@ -125,6 +135,7 @@ impl<'a> Reloader<'a> {
     /// Goes on as far as that needs no waiting.
     pub(super) fn tick<P: Port>(&mut self, shards: &mut [Shard<P>]) {
         self.sweep();
+        self.look();
         match self.going.take() {
             None => self.start(),
             Some(going) => self.go_on(going, shards),
@@ -136,11 +147,22 @@ impl<'a> Reloader<'a> {
         self.going.is_none() && self.wanted.is_none()
     }
 
+    /// Looks whether files have changed.
+    fn look(&mut self) {
+        let Some(watch) = &mut self.watch else {
+            return;
+        };
+        log::notes(&watch.take_problems());
+        if watch.is_ripe(self.clock.now()) {
+            self.request(Cause::Watch);
+        }
+    }
+
     fn start(&mut self) {
         let Some(cause) = self.wanted.take() else {
             return;
         };
-        match self.loader.start() {
+        match self.loader.start(&mut self.watch) {
             Ok(load) => {
                 self.going = Some(Going {
                     cause,
@@ -155,14 +177,18 @@ impl<'a> Reloader<'a> {
 
     fn go_on<P: Port>(&mut self, mut going: Going, shards: &mut [Shard<P>]) {
         match &going.stage {
-            Stage::Loading(load) => match load.outcome() {
-                Some(Ok(loaded)) => return self.install(loaded, going, shards),
-                Some(Err(failure)) => return self.fail(failure, going.cause),
-                None => {}
-            },
-            Stage::Installing(generation) => {
+            Stage::Loading(load) => {
+                if let Some((outcome, watch)) = load.outcome() {
+                    self.watch = Some(watch);
+                    return match outcome {
+                        Ok(loaded) => self.install(loaded, going, shards),
+                        Err(failure) => self.fail(failure, going.cause),
+                    };
+                }
+            }
+            Stage::Installing(generation, changes) => {
                 if shards.iter().all(|shard| shard.has_installed(*generation)) {
-                    return self.succeed(*generation, &going);
+                    return self.succeed(*generation, changes, &going);
                 }
             }
         }
@@ -170,7 +196,7 @@ impl<'a> Reloader<'a> {
         if late && !going.is_late {
             let what = match going.stage {
                 Stage::Loading(_) => "files are being read",
-                Stage::Installing(_) => "shards have not taken it up",
+                Stage::Installing(..) => "shards have not taken it up",
             };
             tracing::warn!(what, "a reload takes long");
             going.is_late = true;
@@ -180,6 +206,12 @@ impl<'a> Reloader<'a> {
 
     /// Sends every shard what it needs to serve `loaded` from now on.
     fn install<P: Port>(&mut self, loaded: Loaded, going: Going, shards: &mut [Shard<P>]) {
+        let current = (&self.current.config, &*self.current.snapshot);
+        let changes = Changes::between(current, (&loaded.config, &loaded.snapshot));
+        self.tell_restart(&loaded.config, going.cause);
+        if going.cause == Cause::Watch && changes.is_empty() {
+            return self.find_unchanged();
+        }
         let change = match (self.prepare)(&loaded.snapshot) {
             Ok(change) => change,
             Err(problem) => return self.fail(Failure::Refused(problem), going.cause),
@@ -198,12 +230,39 @@ impl<'a> Reloader<'a> {
         let before = std::mem::replace(&mut self.current, loaded);
         self.retired.add(before.snapshot);
         self.going = Some(Going {
-            stage: Stage::Installing(generation),
+            stage: Stage::Installing(generation, changes),
             ..going
         });
     }
 
-    fn succeed(&mut self, generation: u64, going: &Going) {
+    /// Names what `wanted` says that this process cannot become as it runs.
+    fn tell_restart(&mut self, wanted: &Config, cause: Cause) {
+        let restart = needs_restart(&self.started, wanted);
+        if cause == Cause::Signal || restart != self.restart {
+            for setting in &restart {
+                tracing::warn!("{} needs a restart", escaped(setting));
+            }
+        }
+        self.restart = restart;
+    }
+
+    /// Files were touched, and say what they said before.
+    fn find_unchanged(&mut self) {
+        if self.status.errors.is_empty() {
+            tracing::debug!("files were written anew with what they held: nothing changed");
+        } else {
+            tracing::info!("the configuration is sound again, and says what is being served");
+        }
+        let now = self.clock.unix();
+        self.status = Status {
+            generation: self.status.generation,
+            last_attempt: Some(now),
+            last_success: Some(now),
+            errors: Vec::new(),
+        };
+    }
+
+    fn succeed(&mut self, generation: u64, changes: &Changes, going: &Going) {
         let now = self.clock.unix();
         self.status = Status {
             generation,
@@ -212,28 +271,24 @@ impl<'a> Reloader<'a> {
             errors: Vec::new(),
         };
         let took = self.clock.now().duration_since(going.since);
-        tracing::info!(
-            cause = going.cause.label(),
-            generation,
-            took_s = took.as_secs_f64(),
-            "reloaded"
-        );
+        log::reloaded(changes, going.cause.label(), generation, took);
     }
 
     /// Says what is wrong. What is served stays as it is.
     fn fail(&mut self, failure: Failure, cause: Cause) {
         let errors = failure.errors();
-        let count = errors.len();
-        for error in errors.iter().take(RELOAD_ERRORS_LOGGED_MAX) {
-            tracing::error!("{error}");
+        // A file that stays broken while others change is told once.
+        if cause == Cause::Signal || errors != self.status.errors {
+            for error in errors.iter().take(RELOAD_ERRORS_LOGGED_MAX) {
+                tracing::error!("{error}");
+            }
+            tracing::error!(
+                cause = cause.label(),
+                errors = errors.len(),
+                generation = self.status.generation,
+                "reload failed: nothing has changed, and what was served before is"
+            );
         }
-        let served = self.status.generation;
-        tracing::error!(
-            cause = cause.label(),
-            errors = count,
-            generation = served,
-            "reload failed: nothing has changed, and what was served before is"
-        );
         self.status.last_attempt = Some(self.clock.unix());
         self.status.errors = errors;
     }
@@ -241,11 +296,13 @@ impl<'a> Reloader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Weak, mpsc};
 
     use super::*;
-    use crate::control::fake::{FakeShard, Told, loaded, logged, prepare};
+    use crate::config::{Place, ShardPlan};
+    use crate::control::fake::{FakeShard, Told, loaded, logged, prepare, source};
 
     struct Scene {
         reloader: Reloader<'static>,
@@ -255,15 +312,15 @@ mod tests {
     }
 
     impl Scene {
-        fn new(loader: Loader) -> Self {
-            Self::preparing(loader, prepare(1))
+        fn new(source: Source) -> Self {
+            Self::preparing(source, prepare(1))
         }
 
-        fn preparing(loader: Loader, prepare: Box<Prepare<'static>>) -> Self {
+        fn preparing(source: Source, prepare: Box<Prepare<'static>>) -> Self {
             let clock = Clock::manual(Duration::from_secs(1_000));
             let port = FakeShard::default();
             Self {
-                reloader: Reloader::new(loader, prepare, clock.clone(), loaded()),
+                reloader: Reloader::new(source, prepare, clock.clone()),
                 shards: vec![Shard::new(port.clone())],
                 port,
                 clock,
@@ -283,8 +340,13 @@ mod tests {
         /// What is logged by a reload from its request to its end.
         #[track_caller]
         fn reload(&mut self) -> String {
+            self.reload_for(Cause::Signal)
+        }
+
+        #[track_caller]
+        fn reload_for(&mut self, cause: Cause) -> String {
             logged(|| {
-                self.reloader.request(Cause::Signal);
+                self.reloader.request(cause);
                 self.until(|scene| scene.reloader.is_idle());
             })
         }
@@ -300,7 +362,7 @@ mod tests {
 
     #[test]
     fn what_was_served_is_freed_here_once_no_shard_holds_it() {
-        let mut scene = Scene::new(Loader::with(|| Ok(loaded())));
+        let mut scene = Scene::new(source(|| Ok(loaded())));
         scene.reload();
         let first = served(&scene);
         scene.reload();
@@ -323,7 +385,7 @@ mod tests {
     #[test]
     fn a_panic_while_loading_is_that_reloads_alone() {
         let calls = AtomicUsize::new(0);
-        let mut scene = Scene::new(Loader::with(move || {
+        let mut scene = Scene::new(source(move || {
             match calls.fetch_add(1, Ordering::Relaxed) {
                 0 => panic!("a parser slipped\non line 7"),
                 _ => Ok(loaded()),
@@ -348,7 +410,7 @@ mod tests {
         let wait = std::sync::Mutex::new(wait);
         let calls = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&calls);
-        let mut scene = Scene::new(Loader::with(move || {
+        let mut scene = Scene::new(source(move || {
             wait.lock().unwrap().recv().unwrap();
             count.fetch_add(1, Ordering::Relaxed);
             Ok(loaded())
@@ -372,7 +434,7 @@ mod tests {
 
     #[test]
     fn the_next_installation_waits_for_the_last_one() {
-        let mut scene = Scene::new(Loader::with(|| Ok(loaded())));
+        let mut scene = Scene::new(source(|| Ok(loaded())));
         scene.port.dawdles.set(true);
         scene.reloader.request(Cause::Signal);
         scene.until(|scene| scene.port.was_told(Told::Install(1)));
@@ -394,9 +456,56 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_a_restart_is_named_until_it_comes() {
+        let started = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&started);
+        let mut scene = Scene::new(source(move || {
+            let mut loaded = loaded();
+            if count.fetch_add(1, Ordering::Relaxed) < 2 {
+                loaded.config.shards = ShardPlan::Count(3);
+            }
+            Ok(loaded)
+        }));
+        for _ in 0..2 {
+            let text = scene.reload();
+            let line = "shards PerUsableCpu -> Count(3) needs a restart";
+            assert_eq!(text.matches(line).count(), 1, "{text}");
+            assert!(text.contains("reloaded, nothing changed"), "{text}");
+        }
+        let text = scene.reload();
+        assert!(!text.contains("restart"), "{text}");
+    }
+
+    #[test]
+    fn files_that_say_the_same_change_nothing_and_a_signal_installs_all_the_same() {
+        let calls = AtomicUsize::new(0);
+        let mut scene = Scene::new(source(move || {
+            match calls.fetch_add(1, Ordering::Relaxed) {
+                1 | 2 => Err(vec![
+                    Place::whole(&Path::new("x").into()).error("is broken", "mend it"),
+                ]),
+                _ => Ok(loaded()),
+            }
+        }));
+        let before = served(&scene);
+        let text = scene.reload_for(Cause::Watch);
+        assert!(text.contains("DEBUG") && !text.contains("INFO"), "{text}");
+        let text = scene.reload_for(Cause::Watch);
+        assert!(text.contains("x: is broken; remedy: mend it"), "{text}");
+        assert_eq!(scene.reload_for(Cause::Watch), "", "told once");
+        let text = scene.reload_for(Cause::Watch);
+        assert!(text.contains("sound again"), "{text}");
+        assert!(Weak::ptr_eq(&before, &served(&scene)));
+        assert!(scene.port.commands.borrow().is_empty());
+        let text = scene.reload();
+        assert!(text.contains("reloaded, nothing changed"), "{text}");
+        assert_eq!(scene.generation(), 1);
+    }
+
+    #[test]
     fn what_cannot_be_prepared_changes_nothing() {
         let refuse = |_: &Arc<Snapshot>| Err("cannot listen on there".to_owned());
-        let mut scene = Scene::preparing(Loader::with(|| Ok(loaded())), Box::new(refuse));
+        let mut scene = Scene::preparing(source(|| Ok(loaded())), Box::new(refuse));
         let before = served(&scene);
         let text = scene.reload();
         assert!(text.contains("cannot listen on there"), "{text}");
