@@ -17,8 +17,9 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::snapshot::Snapshot;
 
-/// How much a load gives way to other threads on the same CPU, such as a shard: all the way.
-const NICENESS: i32 = 19;
+/// How much a load gives way to other threads on the same CPU, such as a shard: it gets about a tenth
+/// of what each of them does (sched(7)). Less would hold a revocation up on a host that is busy.
+const NICENESS: i32 = 10;
 
 /// A configuration that is sound, with all that it names.
 #[derive(Debug)]
