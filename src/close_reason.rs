@@ -44,6 +44,8 @@ macro_rules! close_reasons {
 }
 
 close_reasons! {
+    /// A reload took the right away that the client had been let in by.
+    AccessWithdrawn = "access_withdrawn", Client;
     /// A record failed authentication.
     BadRecord = "bad_record", Client;
     /// No block was free for what a peer sent.
@@ -80,6 +82,8 @@ close_reasons! {
     Complete = "complete", Nobody;
     /// The drain's deadline passed.
     Drained = "drained", Ringgate;
+    /// A certificate of the client's chain expired while the connection was open.
+    ExpiredWhileOpen = "expired_while_open", Client;
     /// The handshake was not done by its deadline.
     HandshakeTimeout = "handshake_timeout", Client;
     /// Neither side sent anything for the idle timeout.
@@ -88,6 +92,8 @@ close_reasons! {
     Internal = "internal", Ringgate;
     /// The peer sends KeyUpdate messages faster than allowed.
     KeyUpdateFlood = "key_update_flood", Client;
+    /// The connection reached the listener's maximum age.
+    MaxAge = "max_age", Nobody;
     /// No protocol version, suite, group, signature scheme or application protocol in common.
     NothingInCommon = "nothing_in_common", Client;
     /// The first bytes are not TLS.

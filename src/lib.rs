@@ -23,6 +23,7 @@
 //! |---|---|
 //! | [`config`] | TOML to a configuration that is valid by construction |
 //! | [`snapshot`] | its immutable runtime form, every file read and checked |
+//! | [`explain`] | whether a client would be let in, offline |
 //! | [`control`] | signals, reload, logs: one asynchronous executor that the data plane never waits for |
 //!
 //! And what everybody may use: [`limits`], [`close_reason`], [`clock`], [`block`].
@@ -53,6 +54,7 @@ pub mod trust;
 
 pub mod config;
 pub mod control;
+pub mod explain;
 pub mod snapshot;
 
 pub use terminator::Terminator;

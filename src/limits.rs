@@ -111,6 +111,9 @@ pub const GREETING_MAX: usize = 16 + u16::MAX as usize;
 /// Events that wait for the control plane per shard (access lines, refusals).
 pub const REPORT_QUEUE_LEN: usize = 4096;
 
+/// Connections that a shard names after a dry run of revocation.
+pub const REVIEW_EXAMPLES_MAX: usize = 16;
+
 /// Single-shot accepts in flight per listener and shard.
 pub const ACCEPTS_IN_FLIGHT: usize = 8;
 
@@ -150,6 +153,12 @@ pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of a file of certificates, keys or CRLs.
 pub const PEM_BYTES_MAX: u64 = 64 << 20;
 
+/// Files of a directory of CRLs, those aside that are hidden.
+pub const CRL_FILES_PER_DIRECTORY_MAX: usize = 1024;
+
+/// Bytes of the files of a directory of CRLs, all together.
+pub const CRL_DIRECTORY_BYTES_MAX: u64 = 256 << 20;
+
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
 const _: () = assert!(BLOCK_LEN < 1 << 17, "block offsets are stored in 32 bits");
 const _: () = assert!(HANDSHAKE_INPUT_MAX <= HANDSHAKE_BYTES_MAX);
@@ -159,3 +168,4 @@ const _: () = assert!(RECORD_BODY_MAX_TLS12 + RECORD_HEADER_LEN < BLOCK_LEN);
 const _: () = assert!(RECORDS_PER_KEY_MAX < 23_726_566, "2^24.5");
 const _: () = assert!(HANDSHAKES_PER_SHARD <= CONNECTIONS_PER_SHARD);
 const _: () = assert!(CONNECTIONS_PER_SHARD <= CONNECTIONS_PER_SHARD_MAX);
+const _: () = assert!(PEM_BYTES_MAX <= CRL_DIRECTORY_BYTES_MAX);

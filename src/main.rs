@@ -3,17 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
 use ringgate::control::{self, Control, Ending, Source};
+use ringgate::explain::{self, Question};
 use ringgate::terminator::{self, Terminator};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit code of `explain` where there is no answer, as of every command for wrong usage.
+const NOT_JUDGED: u8 = 2;
 
 /// A mutual-TLS terminator: it proves who a client is, decides whether it may enter, and relays
 /// it to an upstream that learns who came.
@@ -33,6 +38,11 @@ enum Command {
     Run(ConfigArgument),
     /// Checks a configuration and every file it names, and prints all that is wrong
     Check(ConfigArgument),
+    /// Tells whether a client would be let in, or why not, without a handshake
+    ///
+    /// Exit code 0: let in, by at least one of the listeners that were asked; 1: refused; 2: it
+    /// could not be judged.
+    Explain(ExplainArguments),
     /// Tells what this host lacks, and the remedy
     Doctor,
     /// Looks after the secret of session ticket keys
@@ -50,6 +60,24 @@ enum StekCommand {
 }
 
 #[derive(Args, Debug)]
+struct ExplainArguments {
+    /// The certificates that the client presents, in PEM form, its own first
+    #[arg(long, value_name = "FILE")]
+    cert: PathBuf,
+    /// The server name that the client asks for; without it, it asks for none
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
+    /// The listener that it comes to; without it, each of them
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// When it comes, such as 2026-11-21T12:00:00Z or 2026-11-21; without it, now
+    #[arg(long, value_name = "TIME", value_parser = explain::time)]
+    at: Option<Duration>,
+    #[command(flatten)]
+    config: ConfigArgument,
+}
+
+#[derive(Args, Debug)]
 struct ConfigArgument {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -61,6 +89,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(ConfigArgument { config }) => run(&config),
         Command::Check(ConfigArgument { config }) => check(&config),
+        Command::Explain(arguments) => return explain(arguments),
         Command::Doctor => doctor(),
         Command::Stek(StekCommand::New { file }) => control::new_stek(&file),
     };
@@ -74,7 +103,8 @@ fn main() -> ExitCode {
 }
 
 fn check(file: &Path) -> Result<(), String> {
-    let snapshot = control::load(file, &Clock::system()).map_err(|errors| listed(&errors, file))?;
+    let clock = Clock::system();
+    let snapshot = control::load(file, &clock).map_err(|errors| listed(&errors, file))?;
     for warning in &snapshot.warnings {
         eprintln!("warning: {warning}");
     }
@@ -93,7 +123,34 @@ fn check(file: &Path) -> Result<(), String> {
         count(addresses, "address", "addresses"),
         count(routes, "route", "routes")
     );
+    println!("first to expire:");
+    for line in control::soonest_expiries(&snapshot, &clock) {
+        println!("  {line}");
+    }
     Ok(())
+}
+
+fn explain(arguments: ExplainArguments) -> ExitCode {
+    let (file, clock) = (arguments.config.config, Clock::system());
+    let question = Question {
+        chain: arguments.cert,
+        server_name: arguments.sni,
+        listener: arguments.listener,
+        at: arguments.at.unwrap_or_else(|| clock.unix()),
+    };
+    let answer = control::load(&file, &clock)
+        .map_err(|errors| listed(&errors, &file))
+        .and_then(|snapshot| explain::explain(&snapshot, &question));
+    match answer {
+        Ok(answer) => {
+            print!("{}", answer.text);
+            ExitCode::from(u8::from(!answer.let_in))
+        }
+        Err(message) => {
+            eprintln!("{}", message.trim_end());
+            ExitCode::from(NOT_JUDGED)
+        }
+    }
 }
 
 fn doctor() -> Result<(), String> {

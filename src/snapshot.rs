@@ -4,6 +4,8 @@
 //! on the data path reads a file.
 
 mod changes;
+mod crls;
+mod expiry;
 mod files;
 mod stek;
 
@@ -25,10 +27,13 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Greeting, LogFormat, LogLevel, LogOptions, ShardPlan, Timeouts, UpstreamAddress,
+    Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, ShardPlan, Tenure,
+    Timeouts, UpstreamAddress,
 };
 pub use changes::{Changes, needs_restart};
+pub use expiry::{Expiry, ExpiryKind};
 use files::Files;
+pub use files::read_chain;
 pub use stek::new_stek;
 
 /// Everything that shards need to know, read and checked.
@@ -43,8 +48,13 @@ pub struct Snapshot {
     pub stek: Option<Arc<Secret>>,
     /// What each shard remembers of chains that it has checked, if anything.
     pub verdict_cache: Option<(CacheBounds, Duration)>,
+    /// What becomes of open connections whose client this snapshot does not let in.
+    pub live_revocation: LiveRevocation,
     /// What does not stop the process but should not stay, such as an expired server certificate.
     pub warnings: Vec<ConfigError>,
+    /// Until when each server certificate, trust anchor and CRL counts; the first to expire first.
+    /// CRLs that newer ones have replaced are not among them.
+    pub expiries: Vec<Expiry>,
 }
 
 /// Bounds of one shard.
@@ -67,6 +77,7 @@ pub struct Listener {
     pub routes: Vec<RouteTarget>,
     pub greeting: Greeting,
     pub timeouts: Timeouts,
+    pub tenure: Tenure,
 }
 
 impl Listener {
@@ -106,6 +117,7 @@ impl Snapshot {
                 load_listener(listener, resumption, &mut files, clock)
             })
             .collect();
+        let expiries = files.expiries();
         let (errors, warnings) = files.into_findings();
         if !errors.is_empty() {
             return Err(errors);
@@ -124,7 +136,9 @@ impl Snapshot {
             log: config.log,
             stek: stek.map(|stek| Arc::clone(stek.secret())),
             verdict_cache: cache_bounds(config.verdict_cache),
+            live_revocation: config.live_revocation,
             warnings,
+            expiries,
         })
     }
 
@@ -229,6 +243,7 @@ fn load_listener(
         routes: targets.collect(),
         greeting: config.greeting,
         timeouts: config.timeouts,
+        tenure: config.tenure,
     })
 }
 
@@ -247,6 +262,11 @@ fn load_route(
         .iter()
         .map(|file| files.anchors(file))
         .collect();
+    let bundles: Vec<_> = route
+        .bundles
+        .iter()
+        .map(|bundle| files.bundle(bundle))
+        .collect();
     let crls: Vec<_> = route.crls.iter().map(|file| files.crls(file)).collect();
     let name = if route.name == listener.name {
         listener.name.to_string()
@@ -256,7 +276,14 @@ fn load_route(
     let sources = TrustSources {
         name,
         anchors: anchors.into_iter().collect::<Option<Vec<_>>>()?.concat(),
-        crls: crls.into_iter().collect::<Option<Vec<_>>>()?.concat(),
+        bundles: bundles.into_iter().collect::<Option<Vec<_>>>()?,
+        crls: crls
+            .into_iter()
+            .collect::<Option<Vec<_>>>()?
+            .iter()
+            .flat_map(|crls| crls.iter())
+            .map(|crl| crl.der.clone())
+            .collect(),
         unknown_revocation: route.unknown_revocation,
         expired_crl: route.expired_crl,
         policy: route.policy.clone(),
@@ -265,12 +292,13 @@ fn load_route(
         Ok(domain) => domain,
         Err(error) => {
             files.report(route.place.error(
-                format!("client_ca and crl make no trust domain: {error}"),
+                format!("client_ca, spiffe and crl make no trust domain: {error}"),
                 "replace the file that this names",
             ));
             return None;
         }
     };
+    files.note_expiries(route);
     Some(Route {
         name: Arc::clone(&route.name),
         server_names: route.server_names.clone(),

@@ -1,20 +1,23 @@
 //! The command line.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use core_affinity::CoreId;
+use serde::{Deserialize, Serialize};
 
+use crate::args::{DemoArgs, EchoArgs, PkiArgs, RunArgs};
+use crate::echo::{Echo, EchoOptions};
 use crate::floor::Floor;
 use crate::pki::{self, KeyKind, Pki, PkiOptions};
 use crate::report::print;
-use crate::threshold::Thresholds;
-use crate::{demo, run_command, units};
+use crate::{demo, run_command};
 
 /// How the process ends.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     Held,
     /// The command line, or a file that it names, is wrong.
@@ -53,6 +56,8 @@ pub struct Cli {
 pub enum Command {
     /// Terminator, echo upstream and load in one command, with a report.
     Demo(DemoArgs),
+    /// An upstream that sends back what it gets, to put behind the server that is measured.
+    Echo(EchoArgs),
     /// The raw cryptography of mutual TLS on this CPU.
     Floor {
         /// The kind of every key.
@@ -63,161 +68,6 @@ pub enum Command {
     Pki(PkiArgs),
     /// Load on a server.
     Run(Box<RunArgs>),
-}
-
-#[derive(Args, Debug)]
-pub struct DemoArgs {
-    /// Measured time of each phase.
-    #[arg(short, long, default_value = "3s", value_parser = units::duration)]
-    pub duration: Duration,
-    /// Write the result to this file.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Measure nothing: leave terminator and echo running, and print commands to try by hand.
-    #[arg(long)]
-    pub keep: bool,
-    /// The kind of every key.
-    #[arg(long, value_enum, default_value_t)]
-    pub key: KeyKind,
-    /// Put an intermediate CA between each root and its leaves.
-    #[arg(long)]
-    pub intermediate: bool,
-}
-
-#[derive(Args, Debug)]
-pub struct PkiArgs {
-    /// Where the files go.
-    pub directory: PathBuf,
-    /// Clients with good certificates.
-    #[arg(long, default_value_t = 1)]
-    pub clients: u32,
-    /// Put an intermediate CA between each root and its leaves.
-    #[arg(long)]
-    pub intermediate: bool,
-    /// The kind of every key.
-    #[arg(long, value_enum, default_value_t)]
-    pub key: KeyKind,
-    /// The server's DNS name or IP address.
-    #[arg(long, value_name = "NAME")]
-    pub server_name: Option<String>,
-    /// Clients whose certificate has expired.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub expired: u32,
-    /// Clients with a certificate of another CA.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub wrong_ca: u32,
-}
-
-/// What each connection does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Mode {
-    /// Large echoes on held connections.
-    Bulk,
-    /// Connect, shake hands, one echo, close.
-    Handshake,
-    /// Small requests on held connections, one at a time each.
-    Rr,
-}
-
-/// What counts as a served handshake.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Confirm {
-    /// An echo came back through it.
-    Echo,
-    /// The client believes it: the server may still refuse.
-    None,
-}
-
-#[derive(Args, Debug)]
-pub struct RunArgs {
-    #[arg(value_name = "HOST:PORT")]
-    pub target: String,
-    #[arg(long, value_enum, default_value = "handshake")]
-    pub mode: Mode,
-    /// What counts as a served handshake.
-    #[arg(long, value_enum, default_value = "echo")]
-    pub confirm: Confirm,
-    /// Connections at a time.
-    #[arg(short, long, value_name = "N", default_value_t = 64, value_parser = connections)]
-    pub connections: usize,
-    /// Measured time, after the warm-up.
-    #[arg(short, long, default_value = "10s", value_parser = measured_time)]
-    pub duration: Duration,
-    /// Units a second, whatever the server does (open loop). Without it each connection begins
-    /// the next unit when the last has ended (closed loop).
-    #[arg(short = 'R', long, value_parser = units::rate)]
-    pub rate: Option<f64>,
-    /// Load threads.
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = threads)]
-    pub threads: usize,
-    /// What each unit sends and expects back [default: 1B handshake, 1KiB rr, 64KiB bulk].
-    #[arg(long, value_parser = units::size)]
-    pub size: Option<usize>,
-    /// Time before measuring begins.
-    #[arg(long, default_value = "500ms", value_parser = units::duration)]
-    pub warmup: Duration,
-    /// How long connecting, the handshake and each unit may take.
-    #[arg(long, default_value = "5s", value_parser = measured_time)]
-    pub timeout: Duration,
-    /// CAs that the server's certificate may come from.
-    #[arg(long, value_name = "FILE", required_unless_present = "insecure")]
-    pub ca: Option<PathBuf>,
-    /// Believe any server; the report says so.
-    #[arg(long, conflicts_with = "ca")]
-    pub insecure: bool,
-    /// Certificate chain of the client.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "key",
-        conflicts_with = "identities"
-    )]
-    pub cert: Option<PathBuf>,
-    /// Key of the client.
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    pub key: Option<PathBuf>,
-    /// Directory of clients made by `pki`; connections present them in turn.
-    #[arg(long, value_name = "DIR")]
-    pub identities: Option<PathBuf>,
-    /// Name to ask for and to verify [default: HOST].
-    #[arg(long, value_name = "NAME")]
-    pub sni: Option<String>,
-    /// CPUs of the load threads, in turn [default: not pinned].
-    #[arg(long, value_delimiter = ',')]
-    pub cpus: Vec<usize>,
-    /// Process whose CPU time is the server's.
-    #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
-    /// What must hold, as in p99<20ms,err<0.1%,sent>0.99
-    #[arg(long, value_name = "CONDITIONS")]
-    pub threshold: Option<Thresholds>,
-    /// Write the result to this file.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Print no table.
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
-fn measured_time(text: &str) -> Result<Duration, String> {
-    match units::duration(text) {
-        Ok(Duration::ZERO) => Err("must be more than nothing".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn connections(text: &str) -> Result<usize, String> {
-    count(text, 1_000_000)
-}
-
-fn threads(text: &str) -> Result<usize, String> {
-    count(text, 1_024)
-}
-
-fn count(text: &str, max: usize) -> Result<usize, String> {
-    let count = text.parse().ok().filter(|count| (1..=max).contains(count));
-    count.ok_or_else(|| format!("expected a number from 1 to {max}"))
 }
 
 /// The first address of `HOST:PORT`, and its host.
@@ -255,11 +105,34 @@ pub fn main() -> ExitCode {
     ringgate::ring::raise_descriptor_limit();
     match cli.command {
         Command::Demo(args) => demo::run(&args),
+        Command::Echo(args) => run_echo(&args),
         Command::Floor { key } => print_floor(key),
         Command::Pki(args) => write_pki(&args),
         Command::Run(args) => run_command::run(&args),
     }
     .into()
+}
+
+/// Runs until the process is ended.
+fn run_echo(args: &EchoArgs) -> Status {
+    let echo = Echo::start(EchoOptions {
+        listen: args.listen,
+        delivered: args.proxy.then(Arc::default),
+        cpu: args.cpu.map(|id| CoreId { id }),
+        connections: u32::try_from(args.connections).unwrap_or(u32::MAX),
+    });
+    match echo {
+        Ok(echo) => {
+            print(&format!("{} sends back what it gets\n", echo.address()));
+            loop {
+                std::thread::park();
+            }
+        }
+        Err(error) => {
+            eprintln!("{error}; is the address free, and one of this host?");
+            Status::Usage
+        }
+    }
 }
 
 fn print_floor(key: KeyKind) -> Status {
@@ -282,6 +155,10 @@ fn print_floor(key: KeyKind) -> Status {
         (
             "the same, and one signature of the chain",
             floor.full_handshake_us(1),
+        ),
+        (
+            "resumed mutual handshake on the server",
+            floor.resumed_handshake_us(),
         ),
     ] {
         table.push_str(&format!("  {us:>9.3}  {name}\n"));
@@ -311,7 +188,12 @@ fn write_pki(args: &PkiArgs) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
     use super::*;
+    use crate::args::{Identities, Mode};
+    use crate::client::{Arrival, Confirm};
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once("ringgate-loadgen").chain(line.split_whitespace()))
@@ -342,13 +224,29 @@ mod tests {
         );
         assert_eq!(
             (args.duration, args.size),
-            (Duration::from_secs(5), Some(2048))
+            (Some(Duration::from_secs(5)), Some(2048))
         );
         assert_eq!((args.mode, args.confirm), (Mode::Rr, Confirm::Echo));
-        assert_eq!((args.cpus, args.server_pid), (vec![1, 2], Some(7)));
+        assert_eq!((args.cpus, args.server_pid), (vec![1, 2], vec![7]));
         assert!(args.threshold.is_some());
         let args = run_args("run a.example:1 --ca ca.pem --confirm none --identities pki");
         assert_eq!((args.mode, args.confirm), (Mode::Handshake, Confirm::None));
+        let directory = Some(Identities::Directory(PathBuf::from("pki")));
+        assert_eq!(args.identities, directory);
+        let args = run_args(
+            "run a:1 --insecure --resume 70% --identities 100 --issuer-cert c --issuer-key k \
+             --ciphers TLS_AES_128_GCM_SHA256 --groups X25519 --tls 1.3 --confirm ticket",
+        );
+        assert_eq!(args.identities, Some(Identities::Made(100)));
+        assert_eq!((args.resume, args.confirm), (0.7, Confirm::Ticket));
+        let args = run_args(
+            "run a:1 --insecure --ramp 1k:3k:1k/2s --arrival uniform --sources 4 --mode hold \
+             --ciphers TLS_AES_128_GCM_SHA256 --groups X25519 --tls 1.3",
+        );
+        assert_eq!(args.ramp.unwrap().steps().len(), 3);
+        assert_eq!((args.arrival, args.sources), (Arrival::Uniform, Some(4)));
+        assert_eq!(args.mode, Mode::Hold);
+        assert!(args.ciphers.is_some() && args.groups.is_some() && args.tls.is_some());
     }
 
     #[test]
@@ -365,13 +263,31 @@ mod tests {
             ("run a:1 --insecure -d 10", "10s or 500ms"),
             ("run a:1 --insecure -R 0", "5000 or 5k"),
             ("run a:1 --insecure --size 0", "1KiB"),
-            ("run a:1 --insecure --mode hold", "handshake"),
-            ("run a:1 --insecure --confirm ticket", "echo"),
+            ("run a:1 --insecure --mode walk", "handshake"),
+            ("run a:1 --insecure --ramp 1k", "1k:20k:1k/10s"),
+            (
+                "run a:1 --insecure --ramp 1k:2k:1k/1s -R 5",
+                "cannot be used",
+            ),
+            ("run a:1 --insecure --arrival bursts", "poisson"),
+            ("run a:1 --insecure --sources 0", "1 to"),
+            ("run a:1 --insecure --reqs-per-conn 0", "1 to"),
+            ("run a:1 --insecure --confirm maybe", "ticket"),
+            ("run a:1 --insecure --resume 1.5", "0.1%"),
+            ("run a:1 --insecure --identities 0", "1 to 1000000"),
+            ("run a:1 --insecure --issuer-cert c", "--issuer-key"),
+            (
+                "run a:1 --insecure --ciphers NULL",
+                "TLS_AES_128_GCM_SHA256",
+            ),
+            ("run a:1 --insecure --groups ffdhe2048", "X25519"),
+            ("run a:1 --insecure --tls 1.1", "1.3"),
             ("run a:1 --insecure --threshold p98<1s", "p99.9"),
             (
                 "run a:1 --insecure --cert c --key k --identities d",
                 "cannot be used",
             ),
+            ("echo nowhere", "nowhere"),
             ("pki", "<DIRECTORY>"),
             ("pki d --key rsa1024", "rsa2048"),
             ("demo --duration never", "500ms"),

@@ -1,13 +1,21 @@
 //! CPU time of threads in nanoseconds, from the scheduler's own accounts.
 
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// What one tick of `/proc/PID/stat` is worth: USER_HZ, which is 100 on every architecture that
+/// Ringgate runs on.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Processes that are followed at most, children included.
+const PROCESSES_MAX: usize = 4096;
 
 /// Whose CPU time.
 #[derive(Clone, Debug)]
 pub enum Watched {
-    /// All threads of a process.
-    Process(u32),
+    /// All threads of these processes and of the children that they have.
+    Processes(Vec<u32>),
     /// Some threads of this process, by their kernel ids.
     Threads(Vec<i32>),
 }
@@ -20,37 +28,120 @@ pub struct CpuTimeError {
     reason: String,
 }
 
-impl Watched {
-    /// Time on a CPU since each thread began. For a process, threads that have ended no longer
-    /// count: take it between two moments with the same threads.
-    pub fn cpu_time(&self) -> Result<Duration, CpuTimeError> {
-        match self {
-            Self::Process(pid) => {
-                let tasks = PathBuf::from(format!("/proc/{pid}/task"));
-                let entries = std::fs::read_dir(&tasks).map_err(|error| failed(&tasks, &error))?;
-                let mut sum = Duration::ZERO;
-                for entry in entries {
-                    let path = entry.map_err(|error| failed(&tasks, &error))?.path();
-                    // A thread may end between the listing and the reading.
-                    sum += read(&path.join("schedstat")).unwrap_or_default();
-                }
-                Ok(sum)
-            }
-            Self::Threads(tids) => tids
-                .iter()
-                .map(|tid| read(&PathBuf::from(format!("/proc/self/task/{tid}/schedstat"))))
-                .sum(),
+/// CPU time at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// By process and thread, in nanoseconds.
+    threads: BTreeMap<(u32, u32), Duration>,
+    /// Of whole processes, threads and children that have ended included; in steps of a tick.
+    processes: Duration,
+}
+
+impl Reading {
+    /// CPU time between `earlier` and this. To the nanosecond where the threads are the same, as
+    /// in a server with a fixed set; where threads or processes came or went, to the tick.
+    pub fn since(&self, earlier: &Self) -> Duration {
+        if self.threads.keys().eq(earlier.threads.keys()) {
+            let sum = |reading: &Self| reading.threads.values().sum::<Duration>();
+            sum(self).saturating_sub(sum(earlier))
+        } else {
+            self.processes.saturating_sub(earlier.processes)
         }
     }
 }
 
+impl Watched {
+    /// Reads it now.
+    pub fn read(&self) -> Result<Reading, CpuTimeError> {
+        let mut reading = Reading::default();
+        match self {
+            Self::Processes(roots) => {
+                for pid in with_children(roots)? {
+                    // A child may end between the listing and the reading; a root must be there.
+                    match read_process(pid, &mut reading) {
+                        Err(error) if roots.contains(&pid) => return Err(error),
+                        _ => {}
+                    }
+                }
+            }
+            Self::Threads(tids) => {
+                for tid in tids {
+                    let path = PathBuf::from(format!("/proc/self/task/{tid}/schedstat"));
+                    let key = (0, tid.unsigned_abs());
+                    reading.threads.insert(key, read_schedstat(&path)?);
+                }
+            }
+        }
+        Ok(reading)
+    }
+}
+
+/// `roots`, their children, and so on.
+fn with_children(roots: &[u32]) -> Result<BTreeSet<u32>, CpuTimeError> {
+    let mut found: BTreeSet<u32> = BTreeSet::new();
+    let mut waiting: Vec<u32> = roots.to_vec();
+    while let Some(pid) = waiting.pop() {
+        if found.len() >= PROCESSES_MAX || !found.insert(pid) {
+            continue;
+        }
+        for task in tasks(pid).unwrap_or_default() {
+            // Only there if the kernel has CONFIG_PROC_CHILDREN, as those of distributions have.
+            let children = std::fs::read_to_string(task.join("children")).unwrap_or_default();
+            waiting.extend(
+                children
+                    .split_ascii_whitespace()
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            );
+        }
+    }
+    Ok(found)
+}
+
+fn tasks(pid: u32) -> Result<Vec<PathBuf>, CpuTimeError> {
+    let folder = PathBuf::from(format!("/proc/{pid}/task"));
+    let entries = std::fs::read_dir(&folder).map_err(|error| failed(&folder, &error))?;
+    entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .map_err(|error| failed(&folder, &error))
+}
+
+fn read_process(pid: u32, reading: &mut Reading) -> Result<(), CpuTimeError> {
+    for task in tasks(pid)? {
+        let tid = task
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        // A thread may end between the listing and the reading.
+        if let (Some(tid), Ok(time)) = (tid, read_schedstat(&task.join("schedstat"))) {
+            reading.threads.insert((pid, tid), time);
+        }
+    }
+    let path = PathBuf::from(format!("/proc/{pid}/stat"));
+    let text = std::fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;
+    let ticks = ticks_of_stat(&text).ok_or_else(|| CpuTimeError {
+        path: path.display().to_string(),
+        reason: format!("{text:?} is not what proc_pid_stat(5) says"),
+    })?;
+    reading.processes += TICK * ticks;
+    Ok(())
+}
+
+/// utime, stime, cutime and cstime: fields 14 to 17 of proc_pid_stat(5). The name before them may
+/// hold spaces and brackets.
+fn ticks_of_stat(text: &str) -> Option<u32> {
+    let (_, fields) = text.rsplit_once(") ")?;
+    let times = fields.split(' ').skip(11).take(4);
+    let times: Vec<u32> = times.map(str::parse).collect::<Result<_, _>>().ok()?;
+    (times.len() == 4).then(|| times.iter().sum())
+}
+
 /// CPU time of the calling thread.
 pub fn of_this_thread() -> Duration {
-    read(&PathBuf::from("/proc/thread-self/schedstat")).unwrap_or_default()
+    read_schedstat(Path::new("/proc/thread-self/schedstat")).unwrap_or_default()
 }
 
 /// The first field is the time on a CPU in ns (Documentation/scheduler/sched-stats.rst).
-fn read(path: &PathBuf) -> Result<Duration, CpuTimeError> {
+fn read_schedstat(path: &Path) -> Result<Duration, CpuTimeError> {
     let text = std::fs::read_to_string(path).map_err(|error| failed(path, &error))?;
     let ns = text
         .split_ascii_whitespace()
@@ -62,7 +153,7 @@ fn read(path: &PathBuf) -> Result<Duration, CpuTimeError> {
     })
 }
 
-fn failed(path: &std::path::Path, error: &std::io::Error) -> CpuTimeError {
+fn failed(path: &Path, error: &std::io::Error) -> CpuTimeError {
     CpuTimeError {
         path: path.display().to_string(),
         reason: error.to_string(),
@@ -75,28 +166,65 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn work_shows_in_thread_and_process() {
-        let process = Watched::Process(std::process::id());
-        let before = (of_this_thread(), process.cpu_time().unwrap());
-        let begun = Instant::now();
-        while of_this_thread() - before.0 < Duration::from_millis(5) {
+    fn spin(time: Duration) {
+        let (begun, before) = (Instant::now(), of_this_thread());
+        while of_this_thread() - before < time {
             assert!(
                 begun.elapsed() < Duration::from_secs(60),
                 "CPU time stands still"
             );
             std::hint::spin_loop();
         }
-        assert!(process.cpu_time().unwrap() > before.1);
+    }
+
+    #[test]
+    fn work_shows_in_thread_and_process() {
+        let process = Watched::Processes(vec![std::process::id()]);
+        let before = process.read().unwrap();
+        spin(Duration::from_millis(30));
+        let spent = process.read().unwrap().since(&before);
+        assert!(spent >= Duration::from_millis(10), "{spent:?}");
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_still_counts() {
+        let process = Watched::Processes(vec![std::process::id()]);
+        let thread = std::thread::spawn(|| {
+            let (begun, done) = std::sync::mpsc::channel::<()>();
+            let _ = done.recv_timeout(Duration::from_millis(1));
+            drop(begun);
+            spin(Duration::from_millis(100));
+        });
+        let before = process.read().unwrap();
+        thread.join().unwrap();
+        let spent = process.read().unwrap().since(&before);
+        assert!(spent >= Duration::from_millis(50), "{spent:?}");
+    }
+
+    #[test]
+    fn children_are_found() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let found = with_children(&[std::process::id()]).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&child.id()), "{found:?}");
+    }
+
+    #[test]
+    fn fields_are_counted_behind_the_name() {
+        let stat = "7 (a (b) c) S 1 7 7 0 -1 0 1 2 3 4 10 20 30 40 20 0 1";
+        assert_eq!(ticks_of_stat(stat), Some(100));
+        assert_eq!(ticks_of_stat("7 (a) S 1"), None);
     }
 
     #[test]
     fn a_process_that_is_not_there_is_named() {
-        let error = Watched::Process(u32::MAX)
-            .cpu_time()
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("/proc/4294967295/task"), "{error}");
-        assert!(Watched::Threads(vec![-1]).cpu_time().is_err());
+        let error = Watched::Processes(vec![u32::MAX]).read().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("/proc/4294967295/task"), "{text}");
+        assert!(Watched::Threads(vec![-1]).read().is_err());
     }
 }

@@ -13,15 +13,16 @@ use ringgate::terminator::Terminator;
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
-use crate::cli::{DemoArgs, Status};
-use crate::client::{Credentials, ServerTrust, Workload};
+use crate::args::DemoArgs;
+use crate::cli::Status;
+use crate::client::{Confirm, Credentials, Offer, ServerTrust, Sources, Work, Workload};
 use crate::cpu_time::Watched;
 use crate::echo::{Echo, EchoOptions};
 use crate::failure::Failure;
 use crate::floor::Floor;
 use crate::identity_check::{Delivered, IdentityCounts};
 use crate::pki::{self, Credential, Pki, PkiOptions};
-use crate::report::{Phase, Report, Unit, print};
+use crate::report::{Phase, Report, SCHEMA, Unit, print};
 use crate::run::{Measured, RunPlan, measure};
 use crate::run_command::payload;
 
@@ -168,7 +169,10 @@ impl Demo {
                 duration: args.duration,
                 server: Some(Watched::Threads(self.terminator.thread_ids())),
                 workload: Workload {
-                    handshakes: unit == Unit::Handshake,
+                    work: match unit {
+                        Unit::Handshake => Work::Handshakes,
+                        Unit::Byte | Unit::Connection | Unit::Request => Work::Requests,
+                    },
                     payload: payload(size),
                     ..echoed_byte()
                 },
@@ -228,7 +232,7 @@ impl Demo {
         roots
             .add(self.pki.server_ca.clone())
             .map_err(|error| error.to_string())?;
-        let credentials = Credentials::new(pool, ServerTrust::Roots(roots));
+        let credentials = Credentials::new(pool, ServerTrust::Roots(roots), &Offer::of_the_floor());
         Ok(Arc::new(credentials.map_err(|error| error.to_string())?))
     }
 
@@ -239,10 +243,12 @@ impl Demo {
             credentials,
             workload: echoed_byte(),
             connections: 1,
-            rate: None,
+            pace: None,
             warmup: WARMUP,
             duration: TIMEOUT,
             units_max: None,
+            resume: 0.0,
+            sources: Sources::Any,
             threads: 1,
             cpus: self.load_cpu.into_iter().collect(),
             delivered: Some(self.delivered.clone()),
@@ -253,9 +259,10 @@ impl Demo {
 
 fn echoed_byte() -> Workload {
     Workload {
-        handshakes: true,
-        confirm: true,
+        work: Work::Handshakes,
+        confirm: Confirm::Echo,
         payload: payload(1),
+        requests_per_connection: None,
         timeout: TIMEOUT,
     }
 }
@@ -314,10 +321,19 @@ fn finish(
                           are of both",
         );
     }
+    let status = if faults.is_empty() {
+        Status::Held
+    } else {
+        Status::TargetFailed
+    };
     let report = Report {
         phases,
+        handshakes: None,
         identity,
         verdict,
+        status,
+        details: None,
+        schema: SCHEMA.to_owned(),
     };
     let delivered = identity.checked - identity.mismatched;
     print(&format!(
@@ -329,11 +345,7 @@ fn finish(
     if let Some(path) = &args.json {
         report.write_json(path)?;
     }
-    Ok(if faults.is_empty() {
-        Status::Held
-    } else {
-        Status::TargetFailed
-    })
+    Ok(status)
 }
 
 /// Runs `work` on a thread that is pinned to `cpu`.

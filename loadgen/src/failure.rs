@@ -10,6 +10,8 @@ use rustls::AlertDescription;
 pub enum Failure {
     /// The server sent this TLS alert.
     Alert(AlertName),
+    /// Shaken hands, but no session ticket came in time.
+    ConfirmTimeout,
     /// The answer was not what was sent.
     EchoMismatch,
     /// The upstream was told of another client than the one that connected.
@@ -20,6 +22,8 @@ pub enum Failure {
     LocalPorts,
     /// Connected and shaken hands, but no answer came in time.
     RequestTimeout,
+    /// A client that must be refused, of this kind, was served.
+    ServedWrongly(&'static str),
     /// Another error of the operating system.
     System(i32),
     TcpRefused,
@@ -79,6 +83,11 @@ impl Failure {
         matches!(self, Self::LocalDescriptors | Self::LocalPorts)
     }
 
+    /// Whether a client was served that must be refused.
+    pub fn is_wrong_service(&self) -> bool {
+        matches!(self, Self::ServedWrongly(_))
+    }
+
     /// Whether the server said no: an alert, a refused connection, or an end.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Alert(_) | Self::TcpReset | Self::UnexpectedEof)
@@ -98,11 +107,13 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Self::Alert(AlertName(name)) => return write!(f, "alert:{name}"),
+            Self::ConfirmTimeout => "confirm_timeout",
             Self::EchoMismatch => "echo_mismatch",
             Self::IdentityMismatch => "identity_mismatch",
             Self::LocalDescriptors => "local:descriptors",
             Self::LocalPorts => "local:ports",
             Self::RequestTimeout => "request_timeout",
+            Self::ServedWrongly(kind) => return write!(f, "served:{kind}"),
             Self::System(errno) => return write!(f, "errno:{errno}"),
             Self::TcpRefused => "tcp_refused",
             Self::TcpReset => "tcp_reset",

@@ -64,7 +64,7 @@ impl Delivered {
 }
 
 /// How many connections were compared, and how many did not fit.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct IdentityCounts {
     pub checked: u64,
     pub mismatched: u64,

@@ -2,29 +2,36 @@
 //!
 //! In the order of use:
 //!
-//! - [`cli`]: the command line; [`units`] and [`threshold`] read what people write there
+//! - [`cli`], [`args`]: the command line; [`units`] and [`threshold`] read what people write there
 //! - [`demo`] and [`run_command`]: what the commands do; [`terminator`] starts one for the demo
 //! - [`pki`]: a test PKI in memory and in files
 //! - [`echo`]: the embedded upstream; [`proxy_header`] reads what it is told and
 //!   [`identity_check`] compares that with what was presented
 //! - [`run`]: one measured run; [`client`]: the connections of a load thread
-//! - [`statistics`], [`failure`], [`cpu_time`], [`floor`]: what is measured, and beside what
-//! - [`report`]: the table and the JSON
+//! - [`statistics`], [`series`], [`failure`], [`cpu_time`], [`host`], [`floor`]: what is measured,
+//!   and beside what
+//! - [`progress`], [`report`], [`details`], [`verdict`]: what is shown and written of it
 #![deny(unsafe_code)]
 
+pub mod args;
 pub mod cli;
 pub mod client;
 pub mod cpu_time;
 pub mod demo;
+pub mod details;
 pub mod echo;
 pub mod failure;
 pub mod floor;
+pub mod host;
 pub mod identity_check;
 pub mod pki;
+pub mod progress;
 pub mod proxy_header;
 pub mod report;
 pub mod run;
 pub mod run_command;
+pub mod series;
 pub mod statistics;
 pub mod threshold;
 pub mod units;
+pub mod verdict;

@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::cli::Status;
+use crate::details::Details;
 use crate::identity_check::IdentityCounts;
 use crate::run::Measured;
+use crate::statistics::{Kind, Statistics};
 
 /// Prints for people. A reader that has gone, as `head` does, is no error.
 pub fn print(text: &str) {
@@ -17,8 +20,11 @@ pub fn print(text: &str) {
 }
 
 /// What is counted in a phase.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Unit {
+    /// A connection that was made and is held.
+    Connection,
     /// A byte in one direction: an echo of n bytes counts 2 n.
     Byte,
     Handshake,
@@ -26,22 +32,25 @@ pub enum Unit {
 }
 
 /// A phase as it is printed and written.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Phase {
     pub name: String,
+    /// Units that were served in the measured time.
+    pub confirmed: u64,
     /// Units a second.
     pub confirmed_per_s: f64,
     /// `None` where the server's CPU time is not known or nothing was confirmed.
     pub server_cpu_us_per_unit: Option<f64>,
     pub floor_us: Option<f64>,
     pub floor_ratio: Option<f64>,
+    /// CPU time of the load threads.
+    pub generator_cpu_us_per_unit: Option<f64>,
     /// Of a handshake, a request or a whole echo; from the due moment with a rate. `None` where
     /// there are too few samples.
     pub p50_us: Option<f64>,
     pub p99_us: Option<f64>,
     pub p999_us: Option<f64>,
     pub errors: BTreeMap<String, u64>,
-    #[serde(skip)]
     pub unit: Unit,
 }
 
@@ -52,19 +61,21 @@ impl Phase {
         let statistics = &measured.statistics;
         let units = match unit {
             Unit::Byte => statistics.bytes,
-            Unit::Handshake | Unit::Request => statistics.confirmed,
+            Unit::Connection | Unit::Handshake | Unit::Request => statistics.confirmed,
         };
         let server_cpu_us_per_unit = measured.server_cpu_us_per(units);
         let latency = statistics.latency();
         let errors = &statistics.errors;
         Self {
             name: name.to_owned(),
-            confirmed_per_s: units as f64 / measured.duration.as_secs_f64(),
+            confirmed: units,
+            confirmed_per_s: measured.per_s(units as f64),
             server_cpu_us_per_unit,
             floor_us,
             floor_ratio: server_cpu_us_per_unit
                 .zip(floor_us)
                 .map(|(cpu, floor)| cpu / floor),
+            generator_cpu_us_per_unit: measured.own_cpu_us_per(units),
             p50_us: latency.quantile_us(0.5),
             p99_us: latency.quantile_us(0.99),
             p999_us: latency.quantile_us(0.999),
@@ -75,14 +86,86 @@ impl Phase {
             unit,
         }
     }
+
+    /// The handshakes of one kind out of a run with both. CPU time is given to a kind only where
+    /// nearly all handshakes were of it.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn of_kind(kind: Kind, measured: &Measured, floor_us: Option<f64>) -> Self {
+        const NEARLY_ALL: f64 = 0.99;
+        let statistics = &measured.statistics;
+        let (name, of_kind) = match kind {
+            Kind::Full => ("full", &statistics.full),
+            Kind::Resumed => ("resumed", &statistics.resumed),
+        };
+        let units = of_kind.confirmed;
+        let alone = units as f64 >= NEARLY_ALL * statistics.confirmed as f64;
+        let server_cpu_us_per_unit = measured.server_cpu_us_per(units).filter(|_| alone);
+        Self {
+            name: name.to_owned(),
+            confirmed: units,
+            confirmed_per_s: measured.per_s(units as f64),
+            server_cpu_us_per_unit,
+            floor_us,
+            floor_ratio: server_cpu_us_per_unit
+                .zip(floor_us)
+                .map(|(cpu, floor)| cpu / floor),
+            generator_cpu_us_per_unit: measured.own_cpu_us_per(units).filter(|_| alone),
+            p50_us: of_kind.unit.quantile_us(0.5),
+            p99_us: of_kind.unit.quantile_us(0.99),
+            p999_us: of_kind.unit.quantile_us(0.999),
+            errors: BTreeMap::new(),
+            unit: Unit::Handshake,
+        }
+    }
 }
 
+/// What the handshakes of a run were.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Handshakes {
+    /// Done, as the TLS sessions say; served or not.
+    pub full: u64,
+    pub resumed: u64,
+    /// Share of resumed ones that was aimed at, and that was reached.
+    pub resume_aimed: f64,
+    pub resume_reached: f64,
+    /// By version, cipher suite and group.
+    pub agreed: BTreeMap<String, u64>,
+}
+
+impl Handshakes {
+    pub fn new(statistics: &Statistics, resume_aimed: f64) -> Self {
+        let agreed = statistics.agreed.iter();
+        Self {
+            full: statistics.full.tls.count(),
+            resumed: statistics.resumed.tls.count(),
+            resume_aimed,
+            resume_reached: statistics.resumed_ratio(),
+            agreed: agreed
+                .map(|(agreed, count)| (agreed.to_string(), *count))
+                .collect(),
+        }
+    }
+}
+
+/// Name and version of the JSON. The version changes when a field changes its meaning or goes;
+/// fields that are new do not change it.
+pub const SCHEMA: &str = "ringgate-loadgen/1";
+
 /// A whole result.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Report {
+    /// [`SCHEMA`]; what has another is not read.
+    pub schema: String,
     pub phases: Vec<Phase>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshakes: Option<Handshakes>,
     pub identity: IdentityCounts,
     pub verdict: String,
+    /// What the verdict's exit code means: see [`Status`].
+    pub status: Status,
+    /// Only of a run.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Details>,
 }
 
 impl Report {
@@ -100,7 +183,7 @@ impl Report {
 
     /// The table for people.
     pub fn table(&self) -> String {
-        const HEADS: [&str; 8] = [
+        const HEADS: [&str; 9] = [
             "",
             "confirmed/s",
             "p50",
@@ -109,8 +192,9 @@ impl Report {
             "server CPU",
             "crypto floor",
             "ratio",
+            "generator CPU",
         ];
-        let rows: Vec<[String; 8]> = self.phases.iter().map(row).collect();
+        let rows: Vec<[String; 9]> = self.phases.iter().map(row).collect();
         let width = |column: usize| {
             let cells = rows.iter().map(|row| row[column].chars().count());
             cells.chain([HEADS[column].len()]).max().unwrap_or_default()
@@ -135,7 +219,7 @@ impl Report {
     }
 }
 
-fn row(phase: &Phase) -> [String; 8] {
+fn row(phase: &Phase) -> [String; 9] {
     let cost = |us: Option<f64>| match us {
         None => "-".to_owned(),
         Some(us) if phase.unit == Unit::Byte => format!("{:.3} ns/byte", us * 1e3),
@@ -144,7 +228,9 @@ fn row(phase: &Phase) -> [String; 8] {
     };
     let rate = match phase.unit {
         Unit::Byte => format!("{:.2} GB", phase.confirmed_per_s / 1e9),
-        Unit::Handshake | Unit::Request => format!("{:.0}", phase.confirmed_per_s),
+        Unit::Connection | Unit::Handshake | Unit::Request => {
+            format!("{:.0}", phase.confirmed_per_s)
+        }
     };
     [
         phase.name.clone(),
@@ -157,6 +243,7 @@ fn row(phase: &Phase) -> [String; 8] {
         phase
             .floor_ratio
             .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.1}")),
+        cost(phase.generator_cpu_us_per_unit),
     ]
 }
 
@@ -198,9 +285,32 @@ mod tests {
         };
         Report {
             phases,
+            handshakes: None,
             identity,
             verdict: "held".to_owned(),
+            status: Status::Held,
+            details: None,
+            schema: SCHEMA.to_owned(),
         }
+    }
+
+    #[test]
+    fn a_kind_gets_the_cpu_time_only_where_it_was_alone() {
+        let mut measured = Measured {
+            duration: Duration::from_secs(1),
+            server_cpu: Some(Duration::from_millis(100)),
+            ..Measured::default()
+        };
+        measured.statistics.confirmed = 1_000;
+        measured.statistics.resumed.confirmed = 995;
+        measured.statistics.full.confirmed = 5;
+        let resumed = Phase::of_kind(Kind::Resumed, &measured, None);
+        assert!(resumed.server_cpu_us_per_unit.is_some());
+        let full = Phase::of_kind(Kind::Full, &measured, None);
+        assert_eq!((full.confirmed, full.server_cpu_us_per_unit), (5, None));
+        measured.statistics.resumed.confirmed = 900;
+        let resumed = Phase::of_kind(Kind::Resumed, &measured, None);
+        assert_eq!(resumed.server_cpu_us_per_unit, None);
     }
 
     #[test]
@@ -215,19 +325,25 @@ mod tests {
                 .collect::<std::collections::BTreeSet<_>>()
         };
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(keys(&json), set(&["phases", "identity", "verdict"]));
+        assert_eq!(
+            keys(&json),
+            set(&["schema", "phases", "identity", "verdict", "status"])
+        );
         assert_eq!(keys(&json["identity"]), set(&["checked", "mismatched"]));
         let phase = &json["phases"][0];
         let fields = [
             "name",
+            "confirmed",
             "confirmed_per_s",
             "server_cpu_us_per_unit",
             "floor_us",
             "floor_ratio",
+            "generator_cpu_us_per_unit",
             "p50_us",
             "p99_us",
             "p999_us",
             "errors",
+            "unit",
         ];
         assert_eq!(keys(phase), set(&fields));
         assert_eq!(phase["confirmed_per_s"], 5_000.0);

@@ -2,21 +2,24 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use rustls_pki_types::ServerName;
 
-use crate::client::{Credentials, Driver, DriverError, LoadPlan, Outcomes, Workload};
-use crate::cpu_time::{CpuTimeError, Watched};
+use crate::client::{
+    Credentials, Driver, DriverError, LoadPlan, Outcomes, Pace, Reporting, Sources, Workload,
+};
+use crate::cpu_time::{CpuTimeError, Reading, Watched};
+use crate::host::{self, CpuTicks};
 use crate::identity_check::{Delivered, IdentityCounts};
+use crate::series::{Interval, Series, interval_len};
 use crate::statistics::Statistics;
 
-/// A load thread that is busier than this was at its limit.
-const BUSY_MAX: f64 = 0.95;
-
-/// A server that is busier than this was at its limit itself.
-const SERVER_BUSY: f64 = 0.90;
+/// How often a stop by hand is looked for.
+const HEED: Duration = Duration::from_millis(50);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -28,18 +31,28 @@ pub struct RunPlan {
     /// Over all threads.
     pub connections: usize,
     /// Units a second over all threads; `None` is a closed loop.
-    pub rate: Option<f64>,
+    pub pace: Option<Pace>,
     pub warmup: Duration,
     pub duration: Duration,
     /// Units in all; `None` is no bound. With a bound the run ends when they have.
     pub units_max: Option<u64>,
+    /// The share of connections that shall resume a session, 0 to 1; needs credentials that
+    /// [`Credentials::keep_sessions`].
+    pub resume: f64,
     pub threads: usize,
     /// The threads are pinned to these in turn; empty: not pinned.
     pub cpus: Vec<CoreId>,
+    pub sources: Sources,
     /// Where the echo upstream writes down whom it was told of.
     pub delivered: Option<Arc<Delivered>>,
     /// Whose CPU time is the server's.
     pub server: Option<Watched>,
+}
+
+impl RunPlan {
+    fn thread_count(&self) -> usize {
+        self.threads.min(self.connections).max(1)
+    }
 }
 
 /// Why a run could not be made. None of these says anything about the server.
@@ -56,19 +69,35 @@ pub enum RunError {
 }
 
 /// What was measured.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Measured {
     pub statistics: Statistics,
     pub identity: IdentityCounts,
     pub duration: Duration,
     pub server_cpu: Option<Duration>,
     pub open_loop: bool,
+    pub series: Series,
+    /// The share of this host's CPU time that its hypervisor gave to others, 0 to 1.
+    pub stolen: f64,
+    /// Ended by hand before its time.
+    pub stopped: bool,
+    /// Bytes of memory that the server took while the run went on.
+    pub server_grew: Option<u64>,
 }
 
 impl Measured {
     #[allow(clippy::cast_precision_loss)]
     pub fn confirmed_per_s(&self) -> f64 {
-        self.statistics.confirmed as f64 / self.duration.as_secs_f64()
+        self.per_s(self.statistics.confirmed as f64)
+    }
+
+    /// `amount` by the seconds of the run; none where it was stopped before it began.
+    pub fn per_s(&self, amount: f64) -> f64 {
+        if self.duration.is_zero() {
+            0.0
+        } else {
+            amount / self.duration.as_secs_f64()
+        }
     }
 
     /// Server CPU in µs for each of `units`.
@@ -78,67 +107,57 @@ impl Measured {
         (units > 0).then(|| cpu_us / units as f64)
     }
 
-    /// Why the result says nothing about the server, if it does not.
-    pub fn generator_limit(&self) -> Option<String> {
-        let statistics = &self.statistics;
-        if let Some((failure, count)) = statistics
-            .errors
-            .iter()
-            .find(|(failure, _)| failure.is_local())
-        {
-            return Some(format!("{count} times {failure}"));
-        }
-        let server_busy = self.server_cpu.map_or(0.0, |cpu| cpu.as_secs_f64())
-            / self.duration.as_secs_f64().max(f64::MIN_POSITIVE);
-        let own = format!(
-            "a load thread used {:.0}% of its CPU",
-            statistics.own_busy * 100.0
-        );
-        if statistics.own_busy < BUSY_MAX || server_busy >= SERVER_BUSY {
-            return None;
-        }
-        let sent = statistics.sent_ratio();
-        match self.open_loop {
-            true if sent < 0.99 => {
-                Some(format!("{own} and began {:.1}% of the units", sent * 100.0))
-            }
-            true => None,
-            false => Some(own),
-        }
+    /// CPU in µs of the load threads for each of `units`.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn own_cpu_us_per(&self, units: u64) -> Option<f64> {
+        let cpu_us = self.statistics.own_cpu.as_secs_f64() * 1e6;
+        (units > 0 && cpu_us > 0.0).then(|| cpu_us / units as f64)
     }
 }
 
 /// Runs the load.
 pub fn measure(plan: &RunPlan) -> Result<Measured, RunError> {
+    measure_watched(plan, &Arc::default(), &mut |_| {})
+}
+
+/// The same, telling `watch` of every interval that has ended, until `stop` says to end early.
+pub fn measure_watched(
+    plan: &RunPlan,
+    stop: &Arc<AtomicBool>,
+    watch: &mut dyn FnMut(&Interval),
+) -> Result<Measured, RunError> {
     let from = Instant::now() + plan.warmup;
     let until = from + plan.duration;
-    let threads = (0..plan.threads.min(plan.connections).max(1))
+    let (intervals, heard) = mpsc::channel();
+    let reporting = Reporting {
+        intervals,
+        interval_len: interval_len(plan.duration),
+        stop: stop.clone(),
+    };
+    let mut watched = WatchedRun::new(plan, from, &reporting);
+    let threads = (0..plan.thread_count())
         .map(|number| {
             let (plan, cpu) = (load_plan(plan, number, from, until), cpu_of(plan, number));
+            let reporting = reporting.clone();
             std::thread::Builder::new()
                 .name(format!("load-{number}"))
                 .spawn(move || {
                     if let Some(cpu) = cpu {
                         core_affinity::set_for_current(cpu);
                     }
-                    Driver::new(plan)?.run()
+                    Driver::new(plan, reporting)?.run()
                 })
         })
         .collect::<Result<Vec<_>, _>>()?;
+    drop(reporting);
 
-    let server_cpu = match &plan.server {
-        None => None,
-        Some(server) => {
-            sleep_until(from);
-            let before = server.cpu_time()?;
-            sleep_until(until);
-            Some(server.cpu_time()?.saturating_sub(before))
-        }
-    };
+    let followed = watched.follow(&heard, stop, watch);
+    if followed.is_err() {
+        // Nothing is left running behind an error.
+        stop.store(true, Ordering::Relaxed);
+    }
     let mut measured = Measured {
-        duration: plan.duration,
-        server_cpu,
-        open_loop: plan.rate.is_some(),
+        open_loop: plan.pace.is_some(),
         ..Measured::default()
     };
     for thread in threads {
@@ -149,7 +168,142 @@ pub fn measure(plan: &RunPlan) -> Result<Measured, RunError> {
         measured.statistics.add(&statistics);
         measured.identity.add(identity);
     }
+    followed?;
+    watched.finish(&mut measured);
     Ok(measured)
+}
+
+/// What is seen of a run from outside of its load threads.
+struct WatchedRun<'a> {
+    plan: &'a RunPlan,
+    from: Instant,
+    interval_len: Duration,
+    /// Intervals that the run has.
+    count: u32,
+    series: Series,
+    /// How many threads have told of each interval.
+    told: Vec<usize>,
+    /// The server's CPU time at the beginning and at the end of each interval.
+    readings: Vec<Reading>,
+    ticks: [CpuTicks; 2],
+    memory: [Option<u64>; 2],
+    ended: Instant,
+    stopped: bool,
+}
+
+impl<'a> WatchedRun<'a> {
+    fn new(plan: &'a RunPlan, from: Instant, reporting: &Reporting) -> Self {
+        let interval_len = reporting.interval_len;
+        let count = plan.duration.as_nanos().div_ceil(interval_len.as_nanos());
+        Self {
+            plan,
+            from,
+            interval_len,
+            count: u32::try_from(count).unwrap_or(u32::MAX).max(1),
+            series: Series::new(interval_len),
+            told: Vec::new(),
+            readings: Vec::new(),
+            ticks: Default::default(),
+            memory: [plan.resident_bytes(), None],
+            ended: from + plan.duration,
+            stopped: false,
+        }
+    }
+
+    /// Listens until every load thread has ended.
+    fn follow(
+        &mut self,
+        heard: &Receiver<Interval>,
+        stop: &AtomicBool,
+        watch: &mut dyn FnMut(&Interval),
+    ) -> Result<(), RunError> {
+        loop {
+            let now = Instant::now();
+            if stop.load(Ordering::Relaxed) && !self.stopped && now < self.ended {
+                (self.stopped, self.ended) = (true, now);
+                self.read_server()?;
+            }
+            let next = self.next_reading();
+            if next.is_some_and(|next| next <= now) {
+                self.read_server()?;
+                continue;
+            }
+            let wait = next.map_or(HEED, |next| (next - now).min(HEED));
+            match heard.recv_timeout(wait) {
+                Ok(interval) => self.hear(&interval, watch),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    if self.next_reading().is_some() && !self.readings.is_empty() {
+                        self.ended = Instant::now();
+                        self.read_server()?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// When the server is looked at next: where an interval begins, and at the end.
+    fn next_reading(&self) -> Option<Instant> {
+        let number = u32::try_from(self.readings.len()).unwrap_or(u32::MAX);
+        let moment = self.from + self.interval_len * number;
+        (number <= self.count && !self.stopped).then(|| moment.min(self.ended))
+    }
+
+    fn read_server(&mut self) -> Result<(), RunError> {
+        let reading = match &self.plan.server {
+            Some(server) => server.read()?,
+            None => Reading::default(),
+        };
+        if self.readings.is_empty() {
+            self.ticks[0] = CpuTicks::now();
+        }
+        self.readings.push(reading);
+        self.ticks[1] = CpuTicks::now();
+        self.memory[1] = self.plan.resident_bytes();
+        Ok(())
+    }
+
+    fn hear(&mut self, interval: &Interval, watch: &mut dyn FnMut(&Interval)) {
+        self.series.add(interval, self.count);
+        self.told.resize(self.series.intervals.len(), 0);
+        let number = interval.number.min(self.count - 1) as usize;
+        self.told[number] += 1;
+        if self.told[number] == self.plan.thread_count() {
+            watch(&self.series.intervals[number]);
+        }
+    }
+
+    fn finish(mut self, measured: &mut Measured) {
+        // A run of so many units ends when they have.
+        measured.duration = match self.plan.units_max {
+            None => self.ended.saturating_duration_since(self.from),
+            Some(_) => self.plan.duration,
+        };
+        measured.stopped = self.stopped;
+        if self.plan.server.is_some() {
+            for (number, pair) in self.readings.windows(2).enumerate() {
+                self.series.server_cpu(number, pair[1].since(&pair[0]));
+            }
+            if let [first, .., last] = &self.readings[..] {
+                measured.server_cpu = Some(last.since(first));
+            }
+        }
+        measured.stolen = self.ticks[1].stolen_since(&self.ticks[0]);
+        if let [Some(before), Some(after)] = self.memory {
+            measured.server_grew = Some(after.saturating_sub(before));
+        }
+        measured.series = self.series;
+    }
+}
+
+impl RunPlan {
+    fn resident_bytes(&self) -> Option<u64> {
+        match &self.server {
+            Some(Watched::Processes(pids)) => host::resident_bytes(pids),
+            _ => None,
+        }
+    }
 }
 
 fn cpu_of(plan: &RunPlan, number: usize) -> Option<CoreId> {
@@ -158,11 +312,9 @@ fn cpu_of(plan: &RunPlan, number: usize) -> Option<CoreId> {
 
 /// A thread's share of the plan.
 fn load_plan(plan: &RunPlan, number: usize, from: Instant, until: Instant) -> LoadPlan {
-    let threads = plan.threads.min(plan.connections).max(1);
+    let threads = plan.thread_count();
     let share = |all: usize| all / threads + usize::from(number < all % threads);
-    // Far below 2^53.
-    #[allow(clippy::cast_precision_loss)]
-    let rate = plan.rate.map(|rate| rate / threads as f64);
+    let pace = plan.pace.as_ref().map(|pace| pace.share(threads));
     let units_max = plan.units_max.map(|all| {
         let (threads, number) = (threads as u64, number as u64);
         all / threads + u64::from(number < all % threads)
@@ -173,7 +325,11 @@ fn load_plan(plan: &RunPlan, number: usize, from: Instant, until: Instant) -> Lo
         credentials: plan.credentials.clone(),
         workload: plan.workload.clone(),
         connections: share(plan.connections),
-        rate,
+        pace: pace.map(|pace| pace.after_warmup(plan.warmup)),
+        // Far below 2^53.
+        #[allow(clippy::cast_precision_loss)]
+        share: number as f64 / threads as f64,
+        start: from - plan.warmup,
         from,
         until,
         units_max,
@@ -183,62 +339,28 @@ fn load_plan(plan: &RunPlan, number: usize, from: Instant, until: Instant) -> Lo
                 (all / threads + usize::from(earlier < all % threads)) as u64
             })
             .sum(),
+        resume: plan.resume,
+        sources: plan.sources,
         delivered: plan.delivered.clone(),
     }
-}
-
-fn sleep_until(moment: Instant) {
-    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Failure;
 
-    fn measured(own_busy: f64, server_busy: Option<f64>) -> Measured {
-        let mut measured = Measured {
+    fn measured(server_busy: Option<f64>) -> Measured {
+        Measured {
             duration: Duration::from_secs(10),
             server_cpu: server_busy.map(|busy| Duration::from_secs_f64(10.0 * busy)),
             ..Measured::default()
-        };
-        measured.statistics.own_busy = own_busy;
-        measured
-    }
-
-    #[test]
-    fn the_generator_says_when_it_was_the_limit() {
-        assert!(measured(0.99, None).generator_limit().is_some());
-        assert!(measured(0.99, Some(0.5)).generator_limit().is_some());
-        assert!(measured(0.99, Some(0.95)).generator_limit().is_none());
-        assert!(measured(0.80, None).generator_limit().is_none());
-        let mut ports = measured(0.1, None);
-        ports.statistics.fail(Failure::LocalPorts);
-        assert_eq!(
-            ports.generator_limit().as_deref(),
-            Some("1 times local:ports")
-        );
-    }
-
-    #[test]
-    fn an_open_loop_that_kept_its_pace_was_not_the_limit() {
-        let mut open = Measured {
-            open_loop: true,
-            ..measured(0.99, None)
-        };
-        (open.statistics.due, open.statistics.begun) = (1_000, 999);
-        assert!(open.generator_limit().is_none());
-        open.statistics.begun = 900;
-        assert!(open.generator_limit().is_some());
+        }
     }
 
     #[test]
     fn cpu_per_unit() {
-        assert_eq!(
-            measured(0.0, Some(0.5)).server_cpu_us_per(50_000),
-            Some(100.0)
-        );
-        assert_eq!(measured(0.0, Some(0.5)).server_cpu_us_per(0), None);
-        assert_eq!(measured(0.0, None).server_cpu_us_per(5), None);
+        assert_eq!(measured(Some(0.5)).server_cpu_us_per(50_000), Some(100.0));
+        assert_eq!(measured(Some(0.5)).server_cpu_us_per(0), None);
+        assert_eq!(measured(None).server_cpu_us_per(5), None);
     }
 }

@@ -1,52 +1,76 @@
 //! `run`: load on a server that is there already.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use clap::ValueEnum;
 use core_affinity::CoreId;
 use rustls::SignatureAlgorithm;
 use rustls_pki_types::ServerName;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
-use crate::cli::{Confirm, Mode, RunArgs, Status, resolve};
-use crate::client::{Credentials, ServerTrust, Workload};
+use crate::args::{Identities, Mode, RunArgs};
+use crate::cli::{Status, resolve};
+use crate::client::{Confirm, Credentials, Offer, Pace, ServerTrust, Sources, Work, Workload};
 use crate::cpu_time::Watched;
+use crate::details::{Details, Settings};
 use crate::floor::Floor;
+use crate::host::{descriptors, ephemeral_ports, lacks_descriptors};
 use crate::pki::{self, Credential, KeyKind};
-use crate::report::{Phase, Report, Unit, print};
-use crate::run::{Measured, RunPlan, measure};
+use crate::progress::Progress;
+use crate::report::{Handshakes, Phase, Report, SCHEMA, Unit, print};
+use crate::run::{Measured, RunPlan, measure_watched};
+use crate::series::interval_len;
+use crate::statistics::Kind;
+use crate::verdict::judge;
+
+/// Measured time, time before it begins, and what each identity adds that is to have a session by then.
+const DURATION: Duration = Duration::from_secs(10);
+const WARMUP: Duration = Duration::from_millis(500);
+const FIRST_SESSION: Duration = Duration::from_millis(1);
+
+/// The cryptography of one unit, where it is known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Floors {
+    unit_us: Option<f64>,
+    resumed_us: Option<f64>,
+}
 
 /// Does what the arguments say.
 pub fn run(args: &RunArgs) -> Status {
-    let (plan, floor_us) = match prepare(args) {
+    let (plan, floors) = match prepare(args) {
         Ok(prepared) => prepared,
-        Err(error) => {
+        Err(Refused(status, error)) => {
             eprintln!("{error}");
-            return Status::Usage;
+            return status;
         }
     };
-    let measured = match measure(&plan) {
+    let stop = Arc::new(AtomicBool::new(false));
+    if let Err(error) = stop_by_hand(&stop) {
+        eprintln!("Ctrl-C will end this without a report: {error}");
+    }
+    let measured = {
+        let interval_s = interval_len(plan.duration).as_secs_f64();
+        let mut progress = Progress::new(!args.quiet, interval_s, plan.duration.as_secs_f64());
+        measure_watched(&plan, &stop, &mut |interval| progress.tell(interval))
+    };
+    let measured = match measured {
         Ok(measured) => measured,
         Err(error) => {
             eprintln!("{error}");
             return Status::GeneratorLimit;
         }
     };
-    let (unit, name) = match args.mode {
-        Mode::Bulk => (Unit::Byte, "bulk"),
-        Mode::Handshake => (Unit::Handshake, "handshake"),
-        Mode::Rr => (Unit::Request, "rr"),
-    };
-    let phase = Phase::new(name, unit, &measured, floor_us);
-    let (status, verdict) = judge(args, &measured);
-    let report = Report {
-        phases: vec![phase],
-        identity: measured.identity,
-        verdict,
-    };
+    let report = report(args, &plan, &measured, floors);
     if !args.quiet {
         let connections = phases_of_connections(&measured);
         print(&format!(
-            "{}{connections}{}\n",
+            "{}{}{connections}{}\n",
             report.table(),
+            steps_table(&report),
             report.verdict
         ));
     }
@@ -55,7 +79,7 @@ pub fn run(args: &RunArgs) -> Status {
         .as_deref()
         .map_or(Ok(()), |path| report.write_json(path))
     {
-        Ok(()) => status,
+        Ok(()) => report.status,
         Err(error) => {
             eprintln!("{error}");
             Status::Usage
@@ -63,14 +87,116 @@ pub fn run(args: &RunArgs) -> Status {
     }
 }
 
-fn prepare(args: &RunArgs) -> Result<(RunPlan, Option<f64>), String> {
+/// Ctrl-C and SIGTERM end the run and have it reported; a second one ends the process.
+fn stop_by_hand(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds nothing set yet.
+        flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
+        flag::register(signal, stop.clone())?;
+    }
+    Ok(())
+}
+
+fn report(args: &RunArgs, plan: &RunPlan, measured: &Measured, floors: Floors) -> Report {
+    let verdict = judge(measured, args.threshold.as_ref(), &notes(args, measured));
+    let steps = plan.pace.as_ref().map(|pace| pace.steps.as_slice());
+    let steps = steps.filter(|_| args.ramp.is_some()).unwrap_or_default();
+    Report {
+        schema: SCHEMA.to_owned(),
+        phases: phases(args, measured, floors),
+        handshakes: Some(Handshakes::new(&measured.statistics, args.resume)),
+        identity: measured.identity,
+        verdict: verdict.text,
+        status: verdict.status,
+        details: Some(Details::new(measured, settings(args, plan), steps)),
+    }
+}
+
+fn settings(args: &RunArgs, plan: &RunPlan) -> Settings {
+    let name = |value: Option<clap::builder::PossibleValue>| {
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    };
+    Settings {
+        target: args.target.clone(),
+        mode: name(args.mode.to_possible_value()),
+        confirm: name(args.confirm.to_possible_value()),
+        connections: plan.connections,
+        threads: plan.threads,
+        cpus: plan.cpus.iter().map(|cpu| cpu.id).collect(),
+        duration_s: plan.duration.as_secs_f64(),
+        warmup_s: plan.warmup.as_secs_f64(),
+        size: plan.workload.payload.len(),
+        resume: args.resume,
+        identities: plan.credentials.count(),
+        rate: args.rate,
+        arrival: plan
+            .pace
+            .as_ref()
+            .map(|pace| name(pace.arrival.to_possible_value())),
+        server_checked: !args.insecure,
+    }
+}
+
+/// What is to be said beside the verdict.
+fn notes(args: &RunArgs, measured: &Measured) -> Vec<String> {
+    let mut notes = Vec::new();
+    if args.insecure {
+        notes.push("--insecure: any server was believed, unchecked".to_owned());
+    }
+    if args.confirm == Confirm::None && args.mode != Mode::Rr && args.mode != Mode::Bulk {
+        notes.push("unconfirmed: the server may have refused these clients".to_owned());
+    }
+    if measured.stolen > 0.01 {
+        let stolen = measured.stolen * 100.0;
+        notes.push(format!("{stolen:.0}% of this host's CPU time was stolen"));
+    }
+    if let Some(late) = measured.statistics.late.quantile_us(0.99) {
+        notes.push(format!(
+            "units began within {late:.0} µs of the schedule at p99"
+        ));
+    }
+    if args.mode == Mode::Hold {
+        let held = measured.statistics.confirmed;
+        notes.push(format!("{held} of {} connections held", args.connections));
+        #[allow(clippy::cast_precision_loss)]
+        if let Some(grew) = measured.server_grew
+            && held > 0
+        {
+            let kib = grew as f64 / 1024.0 / held as f64;
+            notes.push(format!("the server's memory grew by {kib:.1} KiB for each"));
+        }
+    }
+    notes
+}
+
+/// The rows of the report: all units, and where sessions were to be resumed each kind of handshake.
+fn phases(args: &RunArgs, measured: &Measured, floors: Floors) -> Vec<Phase> {
+    let (unit, name) = match args.mode {
+        Mode::Bulk => (Unit::Byte, "bulk"),
+        Mode::Handshake => (Unit::Handshake, "handshake"),
+        Mode::Hold => (Unit::Connection, "hold"),
+        Mode::Rr => (Unit::Request, "rr"),
+    };
+    let kinds = args.mode == Mode::Handshake && args.resume > 0.0;
+    // A mix of both kinds has no floor of its own.
+    let floor_us = floors.unit_us.filter(|_| !kinds);
+    let mut phases = vec![Phase::new(name, unit, measured, floor_us)];
+    if kinds {
+        phases.push(Phase::of_kind(Kind::Full, measured, floors.unit_us));
+        phases.push(Phase::of_kind(Kind::Resumed, measured, floors.resumed_us));
+    }
+    phases
+}
+
+fn prepare(args: &RunArgs) -> Result<(RunPlan, Floors), Refused> {
     let (target, host) = resolve(&args.target)?;
     let name = args.sni.as_ref().unwrap_or(&host);
     let server_name = ServerName::try_from(name.clone())
         .map_err(|_| format!("{name:?} is no name to ask for; give one with --sni"))?;
     let text = |error: pki::PkiError| error.to_string();
     let pool = match (&args.identities, &args.cert, &args.key) {
-        (Some(directory), ..) => pki::load_pool(directory).map_err(text)?,
+        (Some(Identities::Directory(directory)), ..) => pki::load_pool(directory).map_err(text)?,
+        (Some(Identities::Made(count)), ..) => make_pool(args, *count)?,
         (None, Some(cert), Some(key)) => vec![pki::load_credential(cert, key).map_err(text)?],
         _ => Vec::new(),
     };
@@ -78,39 +204,150 @@ fn prepare(args: &RunArgs) -> Result<(RunPlan, Option<f64>), String> {
         Some(ca) => ServerTrust::Roots(pki::load_anchors(ca).map_err(text)?),
         None => ServerTrust::Insecure,
     };
-    let credentials = Credentials::new(&pool, trust).map_err(|error| error.to_string())?;
+    let offer = Offer::new(
+        args.ciphers.as_ref(),
+        args.groups.as_ref(),
+        args.tls.as_ref(),
+    );
+    let mut credentials =
+        Credentials::new(&pool, trust, &offer).map_err(|error| error.to_string())?;
+    if args.resume > 0.0 {
+        credentials.keep_sessions(args.connections);
+    }
+    let newcomers = if args.resume > 0.0 {
+        u32::try_from(credentials.count()).unwrap_or(u32::MAX)
+    } else {
+        0
+    };
+    let warmup = args.warmup.unwrap_or(WARMUP + FIRST_SESSION * newcomers);
     let size = args.size.unwrap_or(match args.mode {
         Mode::Bulk => 64 << 10,
-        Mode::Handshake => 1,
+        Mode::Handshake | Mode::Hold => 1,
         Mode::Rr => 1 << 10,
     });
+    let duration = match &args.ramp {
+        Some(ramp) => ramp.lasts(),
+        None => args.duration.unwrap_or(DURATION),
+    };
+    let sources = sources(args, target.ip())?;
+    if let Some(lack) = lacks_descriptors(args.connections, descriptors()) {
+        return Err(Refused(Status::GeneratorLimit, lack));
+    }
     let plan = RunPlan {
         target,
         server_name,
         credentials: Arc::new(credentials),
         workload: Workload {
-            handshakes: args.mode == Mode::Handshake,
-            confirm: args.confirm == Confirm::Echo || args.mode != Mode::Handshake,
+            work: match args.mode {
+                Mode::Handshake => Work::Handshakes,
+                Mode::Hold => Work::Hold,
+                Mode::Bulk | Mode::Rr => Work::Requests,
+            },
+            confirm: args.confirm,
             payload: payload(size),
+            requests_per_connection: args.reqs_per_conn,
             timeout: args.timeout,
         },
         connections: args.connections,
-        rate: args.rate,
-        warmup: args.warmup,
-        duration: args.duration,
+        pace: pace(args),
+        warmup,
+        duration,
         units_max: None,
+        resume: args.resume,
         threads: args.threads,
-        cpus: args.cpus.iter().map(|&id| CoreId { id }).collect(),
+        sources,
+        cpus: cpus(args),
         delivered: None,
-        server: args.server_pid.map(Watched::Process),
+        server: (!args.server_pid.is_empty()).then(|| Watched::Processes(args.server_pid.clone())),
     };
     // Refused before any load is made.
     if let Some(server) = &plan.server {
         server
-            .cpu_time()
+            .read()
             .map_err(|error| format!("--server-pid: {error}"))?;
     }
-    Ok((plan, floor_us(args.mode, size, pool.first())))
+    let floors = floors(args.mode, size, pool.first()).unwrap_or_default();
+    Ok((plan, floors))
+}
+
+/// Why nothing was run.
+struct Refused(Status, String);
+
+impl From<String> for Refused {
+    fn from(error: String) -> Self {
+        Self(Status::Usage, error)
+    }
+}
+
+fn pace(args: &RunArgs) -> Option<Pace> {
+    let steps = match (&args.ramp, args.rate) {
+        (Some(ramp), _) => ramp.steps(),
+        (None, Some(rate)) => return Some(Pace::steady(rate, args.arrival)),
+        (None, None) => return None,
+    };
+    Some(Pace {
+        steps,
+        arrival: args.arrival,
+    })
+}
+
+/// The CPUs that were named, or the last ones of this process: servers tend to have the first.
+fn cpus(args: &RunArgs) -> Vec<CoreId> {
+    if !args.cpus.is_empty() {
+        return args.cpus.iter().map(|&id| CoreId { id }).collect();
+    }
+    let own = core_affinity::get_core_ids().unwrap_or_default();
+    let mut last: Vec<CoreId> = own.iter().rev().take(args.threads).copied().collect();
+    last.reverse();
+    last
+}
+
+/// Where connections come from. Each address has so many ephemeral ports; a server on loopback can
+/// be reached from many.
+fn sources(args: &RunArgs, target: IpAddr) -> Result<Sources, Refused> {
+    let on_loopback = target.is_loopback() && target.is_ipv4();
+    if let Some(count) = args.sources {
+        if !on_loopback {
+            return Err(Refused::from(format!(
+                "--sources are addresses of 127.0.0.0/8, from which {target} cannot be reached"
+            )));
+        }
+        return Ok(Sources::Loopback(count));
+    }
+    // A third is left to others and to connections that end.
+    let usable = (ephemeral_ports() * 2 / 3).max(1);
+    if args.connections <= usable {
+        return Ok(Sources::Any);
+    }
+    if on_loopback {
+        let count = args.connections.div_ceil(usable);
+        return Ok(Sources::Loopback(
+            u32::try_from(count)
+                .unwrap_or(Sources::MAX)
+                .min(Sources::MAX),
+        ));
+    }
+    if args.connections > ephemeral_ports() {
+        let error = format!(
+            "{} connections to one address need as many ephemeral ports and this host has {}: \
+             lower -c, widen net.ipv4.ip_local_port_range, or add load hosts",
+            args.connections,
+            ephemeral_ports()
+        );
+        return Err(Refused(Status::GeneratorLimit, error));
+    }
+    Ok(Sources::Any)
+}
+
+/// Clients that are made for this run.
+fn make_pool(args: &RunArgs, count: u32) -> Result<Vec<Credential>, String> {
+    let (Some(certificate), Some(key)) = (&args.issuer_cert, &args.issuer_key) else {
+        return Err(format!(
+            "--identities {count} makes clients and needs their CA: --issuer-cert and \
+             --issuer-key, which `ringgate-loadgen pki DIR` leaves as client-issuer.pem and .key"
+        ));
+    };
+    pki::make_pool(certificate, key, count).map_err(|error| error.to_string())
 }
 
 /// Bytes that differ from their neighbours, so that a shifted echo is noticed.
@@ -120,9 +357,9 @@ pub fn payload(size: usize) -> Arc<[u8]> {
         .collect()
 }
 
-/// The floor of one unit, where it is known: with a client certificate, and for sizes that were
-/// timed. The server's key is taken to be of the client's kind.
-fn floor_us(mode: Mode, size: usize, client: Option<&Credential>) -> Option<f64> {
+/// The floors, where they are known: with a client certificate, and for sizes that were timed. The
+/// server's key is taken to be of the client's kind.
+fn floors(mode: Mode, size: usize, client: Option<&Credential>) -> Option<Floors> {
     let client = client?;
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&client.key).ok()?;
     let key = match key.algorithm() {
@@ -132,81 +369,81 @@ fn floor_us(mode: Mode, size: usize, client: Option<&Credential>) -> Option<f64>
         _ => return None,
     };
     let floor = Floor::measure(key).ok()?;
-    match mode {
+    let unit_us = match mode {
         Mode::Bulk => Some(floor.byte_us()),
-        Mode::Handshake => Some(floor.full_handshake_us(u32::try_from(client.chain.len()).ok()?)),
+        Mode::Handshake | Mode::Hold => {
+            Some(floor.full_handshake_us(u32::try_from(client.chain.len()).ok()?))
+        }
         Mode::Rr => (size == 1 << 10).then(|| floor.request_1k_us()),
-    }
+    };
+    Some(Floors {
+        unit_us,
+        resumed_us: Some(floor.resumed_handshake_us()),
+    })
 }
 
-/// The verdict in plain words.
-fn judge(args: &RunArgs, measured: &Measured) -> (Status, String) {
-    let mut notes = vec![if measured.open_loop {
-        "open loop: latency from the moment each unit was due".to_owned()
-    } else {
-        "closed loop: latency from the moment each unit was begun".to_owned()
-    }];
-    if args.insecure {
-        notes.push("--insecure: any server was believed".to_owned());
+/// The rows of a ramp.
+fn steps_table(report: &Report) -> String {
+    let steps = report.details.as_ref().map(|details| &details.steps[..]);
+    let mut table = String::new();
+    let ms =
+        |us: Option<f64>| us.map_or_else(|| "-".to_owned(), |us| format!("{:.2} ms", us / 1e3));
+    for step in steps.unwrap_or_default() {
+        let cpu = step
+            .server_cpu_us_per_unit
+            .map_or_else(|| "-".to_owned(), |us| format!("{us:.1} µs"));
+        table.push_str(&format!(
+            "{:>8.0}/s due: {:>8.0}/s served, p50 {}, p99 {}, {} errors, server CPU {cpu}\n",
+            step.rate,
+            step.confirmed_per_s,
+            ms(step.p50_us),
+            ms(step.p99_us),
+            step.failed,
+        ));
     }
-    if args.confirm == Confirm::None && args.mode == Mode::Handshake {
-        notes.push("unconfirmed: the server may have refused these clients".to_owned());
-    }
-    let statistics = &measured.statistics;
-    let missed = args
-        .threshold
-        .as_ref()
-        .map(|thresholds| thresholds.missed(statistics, measured.confirmed_per_s()))
-        .unwrap_or_default();
-    let (status, first) = if let Some(limit) = measured.generator_limit() {
-        let text = format!("the generator was the limit ({limit}): nothing is said of the server");
-        (Status::GeneratorLimit, text)
-    } else if statistics.confirmed == 0 {
-        (
-            Status::TargetFailed,
-            "failed: nothing was served".to_owned(),
-        )
-    } else if !missed.is_empty() {
-        (
-            Status::ThresholdMissed,
-            format!("missed: {}", missed.join("; ")),
-        )
-    } else if args.threshold.is_none() && statistics.failed() > 0 {
-        let text = format!("failed: {} units were not served", statistics.failed());
-        (Status::TargetFailed, text)
-    } else {
-        (Status::Held, "held".to_owned())
-    };
-    notes.insert(0, first);
-    (status, notes.join("; "))
+    table
 }
 
 /// Percentiles of each phase of a connection; with a rate also those from the beginning of a unit.
 fn phases_of_connections(measured: &Measured) -> String {
     let statistics = &measured.statistics;
     let mut lines = String::new();
-    let plain = ("unit, from its beginning", &statistics.plain);
+    for (agreed, count) in &statistics.agreed {
+        lines.push_str(&format!("{count} handshakes agreed on {agreed}\n"));
+    }
+    let resumed = statistics.resumed.tls.count();
+    if resumed > 0 {
+        let all = resumed + statistics.full.tls.count();
+        lines.push_str(&format!(
+            "{resumed} of {all} handshakes resumed a session\n"
+        ));
+    }
+    let mut rows = Vec::new();
     for (name, latency) in [
         ("TCP connect", &statistics.connect),
         ("TLS", &statistics.tls),
         ("confirmation", &statistics.confirm),
-    ]
-    .into_iter()
-    .chain(measured.open_loop.then_some(plain))
-    {
-        let show = |quantile| {
-            latency
-                .quantile_us(quantile)
-                .map_or_else(|| "-".to_owned(), |us| format!("{us:.0}"))
-        };
+        ("first byte", &statistics.first_byte),
+        ("unit, from due", &statistics.corrected),
+        ("unit, from begun", &statistics.plain),
+    ] {
         if latency.count() > 0 {
-            lines.push_str(&format!(
-                "{name}: p50 {} µs, p99 {} µs, p99.9 {} µs\n",
-                show(0.5),
-                show(0.99),
-                show(0.999)
-            ));
+            let percentiles = [0.5, 0.9, 0.99, 0.999, 0.9999].map(|quantile| {
+                latency
+                    .quantile_us(quantile)
+                    .map_or_else(|| "-".to_owned(), |us| format!("{us:.0}"))
+            });
+            rows.push((name, percentiles));
         }
+    }
+    lines.push_str(&format!(
+        "{:<16} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
+        "µs", "p50", "p90", "p99", "p99.9", "p99.99"
+    ));
+    for (name, [p50, p90, p99, p999, p9999]) in rows {
+        lines.push_str(&format!(
+            "{name:<16} {p50:>9} {p90:>9} {p99:>9} {p999:>9} {p9999:>9}\n"
+        ));
     }
     lines
 }

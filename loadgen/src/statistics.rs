@@ -5,7 +5,26 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::client::Agreed;
 use crate::failure::Failure;
+
+/// What a handshake was.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    Full,
+    Resumed,
+}
+
+/// Handshakes of one kind.
+#[derive(Clone, Debug, Default)]
+pub struct OfKind {
+    /// Served; only where each unit is a handshake.
+    pub confirmed: u64,
+    /// Connected to the client's Finished sent, served or not.
+    pub tls: Latency,
+    /// The whole unit from the moment it was begun.
+    pub unit: Latency,
+}
 
 /// Latencies in nanoseconds from 1 µs to 10 minutes, with three significant digits.
 #[derive(Clone, Debug)]
@@ -39,6 +58,16 @@ impl Latency {
         (beyond > 2.0 - 1e-6).then(|| ns_to_us(self.0.value_at_quantile(quantile)))
     }
 
+    /// In µs; `None` without samples.
+    pub fn mean_us(&self) -> Option<f64> {
+        (self.count() > 0).then(|| self.0.mean() / 1e3)
+    }
+
+    /// Samples, in nanoseconds.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
     pub fn max_us(&self) -> Option<f64> {
         (self.count() > 0).then(|| ns_to_us(self.0.max()))
     }
@@ -66,16 +95,24 @@ pub struct Statistics {
     pub due: u64,
     /// Units begun.
     pub begun: u64,
+    pub full: OfKind,
+    pub resumed: OfKind,
+    /// What handshakes agreed on, and how many; a handful of rows.
+    pub agreed: Vec<(Agreed, u64)>,
     /// SYN to connected.
     pub connect: Latency,
     /// Connected to the client's Finished sent.
     pub tls: Latency,
-    /// Finished sent to the first byte of the echo: the server's acceptance.
+    /// Finished sent to the first byte of the echo, or the ticket: the server's acceptance.
     pub confirm: Latency,
+    /// A request sent to the first byte of its answer.
+    pub first_byte: Latency,
     /// The whole unit from the moment it was begun.
     pub plain: Latency,
     /// The whole unit from the moment it was due; only with a rate.
     pub corrected: Latency,
+    /// From the moment a unit was due to that it was begun; only with a rate.
+    pub late: Latency,
     /// CPU time of the load threads in the measured time.
     pub own_cpu: Duration,
     /// The busiest load thread's share of its CPU, 0 to 1.
@@ -85,6 +122,36 @@ pub struct Statistics {
 impl Statistics {
     pub fn fail(&mut self, failure: Failure) {
         *self.errors.entry(failure).or_default() += 1;
+    }
+
+    pub fn of_kind(&mut self, kind: Kind) -> &mut OfKind {
+        match kind {
+            Kind::Full => &mut self.full,
+            Kind::Resumed => &mut self.resumed,
+        }
+    }
+
+    /// Counts a handshake by what it agreed on.
+    pub fn agree(&mut self, agreed: Agreed) {
+        self.agree_times(agreed, 1);
+    }
+
+    fn agree_times(&mut self, agreed: Agreed, times: u64) {
+        match self.agreed.iter_mut().find(|(known, _)| *known == agreed) {
+            Some((_, count)) => *count += times,
+            None => self.agreed.push((agreed, times)),
+        }
+    }
+
+    /// Resumed of all handshakes that were done.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn resumed_ratio(&self) -> f64 {
+        let (full, resumed) = (self.full.tls.count(), self.resumed.tls.count());
+        if resumed == 0 {
+            0.0
+        } else {
+            resumed as f64 / (full + resumed) as f64
+        }
     }
 
     pub fn failed(&self) -> u64 {
@@ -129,9 +196,22 @@ impl Statistics {
         for (failure, count) in &other.errors {
             *self.errors.entry(failure.clone()).or_default() += count;
         }
+        for (own, others) in [
+            (&mut self.full, &other.full),
+            (&mut self.resumed, &other.resumed),
+        ] {
+            own.confirmed += others.confirmed;
+            own.tls.add(&others.tls);
+            own.unit.add(&others.unit);
+        }
+        for (agreed, count) in &other.agreed {
+            self.agree_times(*agreed, *count);
+        }
         self.connect.add(&other.connect);
         self.tls.add(&other.tls);
         self.confirm.add(&other.confirm);
+        self.first_byte.add(&other.first_byte);
+        self.late.add(&other.late);
         self.plain.add(&other.plain);
         self.corrected.add(&other.corrected);
         self.own_cpu += other.own_cpu;

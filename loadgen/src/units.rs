@@ -1,6 +1,9 @@
 //! Durations, sizes, rates and ratios as people write them on a command line.
 
+use std::str::FromStr;
 use std::time::Duration;
+
+use crate::client::Step;
 
 /// Why a text is no quantity.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -89,6 +92,69 @@ pub fn rate(text: &str) -> Result<f64, UnitError> {
     }
 }
 
+/// `1k:20k:1k/10s`: rates from the first to the second in steps of the third, each for the time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ramp {
+    from: f64,
+    to: f64,
+    by: f64,
+    each: Duration,
+    count: u32,
+}
+
+impl Ramp {
+    const STEPS_MAX: f64 = 1_000.0;
+
+    pub fn steps(&self) -> Vec<Step> {
+        let step = |number: u32| Step {
+            rate: (self.from + self.by * f64::from(number))
+                .clamp(self.from.min(self.to), self.from.max(self.to)),
+            lasts: self.each,
+        };
+        (0..self.count).map(step).collect()
+    }
+
+    /// All steps together.
+    pub fn lasts(&self) -> Duration {
+        self.each * self.count
+    }
+}
+
+impl FromStr for Ramp {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || UnitError {
+            text: text.to_owned(),
+            what: "ramp of at most 1000 steps of at least 1s each",
+            example: "1k:20k:1k/10s",
+        };
+        let (rates, each) = text.split_once('/').ok_or_else(wrong)?;
+        let each = duration(each).map_err(|_| wrong())?;
+        let rates: Vec<f64> = rates
+            .split(':')
+            .map(rate)
+            .collect::<Result<_, _>>()
+            .map_err(|_| wrong())?;
+        let [from, to, by] = rates[..] else {
+            return Err(wrong());
+        };
+        let count = ((to - from).abs() / by).ceil() + 1.0;
+        if count > Self::STEPS_MAX || each < Duration::from_secs(1) {
+            return Err(wrong());
+        }
+        Ok(Self {
+            from,
+            to,
+            by: if to < from { -by } else { by },
+            each,
+            // Checked right above.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            count: count as u32,
+        })
+    }
+}
+
 /// `0.1%` or `0.001`; from 0 to 1.
 pub fn ratio(text: &str) -> Result<f64, UnitError> {
     let wrong = || UnitError {
@@ -132,6 +198,33 @@ mod tests {
         assert_eq!(rate("1.5k"), Ok(1500.0));
         assert_eq!(ratio("0.5%"), Ok(0.005));
         assert_eq!(ratio("0.99"), Ok(0.99));
+    }
+
+    #[test]
+    fn ramps_go_up_and_down_and_end_where_they_say() {
+        let rates = |text: &str| {
+            let ramp: Ramp = text.parse().unwrap();
+            ramp.steps()
+                .iter()
+                .map(|step| step.rate)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(rates("1k:3k:1k/10s"), [1_000.0, 2_000.0, 3_000.0]);
+        assert_eq!(rates("1k:2.5k:1k/1s"), [1_000.0, 2_000.0, 2_500.0]);
+        assert_eq!(rates("30:10:10/1s"), [30.0, 20.0, 10.0]);
+        assert_eq!(rates("5:5:1/1s"), [5.0]);
+        let ramp: Ramp = "1k:3k:1k/10s".parse().unwrap();
+        assert_eq!(ramp.lasts(), Duration::from_secs(30));
+        for text in [
+            "",
+            "1k:2k/10s",
+            "1k:2k:1k",
+            "1:1M:1/1s",
+            "1:2:0/1s",
+            "1:2:1/1ms",
+        ] {
+            assert!(text.parse::<Ramp>().is_err(), "{text}");
+        }
     }
 
     #[test]

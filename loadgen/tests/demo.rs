@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ringgate_loadgen::cli::{DemoArgs, Status};
+use ringgate_loadgen::args::DemoArgs;
+use ringgate_loadgen::cli::Status;
 use ringgate_loadgen::demo;
 use ringgate_loadgen::pki::KeyKind;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::document::{Entry, Table};
 use super::route::{Names, RouteSettings};
-use super::{Greeting, ListenerConfig, MinVersion, RouteConfig, Timeouts};
+use super::{Greeting, ListenerConfig, MinVersion, RouteConfig, Tenure, Timeouts};
 use crate::limits::ROUTES_PER_LISTENER_MAX;
 
 const ADDRESS_EXAMPLE: &str = "address = \"0.0.0.0:8443\"";
@@ -36,6 +36,7 @@ impl Listeners {
         let addresses = self.addresses(&table);
         let name = self.name(&table, &addresses);
         let timeouts = timeouts(&table);
+        let tenure = tenure(&table);
         let greeting = greeting(&table);
         let alpn = table
             .entry("alpn")
@@ -57,6 +58,7 @@ impl Listeners {
             min_version: min_version.unwrap_or_default(),
             greeting,
             timeouts,
+            tenure,
         });
     }
 
@@ -156,6 +158,18 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
         idle: read("idle_timeout", 100 * MILLISECOND, 7 * DAY, 5 * MINUTE),
         connect: read("connect_timeout", 10 * MILLISECOND, 5 * MINUTE, 5 * SECOND),
         half_close: read("half_close_timeout", 100 * MILLISECOND, 7 * DAY, MINUTE),
+    }
+}
+
+fn tenure(table: &Table<'_>) -> Tenure {
+    Tenure {
+        until_expiry: table
+            .entry("close_on_expiry")
+            .and_then(|entry| entry.boolean())
+            .unwrap_or_default(),
+        max_age: table
+            .entry("max_age")
+            .and_then(|entry| entry.duration(SECOND..=366 * DAY)),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::limits::CONFIG_BYTES_MAX;
 use crate::trust::Policy;
 use crate::trust::domain::RevocationPolicy;
 use crate::trust::name::NamePattern;
+use crate::trust::spiffe::TrustDomainName;
 
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
@@ -40,6 +41,7 @@ pub struct Config {
     pub log: LogOptions,
     pub resumption: ResumptionOptions,
     pub verdict_cache: VerdictCacheOptions,
+    pub live_revocation: LiveRevocation,
     pub reload: ReloadOptions,
     /// Every file that is named anywhere above.
     pub files: FileReferences,
@@ -59,6 +61,7 @@ pub struct ListenerConfig {
     pub min_version: MinVersion,
     pub greeting: Greeting,
     pub timeouts: Timeouts,
+    pub tenure: Tenure,
 }
 
 /// Where the clients that ask for certain names go, with the listener's settings filled in.
@@ -71,8 +74,11 @@ pub struct RouteConfig {
     pub server_names: Vec<NamePattern>,
     /// At least one, in order of preference.
     pub certificates: Vec<CertificateFiles>,
-    /// At least one.
+    /// At least one, where there are no `bundles`.
     pub client_ca: Vec<FileSetting>,
+    /// SPIFFE trust domains that vouch for their own clients; at least one, where there is no
+    /// `client_ca`.
+    pub bundles: Vec<BundleFiles>,
     /// Empty: revocation is not checked.
     pub crls: Vec<FileSetting>,
     pub unknown_revocation: RevocationPolicy,
@@ -98,11 +104,20 @@ pub struct CertificateFiles {
     pub key: FileSetting,
 }
 
+/// The authorities of a SPIFFE trust domain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BundleFiles {
+    pub trust_domain: TrustDomainName,
+    /// At least one.
+    pub files: Vec<FileSetting>,
+}
+
 /// The files that a configuration names.
 #[derive(Clone, Debug, Default)]
 pub struct FileReferences {
     pub certificates: Vec<CertificateFiles>,
     pub client_ca: Vec<FileSetting>,
+    pub bundles: Vec<BundleFiles>,
     pub crls: Vec<FileSetting>,
     pub steks: Vec<FileSetting>,
 }
@@ -112,8 +127,9 @@ impl FileReferences {
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         let pairs = self.certificates.iter();
         let pairs = pairs.flat_map(|pair| [&pair.certificate, &pair.key]);
+        let bundles = self.bundles.iter().flat_map(|bundle| &bundle.files);
         let others = [&self.client_ca, &self.crls, &self.steks];
-        let files = pairs.chain(others.into_iter().flatten());
+        let files = pairs.chain(bundles).chain(others.into_iter().flatten());
         files.map(|file| file.path.as_path())
     }
 }
@@ -162,6 +178,38 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the other direction, once one has ended.
     pub half_close: Duration,
+}
+
+/// How long a client that was let in may stay.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tenure {
+    /// Until the first certificate of its chain expires.
+    pub until_expiry: bool,
+    /// For this long from accept, give or take a tenth, so that connections which came together do
+    /// not end together.
+    pub max_age: Option<Duration>,
+}
+
+/// What becomes of open connections whose client a reload no longer lets in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LiveRevocation {
+    /// They are ended.
+    #[default]
+    Close,
+    /// They go on; it is told which would be ended.
+    DryRun,
+    /// They go on, and nobody looks.
+    Off,
+}
+
+impl std::fmt::Display for LiveRevocation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Close => "close",
+            Self::DryRun => "dry_run",
+            Self::Off => "off",
+        })
+    }
 }
 
 /// How many shards there are, and where.
@@ -247,7 +295,7 @@ pub struct Rejected {
     /// At least one.
     pub errors: Vec<ConfigError>,
     /// What the configuration names all the same, so that it can be checked in one go with it.
-    pub files: FileReferences,
+    pub files: Box<FileReferences>,
 }
 
 impl Config {
@@ -256,7 +304,7 @@ impl Config {
         let place = Place::whole(&Arc::from(file));
         let text = read(file).map_err(|(problem, remedy)| Rejected {
             errors: vec![place.error(problem, remedy)],
-            files: FileReferences::default(),
+            files: Box::default(),
         })?;
         Self::parse(&text, file)
     }
@@ -272,7 +320,10 @@ impl Config {
         });
         match (config, document.into_errors()) {
             (Some(config), (errors, files)) if errors.is_empty() => Ok(Self { files, ..config }),
-            (_, (errors, files)) => Err(Rejected { errors, files }),
+            (_, (errors, files)) => Err(Rejected {
+                errors,
+                files: Box::new(files),
+            }),
         }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::document::Table;
 use super::listener::Listeners;
 use super::{
-    Config, FileReferences, LimitOptions, LogFormat, LogLevel, LogOptions, ReloadOptions,
-    ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    Config, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel, LogOptions,
+    ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::limits::{
     BUFFER_BYTES_PER_SHARD, CONNECTIONS_PER_SHARD, CONNECTIONS_PER_SHARD_MAX, HANDSHAKES_PER_SHARD,
@@ -62,6 +62,7 @@ pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
         log: section(&root, "log", log),
         resumption: section(&root, "resumption", resumption),
         verdict_cache: section(&root, "verdict_cache", verdict_cache),
+        live_revocation: section(&root, "revocation", live_revocation),
         reload: section(&root, "reload", reload),
         // Known once the whole document is read.
         files: FileReferences::default(),
@@ -196,6 +197,18 @@ fn resumption(table: Option<&Table<'_>>) -> ResumptionOptions {
             .and_then(|entry| entry.count(0..=TICKETS_MAX))
             .unwrap_or(1),
     }
+}
+
+fn live_revocation(table: Option<&Table<'_>>) -> LiveRevocation {
+    const CHOICES: [(&str, LiveRevocation); 3] = [
+        ("close", LiveRevocation::Close),
+        ("dry_run", LiveRevocation::DryRun),
+        ("off", LiveRevocation::Off),
+    ];
+    table
+        .and_then(|table| table.entry("live"))
+        .and_then(|entry| entry.choice(&CHOICES))
+        .unwrap_or_default()
 }
 
 fn verdict_cache(table: Option<&Table<'_>>) -> VerdictCacheOptions {

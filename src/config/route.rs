@@ -6,13 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::document::{Entry, Table};
-use super::{Balance, CertificateFiles, FileSetting, RouteConfig, UpstreamAddress, rule};
+use super::{
+    Balance, BundleFiles, CertificateFiles, FileSetting, RouteConfig, UpstreamAddress, rule,
+};
 use crate::trust::Policy;
 use crate::trust::domain::RevocationPolicy;
 use crate::trust::name::NamePattern;
+use crate::trust::policy::{Effect, Rule};
+use crate::trust::spiffe::TrustDomainName;
 
 const CERTIFICATE_EXAMPLE: &str = "certificate = \"server.pem\"";
 const KEY_EXAMPLE: &str = "key = \"server.key\"";
+const SPIFFE_EXAMPLE: &str =
+    "spiffe = [{ trust_domain = \"prod.example\", bundle = \"svid_bundle.pem\" }]";
 const UPSTREAM_EXAMPLE: &str = "upstream = \"127.0.0.1:8080\"";
 
 /// Bytes of a Unix socket's path, its terminating NUL aside (sun_path has 108).
@@ -23,13 +29,20 @@ const UNIX_PATH_MAX: usize = 107;
 #[derive(Default)]
 pub(super) struct RouteSettings {
     certificates: Option<Vec<CertificateFiles>>,
-    client_ca: Option<Vec<FileSetting>>,
+    anchors: Option<AnchorFiles>,
     crls: Option<Vec<FileSetting>>,
     unknown_revocation: Option<RevocationPolicy>,
     expired_crl: Option<RevocationPolicy>,
     policy: Option<Policy>,
     upstreams: Option<Vec<UpstreamAddress>>,
     balance: Option<Balance>,
+}
+
+/// Who vouches for clients. One of the two is empty.
+#[derive(Clone, Default)]
+struct AnchorFiles {
+    client_ca: Vec<FileSetting>,
+    bundles: Vec<BundleFiles>,
 }
 
 impl RouteSettings {
@@ -45,9 +58,7 @@ impl RouteSettings {
         let files = table.document;
         let settings = Self {
             certificates: certificates(table),
-            client_ca: table
-                .entry("client_ca")
-                .map(|entry| paths(&entry, "\"clients-ca.pem\"")),
+            anchors: anchors(table),
             crls: table
                 .entry("crl")
                 .map(|entry| paths(&entry, "\"revoked.pem\"")),
@@ -67,9 +78,10 @@ impl RouteSettings {
         files
             .certificates
             .extend(settings.certificates.iter().flatten().cloned());
-        files
-            .client_ca
-            .extend(settings.client_ca.iter().flatten().cloned());
+        if let Some(anchors) = &settings.anchors {
+            files.client_ca.extend_from_slice(&anchors.client_ca);
+            files.bundles.extend_from_slice(&anchors.bundles);
+        }
         files.crls.extend(settings.crls.iter().flatten().cloned());
         settings
     }
@@ -78,7 +90,7 @@ impl RouteSettings {
     pub(super) fn or(self, fallback: &Self) -> Self {
         Self {
             certificates: self.certificates.or_else(|| fallback.certificates.clone()),
-            client_ca: self.client_ca.or_else(|| fallback.client_ca.clone()),
+            anchors: self.anchors.or_else(|| fallback.anchors.clone()),
             crls: self.crls.or_else(|| fallback.crls.clone()),
             unknown_revocation: self.unknown_revocation.or(fallback.unknown_revocation),
             expired_crl: self.expired_crl.or(fallback.expired_crl),
@@ -91,7 +103,7 @@ impl RouteSettings {
     /// Whether everything is there that a route cannot do without.
     pub(super) fn is_complete(&self) -> bool {
         self.certificates.is_some()
-            && self.client_ca.is_some()
+            && self.anchors.is_some()
             && self.policy.is_some()
             && self.upstreams.is_some()
     }
@@ -108,9 +120,9 @@ impl RouteSettings {
                 CERTIFICATE_EXAMPLE,
             ),
             (
-                self.client_ca.is_none(),
+                self.anchors.is_none(),
                 "client_ca",
-                "client_ca = \"clients-ca.pem\"",
+                "client_ca = \"clients-ca.pem\", or a SPIFFE bundle,",
             ),
             (self.upstreams.is_none(), "upstream", UPSTREAM_EXAMPLE),
         ];
@@ -122,6 +134,7 @@ impl RouteSettings {
         if self.policy.is_none() {
             table.missing("rule", rule::ALLOW_REMEDY);
         }
+        self.report_unscoped(table);
         let revocation = self.unknown_revocation.is_some() || self.expired_crl.is_some();
         if revocation && self.crls.is_none() {
             table.report(
@@ -132,18 +145,40 @@ impl RouteSettings {
         }
     }
 
+    /// Reports rules by which one trust domain could let in clients that are meant to be another's:
+    /// every one of several can put what names it likes into its certificates.
+    fn report_unscoped(&self, table: &Table<'_>) {
+        let bundles = self.anchors.iter().flat_map(|anchors| &anchors.bundles);
+        let (true, Some(policy)) = (bundles.count() > 1, &self.policy) else {
+            return;
+        };
+        let unscoped = |rule: &&Rule| rule.effect == Effect::Allow && rule.goes_by_unscoped_names();
+        for rule in policy.rules.iter().filter(unscoped) {
+            let problem = format!(
+                "the rule \"{}\" goes by dns, cn or ou alone, which each of the trust domains in \
+                 `spiffe` may put into its certificates",
+                rule.name
+            );
+            let remedy = "say in `allow` which trust domain is meant, too: \
+                          spiffe = \"spiffe://prod.example/**\"";
+            table.report(problem, remedy);
+        }
+    }
+
     pub(super) fn into_route(
         self,
         table: &Table<'_>,
         name: Arc<str>,
         server_names: Vec<NamePattern>,
     ) -> RouteConfig {
+        let anchors = self.anchors.unwrap_or_default();
         RouteConfig {
             place: table.place.clone(),
             name,
             server_names,
             certificates: self.certificates.unwrap_or_default(),
-            client_ca: self.client_ca.unwrap_or_default(),
+            client_ca: anchors.client_ca,
+            bundles: anchors.bundles,
             crls: self.crls.unwrap_or_default(),
             unknown_revocation: self.unknown_revocation.unwrap_or_default(),
             expired_crl: self.expired_crl.unwrap_or_default(),
@@ -242,6 +277,81 @@ fn certificate_files(
         certificate: certificate?,
         key: key?,
     })
+}
+
+/// `client_ca` or `spiffe`. A plain CA beside SPIFFE bundles could issue certificates with the IDs of
+/// every trust domain, or the trust domains could issue the names of its clients; and where each was
+/// kept to its own there would be two ways to read every rule.
+fn anchors(table: &Table<'_>) -> Option<AnchorFiles> {
+    let client_ca = table.entry("client_ca");
+    let bundles = table.entry("spiffe");
+    if let (Some(_), Some(entry)) = (&client_ca, &bundles) {
+        entry.report(
+            "stands beside `client_ca`, whose CAs vouch for every name",
+            "keep one of the two; a route of its own, by server name, can have the other",
+        );
+    }
+    if client_ca.is_none() && bundles.is_none() {
+        return None;
+    }
+    let client_ca = client_ca.map(|entry| paths(&entry, "\"clients-ca.pem\""));
+    let bundles = bundles.map(|entry| spiffe_bundles(&entry));
+    Some(AnchorFiles {
+        client_ca: client_ca.unwrap_or_default(),
+        bundles: bundles.unwrap_or_default(),
+    })
+}
+
+fn spiffe_bundles(entry: &Entry<'_>) -> Vec<BundleFiles> {
+    let mut lines: HashMap<TrustDomainName, usize> = HashMap::new();
+    let mut bundles = Vec::new();
+    for entry in entry.one_or_list() {
+        let Some(table) = entry.table(SPIFFE_EXAMPLE) else {
+            continue;
+        };
+        let trust_domain = match table.entry("trust_domain") {
+            Some(entry) => trust_domain(&entry),
+            None => {
+                table.missing("trust_domain", format!("write {SPIFFE_EXAMPLE}"));
+                None
+            }
+        };
+        let files = match table.entry("bundle") {
+            Some(entry) => paths(&entry, "\"svid_bundle.pem\""),
+            None => {
+                table.missing("bundle", format!("write {SPIFFE_EXAMPLE}"));
+                Vec::new()
+            }
+        };
+        let line = table.place.line;
+        table.finish();
+        let Some(trust_domain) = trust_domain else {
+            continue;
+        };
+        if let Some(taken) = lines.insert(trust_domain.clone(), line) {
+            let problem = format!("`{trust_domain}` has a bundle already (line {taken})");
+            entry.report(problem, "write one: bundle = [\"a.pem\", \"b.pem\"]");
+        }
+        bundles.push(BundleFiles {
+            trust_domain,
+            files,
+        });
+    }
+    bundles
+}
+
+fn trust_domain(entry: &Entry<'_>) -> Option<TrustDomainName> {
+    let text = entry.string("trust_domain = \"prod.example\"")?;
+    match TrustDomainName::parse(text) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            entry.report(
+                format!("is no trust domain: {}", error.problem),
+                "write its name alone, without spiffe://: \"prod.example\"",
+            );
+            None
+        }
+    }
 }
 
 fn paths(entry: &Entry<'_>, example: &str) -> Vec<FileSetting> {

@@ -8,6 +8,7 @@ use super::{format, listener};
 use crate::trust::Policy;
 use crate::trust::name::NamePattern;
 use crate::trust::policy::{Effect, Matcher, Rule, UriPattern};
+use crate::trust::spiffe::SpiffePattern;
 
 /// How to let clients in, for whoever has no rule that does.
 pub(super) const ALLOW_REMEDY: &str = "add rule = [{ name = \"everyone\", allow = { any = true } }] \
@@ -91,7 +92,8 @@ fn rule(table: Table<'_>) -> Option<Rule> {
 /// The matchers of one side; `None` when one of them is wrong.
 fn matchers(table: Table<'_>) -> Option<Vec<Matcher>> {
     type Read = fn(&Entry<'_>) -> Option<Matcher>;
-    const KINDS: [(&str, Read); 6] = [
+    const KINDS: [(&str, Read); 7] = [
+        ("spiffe", spiffe),
         ("uri", uri),
         ("dns", dns),
         ("cn", |entry| words(entry).map(Matcher::CommonName)),
@@ -136,6 +138,21 @@ fn matchers(table: Table<'_>) -> Option<Vec<Matcher>> {
     sound &= !matchers.is_empty();
     table.finish();
     sound.then_some(matchers)
+}
+
+fn spiffe(entry: &Entry<'_>) -> Option<Matcher> {
+    let text = entry.string("spiffe = \"spiffe://prod.example/ns/*/sa/web\"")?;
+    match SpiffePattern::parse(text) {
+        Ok(pattern) => Some(Matcher::Spiffe(pattern)),
+        Err(error) => {
+            entry.report(
+                format!("is no pattern of SPIFFE IDs: {}", error.problem),
+                "write a SPIFFE ID, in which `*` may stand for one segment, and `**` for the rest: \
+                 \"spiffe://prod.example/ns/*/sa/web\", \"spiffe://prod.example/ns/shop/**\"",
+            );
+            None
+        }
+    }
 }
 
 fn uri(entry: &Entry<'_>) -> Option<Matcher> {

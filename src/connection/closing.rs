@@ -5,9 +5,10 @@ use std::time::Duration;
 use rustls::AlertDescription;
 
 use super::handshaking::forget;
-use super::{Action, Connection, Context, Event, Side, Stage};
+use super::{Action, Connection, Context, Event, Refused, Side, Stage};
 use crate::close_reason::CloseReason;
 use crate::tls::Established;
+use crate::trust::domain::Refusal;
 
 /// How long a client has to take an alert and close. Closing at once with bytes unread would reset
 /// the connection, and the reset may overtake the alert.
@@ -63,6 +64,30 @@ impl Connection {
                 self.end_with_alert(reason, AlertDescription::CloseNotify, context);
             }
         }
+    }
+
+    /// Ends a session whose client lost its right, with the alert that its handshake would get now.
+    pub(super) fn withdraw(
+        &mut self,
+        reason: CloseReason,
+        refusal: Refusal,
+        context: &mut Context<'_>,
+    ) {
+        if !self.is_open() {
+            return;
+        }
+        let alert = match refusal.reason {
+            CloseReason::CertificateRevoked => AlertDescription::CertificateRevoked,
+            CloseReason::CertificateUnknownCa => AlertDescription::UnknownCA,
+            CloseReason::RevocationUnknown => AlertDescription::BadCertificateStatusResponse,
+            _ => AlertDescription::AccessDenied,
+        };
+        self.refused = Some(Box::new(Refused {
+            detail: refusal.detail,
+            claimed: refusal.claimed,
+            server_name: None,
+        }));
+        self.end_with_alert(reason, alert, context);
     }
 
     /// Ends a session with an alert behind what is already on its way to the client.

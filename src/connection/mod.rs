@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use crate::block::{Block, Pool};
 use crate::close_reason::CloseReason;
 use crate::tls::{Acceptor, Established, Handshake};
+use crate::trust::domain::Refusal;
 use crate::trust::{Authorized, Identity};
 
 use closing::Closing;
@@ -52,10 +53,12 @@ pub enum Event<'a> {
 }
 
 /// What the operator wants of a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub enum Command {
     /// End now, politely, for this reason.
     End(CloseReason),
+    /// End a session whose client is no longer let in, for this reason; the refusal says why.
+    Withdraw(CloseReason, Refusal),
 }
 
 /// What a connection wants its driver to do.
@@ -220,6 +223,9 @@ impl Connection {
         match event {
             Event::Sent(side, block, result) => self.on_sent(side, block, result, context),
             Event::Command(Command::End(reason)) => self.end(reason, context),
+            Event::Command(Command::Withdraw(reason, refusal)) => {
+                self.withdraw(reason, refusal, context);
+            }
             event => match self.stage {
                 Stage::Closed(_) => {}
                 Stage::Closing(_) => self.on_closing(event, context),
@@ -237,6 +243,23 @@ impl Connection {
     /// Whether the handshake is still going on.
     pub fn is_handshaking(&self) -> bool {
         matches!(self.stage, Stage::Handshaking(_))
+    }
+
+    /// Whether a client that was let in is being served.
+    pub fn is_open(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Connecting { .. } | Stage::Relaying { .. }
+        )
+    }
+
+    /// Goes on under other settings, for a client that was judged again; `route` is its route now.
+    pub fn adopt(&mut self, settings: Arc<Settings>, client: Authorized, route: usize) {
+        if let Stage::Connecting { session, .. } | Stage::Relaying { session } = &mut self.stage {
+            self.settings = settings;
+            session.client = client;
+            session.route = route;
+        }
     }
 
     /// Whether [`Action::Close`] was given.

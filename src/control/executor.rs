@@ -218,8 +218,8 @@ impl<'a, P: Port> Keeper<'a, P> {
         // Before reports are read: what a shard reported before it ended is then never missed.
         let ended = self.shards.iter().filter(|shard| shard.ended()).count();
         let access = self.reloader.current().log.access;
-        for shard in &mut self.shards {
-            shard.log_reports(access);
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            shard.log_reports(number, access);
             shard.send_unsent();
         }
         match self.phase {

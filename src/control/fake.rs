@@ -12,10 +12,10 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    Config, ConfigError, FileReferences, LimitOptions, LogFormat, LogLevel, LogOptions,
-    ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel,
+    LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
-use crate::shard::mailbox::{Change, Command, Installation, Report};
+use crate::shard::mailbox::{Change, Command, Installation, Report, Review};
 use crate::snapshot::{Limits, Snapshot};
 
 /// What a shard was told, in short.
@@ -104,6 +104,10 @@ impl Port for FakeShard {
     fn report(&mut self) -> Option<Report> {
         None
     }
+
+    fn review(&mut self) -> Option<Review> {
+        None
+    }
 }
 
 /// Readies so many shards for whatever comes.
@@ -154,6 +158,7 @@ pub(super) fn loaded() -> Loaded {
             ttl: Duration::from_secs(1),
         },
         reload: ReloadOptions { watch: false },
+        live_revocation: LiveRevocation::Close,
         files: FileReferences::default(),
     };
     let snapshot = Snapshot {
@@ -168,7 +173,9 @@ pub(super) fn loaded() -> Loaded {
         log,
         stek: None,
         verdict_cache: None,
+        live_revocation: config.live_revocation,
         warnings: Vec::new(),
+        expiries: Vec::new(),
     };
     Loaded {
         config,

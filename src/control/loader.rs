@@ -144,7 +144,7 @@ fn read(file: &Path, clock: &Clock, watch: &mut Watch) -> Result<Loaded, Vec<Con
     let parsed = Config::load(file);
     let (is_wanted, files) = match &parsed {
         Ok(config) => (config.reload.watch, &config.files),
-        Err(rejected) => (was_wanted, &rejected.files),
+        Err(rejected) => (was_wanted, &*rejected.files),
     };
     if is_wanted {
         watch.cover(std::iter::once(file).chain(files.paths()));

@@ -25,6 +25,18 @@ pub use loader::Source;
 pub use reload::Prepare;
 pub use shards::Port;
 
+/// How much of what expires is told; the rest has more time left than these.
+const EXPIRIES_TOLD: usize = 8;
+
+/// What of a snapshot expires first, one line each, for people.
+pub fn soonest_expiries(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {
+    let now = i64::try_from(clock.unix().as_secs()).unwrap_or(i64::MAX);
+    let soonest = snapshot.expiries.iter().take(EXPIRIES_TOLD);
+    soonest
+        .map(|expiry| report::escaped(&expiry.told(now)))
+        .collect()
+}
+
 /// Reads and checks a configuration and every file that it names.
 ///
 /// # Errors

@@ -1,7 +1,8 @@
 //! What a shard says of a connection that ended, as a log line.
 
 use crate::close_reason::{Blame, CloseReason};
-use crate::shard::mailbox::Report;
+use crate::shard::mailbox::{Identity, Report, Review};
+use crate::snapshot::LiveRevocation;
 
 /// How much a report matters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -14,6 +15,8 @@ enum Weight {
     Noise,
     /// A client that was turned away.
     Refused,
+    /// A client that was let in once, and would not be any more.
+    Withdrawn,
 }
 
 fn weight(report: &Report) -> Weight {
@@ -27,6 +30,16 @@ fn weight(report: &Report) -> Weight {
     }
     match (report.reason, report.reason.blame()) {
         (CloseReason::Drained | CloseReason::Shutdown, _) => Weight::Access,
+        (
+            CloseReason::AccessWithdrawn
+            | CloseReason::CertificateRevoked
+            | CloseReason::CertificateUnknownCa
+            | CloseReason::PolicyDenied
+            | CloseReason::PolicyUnmatched
+            | CloseReason::RevocationUnknown
+            | CloseReason::UnknownServerName,
+            _,
+        ) => Weight::Withdrawn,
         (_, Blame::Upstream | Blame::Ringgate) => Weight::Failed,
         (_, Blame::Client | Blame::Nobody) => Weight::Access,
     }
@@ -45,7 +58,7 @@ pub(super) fn log(report: &Report, access: bool) {
                 peer = %report.peer,
                 connection = format!("{:032x}", report.unique_id),
                 subject = identity.map(|identity| escaped(&identity.subject)),
-                sans = alternative_names(report),
+                sans = identity.and_then(Identity::alternative_names).as_deref().map(escaped),
                 issuer = identity.map(|identity| escaped(&identity.issuer)),
                 serial = identity.map(|identity| identity.serial_hex()),
                 server_name = report.server_name.as_deref().map(escaped),
@@ -62,6 +75,7 @@ pub(super) fn log(report: &Report, access: bool) {
     }
     match weight(report) {
         Weight::Refused => line!(warn, "client refused"),
+        Weight::Withdrawn => line!(warn, "client no longer let in"),
         Weight::Failed => line!(warn, "connection failed"),
         Weight::Access if access => line!(info, "connection closed"),
         Weight::Noise if access => line!(info, "no TLS client"),
@@ -70,28 +84,30 @@ pub(super) fn log(report: &Report, access: bool) {
     }
 }
 
-/// The subject alternative names of the client's certificate, as OpenSSL labels them; `None` where
-/// there are none.
-fn alternative_names(report: &Report) -> Option<String> {
-    let identity = report.identity.as_deref()?;
-    let uris = identity.uris.iter().map(|name| format!("URI:{name}"));
-    let dns_names = identity.dns_names.iter().map(|name| format!("DNS:{name}"));
-    let emails = identity.emails.iter().map(|name| format!("email:{name}"));
-    let addresses = identity
-        .addresses
-        .iter()
-        .map(|address| format!("IP:{address}"));
-    let rejected = identity
-        .rejected_names
-        .iter()
-        .map(|name| format!("rejected {name}"));
-    let names = uris
-        .chain(dns_names)
-        .chain(emails)
-        .chain(addresses)
-        .chain(rejected);
-    let names = names.collect::<Vec<_>>().join(", ");
-    (!names.is_empty()).then(|| escaped(&names))
+/// Writes what became of one shard's open connections after a change.
+pub(super) fn log_review(shard: usize, review: &Review) {
+    let dry_run = review.mode == LiveRevocation::DryRun;
+    for lost in &review.examples {
+        tracing::warn!(
+            reason = lost.reason.label(),
+            listener = escaped(&lost.listener),
+            peer = %lost.peer,
+            connection = format!("{:032x}", lost.unique_id),
+            detail = escaped(&lost.detail),
+            "dry run: this client would no longer be let in"
+        );
+    }
+    tracing::info!(
+        shard,
+        generation = review.generation,
+        judged = review.judged,
+        ended = if dry_run { 0 } else { review.lost },
+        would_end = dry_run.then_some(review.lost),
+        took_ms = review.took.as_secs_f64() * 1e3,
+        longest_turn_us = review.longest_turn.as_micros(),
+        finished = review.finished,
+        "open connections judged again"
+    );
 }
 
 /// `text` with control characters and quotes escaped: what a client sends must not end a field or
@@ -120,7 +136,7 @@ mod tests {
     use super::*;
     use crate::config::{LogFormat, LogLevel, LogOptions};
     use crate::control::log::tests::logged;
-    use crate::shard::mailbox::{Identity, Service};
+    use crate::shard::mailbox::Service;
 
     fn identity() -> Identity {
         Identity {
@@ -140,6 +156,7 @@ mod tests {
             spki_pin: [0; 32],
             rsa_modulus_bits: None,
             client_auth: true,
+            may_sign: false,
         }
     }
 

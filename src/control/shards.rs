@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::limits::REPORT_QUEUE_LEN;
-use crate::shard::mailbox::{Command, Mailbox, Report};
+use crate::shard::mailbox::{Command, Mailbox, Report, Review};
 
 /// One shard's mailbox. None of these calls may block.
 pub trait Port {
@@ -15,6 +15,8 @@ pub trait Port {
     fn ended(&self) -> bool;
     /// The next report that waits.
     fn report(&mut self) -> Option<Report>;
+    /// The next review of its open connections that waits.
+    fn review(&mut self) -> Option<Review>;
 }
 
 impl Port for &mut Mailbox {
@@ -32,6 +34,10 @@ impl Port for &mut Mailbox {
 
     fn report(&mut self) -> Option<Report> {
         Mailbox::report(self)
+    }
+
+    fn review(&mut self) -> Option<Review> {
+        Mailbox::review(self)
     }
 }
 
@@ -74,9 +80,12 @@ impl<P: Port> Shard<P> {
         self.port.ended()
     }
 
-    /// Logs what waits in the queue; at most one queue's worth, so that a flood of reports from
+    /// Logs what waits in the queues; at most one queue's worth, so that a flood of reports from
     /// one shard keeps the control plane from neither signals nor the other shards.
-    pub(super) fn log_reports(&mut self, access: bool) {
+    pub(super) fn log_reports(&mut self, number: usize, access: bool) {
+        while let Some(review) = self.port.review() {
+            super::report::log_review(number, &review);
+        }
         for _ in 0..REPORT_QUEUE_LEN {
             match self.port.report() {
                 Some(report) => super::report::log(&report, access),

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::front::Front;
+use super::tenure::TimeUp;
 use super::upstreams::{Tried, Upstream};
 use crate::connection::{Connection, Side};
 use crate::ring::{Descriptor, Operation, Token};
@@ -91,6 +92,8 @@ pub(super) struct Entry {
     /// Where it was accepted.
     pub(super) front: Rc<Front>,
     pub(super) accepted_at: Instant,
+    /// When it ends whatever happens on it, if ever.
+    pub(super) time_up: Option<TimeUp>,
     /// Counted as a handshake still.
     pub(super) handshaking: bool,
     /// The earliest timer that runs for this connection.
@@ -117,6 +120,7 @@ impl Entry {
             tried: 0,
             front,
             accepted_at: now,
+            time_up: None,
             handshaking: true,
             timer: None,
         }
@@ -133,6 +137,13 @@ impl Entry {
     pub(super) fn is_quiet(&self) -> bool {
         let idle = |socket: &Socket| socket.receive.is_none() && socket.send.is_none();
         idle(&self.client) && idle(&self.upstream) && self.connect.is_none()
+    }
+
+    /// When something is to be done about it though nothing happens.
+    pub(super) fn deadline(&self) -> Instant {
+        let deadline = self.connection.deadline();
+        self.time_up
+            .map_or(deadline, |time_up| deadline.min(time_up.instant()))
     }
 
     /// Whether a timer must be started for `deadline`; if so it counts as started.

@@ -7,10 +7,12 @@ use super::upstreams::Group;
 use crate::connection::{Greeting, Settings};
 use crate::snapshot::{self, Listener};
 
-/// What the connections of a listener share. A connection is served to its end by the front that it
-/// was accepted at, whatever is installed later; only its right to be here is judged anew.
+/// What the connections of a listener share. After another snapshot was installed, a connection
+/// keeps the front that it came by until its client was judged again, see `review`.
 #[derive(Debug)]
 pub(super) struct Front {
+    /// That of the installation it came with; 0 for what was there from the start.
+    pub(super) generation: u64,
     pub(super) listener: Arc<Listener>,
     pub(super) settings: Arc<Settings>,
     /// With the indices of the listener's routes.
@@ -19,7 +21,11 @@ pub(super) struct Front {
 
 impl Front {
     /// `before` is what served the listener of that name until now.
-    pub(super) fn new(listener: &Arc<Listener>, before: Option<&Self>) -> Rc<Self> {
+    pub(super) fn new(
+        listener: &Arc<Listener>,
+        generation: u64,
+        before: Option<&Self>,
+    ) -> Rc<Self> {
         let groups = listener.routes.iter().map(|route| {
             let before = before.and_then(|before| {
                 let mut routes = before.listener.routes.iter();
@@ -29,6 +35,7 @@ impl Front {
             Group::new(route, before)
         });
         Rc::new(Self {
+            generation,
             groups: groups.collect(),
             settings: Arc::new(settings(listener)),
             listener: Arc::clone(listener),

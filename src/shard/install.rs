@@ -18,12 +18,17 @@ impl Shard {
             limits,
             sockets,
         } = installation;
+        let began = self.clock.now();
         let caches_anew = snapshot.verdict_cache != self.snapshot.verdict_cache;
         self.fronts = snapshot
             .listeners
             .iter()
-            .map(|listener| Front::new(listener, self.front(&listener.name).map(|front| &**front)))
+            .map(|listener| {
+                let before = self.front(&listener.name);
+                Front::new(listener, generation, before.map(|front| &**front))
+            })
             .collect();
+        self.generation = generation;
         self.snapshot = snapshot;
         self.admission
             .set_bounds(limits.connections, limits.handshakes);
@@ -33,6 +38,7 @@ impl Shard {
             self.remember_verdicts();
         }
         self.change_sockets(sockets);
+        self.begin_review(generation, began);
         self.inbox.counters().set_generation(generation);
     }
 

@@ -13,11 +13,14 @@ use super::Counters;
 use crate::close_reason::CloseReason;
 use crate::limits::REPORT_QUEUE_LEN;
 use crate::ring::{Listener, Target, Waker};
-use crate::snapshot::{Limits, Snapshot};
+use crate::snapshot::{Limits, LiveRevocation, Snapshot};
 pub use crate::trust::Identity;
 
 /// Commands that may wait; the control plane sends few and waits for their effect.
 const COMMANDS: usize = 16;
+
+/// Reviews that may wait; there is one for each installation.
+const REVIEWS: usize = 16;
 
 /// What the control plane tells a shard.
 #[derive(Debug)]
@@ -77,6 +80,35 @@ pub struct Report {
     pub service: Option<Service>,
 }
 
+/// What became of the connections that were open when a shard changed over to another snapshot.
+#[derive(Clone, Debug)]
+pub struct Review {
+    pub generation: u64,
+    pub mode: LiveRevocation,
+    /// Connections whose client was judged again, because what decides about it had changed.
+    pub judged: u64,
+    /// Of those, how many lost their right.
+    pub lost: u64,
+    /// Some of those that would have been ended, in a dry run.
+    pub examples: Vec<Lost>,
+    /// From the change to the last connection.
+    pub took: Duration,
+    /// The longest that the shard's loop was held up at once.
+    pub longest_turn: Duration,
+    /// False where the next change came before every connection was looked at.
+    pub finished: bool,
+}
+
+/// An open connection whose client would no longer be let in.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    pub reason: CloseReason,
+    pub detail: String,
+    pub listener: Arc<str>,
+    pub peer: SocketAddr,
+    pub unique_id: u128,
+}
+
 /// What became of a client that was let in.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -95,6 +127,7 @@ pub struct Service {
 pub struct Mailbox {
     commands: Producer<Command>,
     reports: Consumer<Report>,
+    reviews: Consumer<Review>,
     counters: Arc<Counters>,
     waker: Waker,
 }
@@ -104,6 +137,7 @@ pub struct Mailbox {
 pub struct Inbox {
     commands: Consumer<Command>,
     reports: Producer<Report>,
+    reviews: Producer<Review>,
     counters: Arc<Counters>,
     /// Whether connections that end as they should are reported too.
     access: bool,
@@ -113,10 +147,12 @@ pub struct Inbox {
 pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
     let (command_writer, commands) = RingBuffer::new(COMMANDS);
     let (reports, report_reader) = RingBuffer::new(REPORT_QUEUE_LEN);
+    let (reviews, review_reader) = RingBuffer::new(REVIEWS);
     let counters = Arc::new(Counters::new());
     let mailbox = Mailbox {
         commands: command_writer,
         reports: report_reader,
+        reviews: review_reader,
         counters: Arc::clone(&counters),
         waker,
     };
@@ -125,6 +161,7 @@ pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
         Inbox {
             commands,
             reports,
+            reviews,
             counters,
             access,
         },
@@ -154,6 +191,11 @@ impl Mailbox {
         self.reports.pop().ok()
     }
 
+    /// The next review that waits.
+    pub fn review(&mut self) -> Option<Review> {
+        self.reviews.pop().ok()
+    }
+
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
@@ -179,6 +221,12 @@ impl Inbox {
 
     pub(super) fn report(&mut self, report: Report) {
         if self.reports.push(report).is_err() {
+            self.counters.count_lost_report();
+        }
+    }
+
+    pub(super) fn review(&mut self, review: Review) {
+        if self.reviews.push(review).is_err() {
             self.counters.count_lost_report();
         }
     }

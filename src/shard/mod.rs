@@ -12,6 +12,8 @@ mod front;
 mod install;
 pub mod mailbox;
 mod reporting;
+mod review;
+mod tenure;
 mod timers;
 mod turn;
 mod upstreams;
@@ -37,6 +39,8 @@ use admission::Admission;
 use entry::{Entry, Kind};
 use front::Front;
 use mailbox::{Command, Inbox};
+use review::UnderWay;
+use tenure::TimeUp;
 use timers::Timers;
 
 /// The longest wait, so that the published figures do not go stale.
@@ -61,6 +65,8 @@ pub struct Shard {
     snapshot: Arc<Snapshot>,
     /// With the indices of the snapshot's listeners.
     fronts: Vec<Rc<Front>>,
+    /// That of the last installation; 0 before the first.
+    generation: u64,
     gates: Slab<Gate>,
     connections: Slab<Entry>,
     admission: Admission,
@@ -71,6 +77,8 @@ pub struct Shard {
     starving: Vec<Token>,
     /// Reused by every event.
     actions: Vec<Action>,
+    /// Open connections that are still to be judged by the snapshot.
+    review: Option<UnderWay>,
     draining: Option<Instant>,
     stopping: bool,
     accepted: u64,
@@ -106,7 +114,9 @@ impl Shard {
         } = parts;
         let now = clock.now();
         let fronts = snapshot.listeners.iter();
-        let fronts: Vec<_> = fronts.map(|listener| Front::new(listener, None)).collect();
+        let fronts: Vec<_> = fronts
+            .map(|listener| Front::new(listener, 0, None))
+            .collect();
         let gates = listeners
             .into_iter()
             .map(|(index, socket)| Gate::new(socket, Rc::clone(&fronts[index])));
@@ -120,6 +130,7 @@ impl Shard {
             now,
             gates: gates.enumerate().collect(),
             fronts,
+            generation: 0,
             connections: Slab::new(),
             admission: Admission::new(snapshot.limits.connections, snapshot.limits.handshakes),
             timers: Timers::new(),
@@ -129,6 +140,7 @@ impl Shard {
             waker,
             starving: Vec::new(),
             actions: Vec::new(),
+            review: None,
             draining: None,
             stopping: false,
             accepted: 0,
@@ -153,6 +165,7 @@ impl Shard {
             self.commands();
             self.deadlines();
             self.feed_starving();
+            self.go_on_with_review();
             self.publish();
         }
         Ok(())
@@ -164,6 +177,9 @@ impl Shard {
     }
 
     fn until_next_deadline(&self) -> Duration {
+        if self.review.is_some() {
+            return Duration::ZERO;
+        }
         let gates = self.gates.iter().filter_map(|(_, gate)| gate.paused_until);
         let draining = self.draining.filter(|_| !self.stopping);
         let next = gates.chain(self.timers.next()).chain(draining).min();
@@ -215,8 +231,15 @@ impl Shard {
             }
             if entry.connection.deadline() <= self.now {
                 self.dispatch(key, Event::Deadline);
-            } else {
-                self.arm(key);
+                continue;
+            }
+            match entry
+                .time_up
+                .filter(|time_up| time_up.instant() <= self.now)
+            {
+                Some(TimeUp::At(_, reason)) => self.time_is_up(key, reason),
+                Some(TimeUp::LookAgain(_)) => self.begin_tenure(key),
+                None => self.arm(key),
             }
         }
     }
@@ -249,7 +272,7 @@ impl Shard {
         if entry.connection.is_closed() {
             return;
         }
-        let deadline = entry.connection.deadline();
+        let deadline = entry.deadline();
         if entry.needs_timer(deadline) {
             self.timers.push(deadline, key);
             self.forget_old_timers();

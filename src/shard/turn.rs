@@ -234,11 +234,18 @@ impl Shard {
         }
     }
 
-    fn connect(&mut self, key: u32, permit: &ConnectPermit) {
+    /// The permit is the proof that policy let the client in.
+    fn connect(&mut self, key: u32, _permit: &ConnectPermit) {
+        if !self.may_connect(key) {
+            return;
+        }
         let Some(entry) = self.connections.get_mut(key as usize) else {
             return;
         };
-        let group = entry.front.groups.get(permit.route());
+        let Some(session) = entry.connection.session() else {
+            return;
+        };
+        let group = entry.front.groups.get(session.route);
         let Some(upstream) = group.and_then(|group| group.choose(&mut entry.tried)) else {
             let nothing_left = io::Error::from(io::ErrorKind::NotConnected);
             return self.dispatch(key, Event::Connected(Err(nothing_left)));
@@ -295,6 +302,7 @@ impl Shard {
             self.admission.handshake_done();
             if let Some(session) = entry.connection.session() {
                 self.inbox.counters().count_established(session.resumed);
+                self.begin_tenure(key);
             }
         }
     }

@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use super::Snapshot;
 use crate::config::{
     Config, LimitOptions, ListenerConfig, LogOptions, ReloadOptions, ResumptionOptions,
-    RouteConfig, Timeouts, VerdictCacheOptions, show_duration, show_size,
+    RouteConfig, Tenure, Timeouts, VerdictCacheOptions, show_duration, show_size,
 };
 use crate::tls::Route;
 use crate::trust::identity::Identity;
@@ -171,6 +171,10 @@ fn listener(
         min_version,
         greeting,
         timeouts,
+        tenure: Tenure {
+            until_expiry,
+            max_age,
+        },
     } = new;
     let mut own = Note::default();
     own.change_as("address", &old.addresses, addresses, |all| list(all));
@@ -181,6 +185,11 @@ fn listener(
     own.change("min_version", &old.min_version, min_version);
     own.change("proxy_protocol", &old.greeting, greeting);
     change_timeouts(&mut own, &old.timeouts, timeouts);
+    let old_tenure = &old.tenure;
+    own.change("close_on_expiry", &old_tenure.until_expiry, until_expiry);
+    own.change_as("max_age", &old_tenure.max_age, max_age, |age| {
+        age.map_or_else(|| "none".to_owned(), show_duration)
+    });
     let full_name = |route: &RouteConfig| format!("{name}/{}", route.name);
     for route in &old.routes {
         if !routes.iter().any(|other| other.name == route.name) {
@@ -230,6 +239,7 @@ fn change_route(
         // Their content counts, wherever it is read from.
         certificates: _,
         client_ca: _,
+        bundles: _,
         crls: _,
         unknown_revocation,
         expired_crl,
@@ -307,8 +317,13 @@ fn change_trust(notes: &mut Notes, old: &TrustDomain, new: &TrustDomain, at: &st
         return false;
     }
     let anchors = |domain: &TrustDomain| -> Vec<String> {
-        let anchors = domain.anchors();
-        anchors.map(|anchor| Shown(anchor).to_string()).collect()
+        let anchors = domain.anchors().map(|(trust_domain, anchor)| {
+            let of = trust_domain
+                .map(|name| format!("{name}: "))
+                .unwrap_or_default();
+            format!("{of}{}", Shown(anchor))
+        });
+        anchors.collect()
     };
     let (old_anchors, new_anchors) = (anchors(old), anchors(new));
     let (came, went) = difference(&old_anchors, &new_anchors);
@@ -421,6 +436,7 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
         resumption,
         verdict_cache,
         reload: ReloadOptions { watch },
+        live_revocation,
     } = new;
     let duration = |value: &_| show_duration(*value);
     let LimitOptions {
@@ -454,6 +470,10 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
     let VerdictCacheOptions { entries, ttl } = verdict_cache;
     note.change("verdict_cache.entries", &old.verdict_cache.entries, entries);
     note.change_as("verdict_cache.ttl", &old.verdict_cache.ttl, ttl, duration);
+    let old_live = &old.live_revocation;
+    note.change_as("revocation.live", old_live, live_revocation, |live| {
+        live.to_string()
+    });
     note.change("reload.watch", &old.reload.watch, watch);
 }
 

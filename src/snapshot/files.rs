@@ -8,17 +8,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{Error as PemError, PemObject};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::config::{CertificateFiles, ConfigError, FileReferences, FileSetting};
+use crate::config::{
+    BundleFiles, CertificateFiles, ConfigError, FileReferences, FileSetting, RouteConfig,
+};
 use crate::limits::PEM_BYTES_MAX;
 use crate::tls;
-use crate::trust::domain::{TrustDomain, TrustSources};
-use crate::trust::identity::{Identity, RevocationList};
+use crate::trust::domain::{Bundle, TrustDomain, TrustSources};
+use crate::trust::identity::Identity;
+use crate::trust::spiffe::TrustDomainName;
 use crate::trust::stek::Secret;
+
+use super::crls::{self, LoadedCrl};
+use super::expiry::{Expiries, Expiry, ExpiryKind};
+
+/// What the first line of every private key in PEM form ends with.
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+
+/// What is wrong with a file, and the remedy.
+pub(super) type Problem = (String, String);
 
 /// Permission bits that let group or others read or change a file.
 const GROUP_AND_OTHERS: u32 = 0o066;
@@ -28,9 +40,10 @@ pub(super) struct Files<'a> {
     clock: &'a Clock,
     certified_keys: HashMap<(PathBuf, PathBuf), Option<Arc<CertifiedKey>>>,
     anchors: HashMap<PathBuf, Option<Vec<CertificateDer<'static>>>>,
-    crls: HashMap<PathBuf, Option<Vec<CertificateRevocationListDer<'static>>>>,
+    crls: HashMap<PathBuf, Option<Arc<[LoadedCrl]>>>,
     errors: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
+    expiries: Expiries,
 }
 
 impl<'a> Files<'a> {
@@ -42,6 +55,7 @@ impl<'a> Files<'a> {
             crls: HashMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
+            expiries: Expiries::default(),
         }
     }
 
@@ -53,8 +67,37 @@ impl<'a> Files<'a> {
     }
 
     /// Errors and warnings.
-    pub(super) fn into_findings(self) -> (Vec<ConfigError>, Vec<ConfigError>) {
+    pub(super) fn into_findings(mut self) -> (Vec<ConfigError>, Vec<ConfigError>) {
+        self.warnings.extend(self.expiries.warnings(self.now()));
         (self.errors, self.warnings)
+    }
+
+    /// Until when each of the certificates and CRLs counts that were noted; the first to expire
+    /// first.
+    pub(super) fn expiries(&self) -> Vec<Expiry> {
+        self.expiries.sorted()
+    }
+
+    /// Notes until when what `route` names counts.
+    pub(super) fn note_expiries(&mut self, route: &RouteConfig) {
+        for pair in &route.certificates {
+            if let Some(loaded) = self.certified_key(pair) {
+                let (kind, file) = (ExpiryKind::ServerCertificate, &pair.certificate);
+                self.expiries.note_certificates(kind, file, &loaded.cert);
+            }
+        }
+        let bundles = route.bundles.iter().flat_map(|bundle| &bundle.files);
+        for file in route.client_ca.iter().chain(bundles) {
+            if let Some(anchors) = self.anchors(file) {
+                let kind = ExpiryKind::TrustAnchor;
+                self.expiries.note_certificates(kind, file, &anchors);
+            }
+        }
+        let sources = route.crls.iter();
+        let crls: Vec<_> = sources
+            .filter_map(|source| Some((source, self.crls(source)?)))
+            .collect();
+        self.expiries.note_crls(&crls);
     }
 
     /// Reads and checks each of `references`.
@@ -64,6 +107,9 @@ impl<'a> Files<'a> {
         }
         for file in &references.client_ca {
             self.anchors(file);
+        }
+        for bundle in &references.bundles {
+            self.bundle(bundle);
         }
         for file in &references.crls {
             self.crls(file);
@@ -111,7 +157,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Whether `pem` holds a chain; warns when its leaf is not valid now.
+    /// Whether `pem` holds a chain; warns when its leaf is not valid yet.
     fn check_chain(&mut self, file: &FileSetting, pem: &[u8]) -> bool {
         let Some(chain) = self.certificates(file, pem) else {
             return false;
@@ -120,42 +166,29 @@ impl<'a> Files<'a> {
             return false;
         };
         let now = self.now();
-        let (problem, remedy) = if leaf.not_after < now {
-            (
-                "has expired: clients will refuse it",
-                "replace it with a certificate that is valid",
-            )
-        } else if leaf.not_before > now {
-            (
-                "is not valid yet: clients will refuse it",
-                "replace it, or set this host's clock",
-            )
-        } else {
-            return true;
-        };
-        let problem = format!(
-            "the certificate of {} in {} {problem}",
-            leaf.subject,
-            shown(file)
-        );
-        self.warnings.push(file.place.error(problem, remedy));
+        if leaf.not_before > now {
+            let problem = format!(
+                "the certificate of {} in {} is not valid yet: clients will refuse it",
+                leaf.subject,
+                shown(file)
+            );
+            let remedy = "replace it, or set this host's clock";
+            self.warnings.push(file.place.error(problem, remedy));
+        }
         true
     }
 
     fn check_key_form(&mut self, file: &FileSetting, pem: &[u8]) -> bool {
-        let holds = |label: &str| {
-            pem.windows(label.len())
-                .any(|window| window == label.as_bytes())
-        };
+        let holds = |label: &[u8]| pem.windows(label.len()).any(|window| window == label);
         let path = shown(file);
-        if holds("ENCRYPTED") {
+        if holds(b"ENCRYPTED") {
             self.report(file.place.error(
                 format!("the key in {path} is encrypted"),
                 format!("decrypt it into a file of mode 0600: openssl pkey -in {path} -out NEW"),
             ));
             return false;
         }
-        if !holds("PRIVATE KEY-----") {
+        if !holds(PRIVATE_KEY) {
             self.report(file.place.error(
                 format!("{path} holds no PEM block PRIVATE KEY"),
                 "name a file of a PKCS #8, SEC1 or PKCS #1 private key in PEM form",
@@ -177,19 +210,63 @@ impl<'a> Files<'a> {
         anchors
     }
 
-    /// The CRLs in a file; `None` when something is wrong, which is then reported.
-    pub(super) fn crls(
+    /// The authorities of a SPIFFE trust domain; `None` when something is wrong, which is then
+    /// reported.
+    pub(super) fn bundle(&mut self, bundle: &BundleFiles) -> Option<Bundle> {
+        let mut all = Some(Vec::new());
+        for file in &bundle.files {
+            let anchors = self
+                .anchors(file)
+                .filter(|anchors| self.check_bundle(file, &bundle.trust_domain, anchors));
+            all = all.zip(anchors).map(|(mut all, anchors)| {
+                all.extend(anchors);
+                all
+            });
+        }
+        Some(Bundle {
+            trust_domain: bundle.trust_domain.clone(),
+            anchors: all?,
+        })
+    }
+
+    /// Whether these can be a trust domain's. Asked file by file, so that the error names the file.
+    fn check_bundle(
         &mut self,
         file: &FileSetting,
-    ) -> Option<Vec<CertificateRevocationListDer<'static>>> {
-        if let Some(known) = self.crls.get(&file.path) {
+        trust_domain: &TrustDomainName,
+        anchors: &[CertificateDer<'static>],
+    ) -> bool {
+        let bundle = Bundle {
+            trust_domain: trust_domain.clone(),
+            anchors: anchors.to_vec(),
+        };
+        let sources = TrustSources {
+            name: shown(file),
+            bundles: vec![bundle],
+            ..TrustSources::default()
+        };
+        let checked = TrustDomain::new(sources);
+        if let Err(error) = &checked {
+            let remedy = "name a file with the CAs of this trust domain only";
+            self.report(file.place.error(error.to_string(), remedy));
+        }
+        checked.is_ok()
+    }
+
+    /// The CRLs in a file or a directory; `None` when something is wrong, which is then reported.
+    pub(super) fn crls(&mut self, source: &FileSetting) -> Option<Arc<[LoadedCrl]>> {
+        if let Some(known) = self.crls.get(&source.path) {
             return known.clone();
         }
-        let pem = self.read(file, Secrecy::Public);
-        let crls = pem.and_then(|pem| self.pem_blocks(file, &pem, &CRL));
-        let crls = crls.filter(|crls| self.check_crls(file, crls));
-        self.crls.insert(file.path.clone(), crls.clone());
-        crls
+        let loaded = match crls::load(&source.path) {
+            Ok(loaded) => Some(loaded.into()),
+            Err((problem, remedy)) => {
+                self.report(source.place.error(problem, remedy));
+                None
+            }
+        };
+        self.crls.insert(source.path.clone(), loaded.clone());
+        loaded
     }
 
     /// The secret for ticket keys in a file; `None` when something is wrong, which is then reported.
@@ -229,34 +306,6 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Whether these can be used; warns of those that have expired.
-    fn check_crls(
-        &mut self,
-        file: &FileSetting,
-        crls: &[CertificateRevocationListDer<'static>],
-    ) -> bool {
-        const REMEDY: &str = "replace it by what its issuer publishes now";
-        let now = self.now();
-        for (at, crl) in crls.iter().enumerate() {
-            let which = format!("CRL {} in {}", at + 1, shown(file));
-            let read = RevocationList::from_der(crl).map_err(|error| error.to_string());
-            let usable = webpki::BorrowedCertRevocationList::from_der(crl)
-                .map_err(|error| format!("it is malformed or of a kind not supported: {error}"));
-            match read.and_then(|list| usable.map(|_| list)) {
-                Ok(list) if list.next_update.is_some_and(|next| next < now) => {
-                    let problem = format!("{which}, of {}, has expired", list.issuer);
-                    self.warnings.push(file.place.error(problem, REMEDY));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.report(file.place.error(format!("{which}: {error}"), REMEDY));
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
     /// Seconds since the Unix epoch, as certificates count.
     fn now(&self) -> i64 {
         i64::try_from(self.clock.unix().as_secs()).unwrap_or(i64::MAX)
@@ -269,7 +318,13 @@ impl<'a> Files<'a> {
         pem: &[u8],
     ) -> Option<Vec<CertificateDer<'static>>> {
         let certificates: Vec<CertificateDer<'static>> =
-            self.pem_blocks(file, pem, &CERTIFICATE)?;
+            match pem_blocks(&shown(file), pem, &CERTIFICATE) {
+                Ok(certificates) => certificates,
+                Err((problem, remedy)) => {
+                    self.report(file.place.error(problem, remedy));
+                    return None;
+                }
+            };
         for (at, certificate) in certificates.iter().enumerate() {
             if let Err(error) = Identity::from_der(certificate) {
                 let problem = format!("certificate {} in {}: {error}", at + 1, shown(file));
@@ -281,40 +336,6 @@ impl<'a> Files<'a> {
             }
         }
         Some(certificates)
-    }
-
-    fn pem_blocks<T: PemObject>(
-        &mut self,
-        file: &FileSetting,
-        pem: &[u8],
-        kind: &BlockKind,
-    ) -> Option<Vec<T>> {
-        let path = shown(file);
-        let (problem, remedy) = match T::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
-            Ok(blocks) if !blocks.is_empty() => return Some(blocks),
-            Ok(_) if pem.trim_ascii().is_empty() => (
-                format!("{path} is empty"),
-                format!("put {} into it, in PEM form", kind.meaning),
-            ),
-            // A DER file starts with a SEQUENCE.
-            Ok(_) if pem.first() == Some(&0x30) => (
-                format!("{path} is in DER form, not PEM"),
-                format!(
-                    "convert it: openssl {} -inform der -in {path} -out NEW",
-                    kind.tool
-                ),
-            ),
-            Ok(_) => (
-                format!("{path} holds no PEM block {}", kind.label),
-                format!("name a file of {} in PEM form", kind.meaning),
-            ),
-            Err(error) => (
-                format!("{path} is damaged: {}", describe(&error)),
-                "replace the file by an undamaged one".to_owned(),
-            ),
-        };
-        self.report(file.place.error(problem, remedy));
-        None
     }
 
     /// The bytes of a file; `None` when it cannot or must not be used, which is then reported.
@@ -329,39 +350,91 @@ impl<'a> Files<'a> {
     }
 }
 
+/// The certificates of a PEM file, as a client would present them: the leaf first.
+///
+/// # Errors
+///
+/// The problem and its remedy, for people.
+pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display().to_string();
+    let chain = read(path, Secrecy::Public).and_then(|pem| {
+        pem_blocks(&shown, &pem, &CERTIFICATE).map_err(|(problem, remedy)| {
+            let holds_key = pem
+                .windows(PRIVATE_KEY.len())
+                .any(|window| window == PRIVATE_KEY);
+            match holds_key {
+                true => (
+                    format!("{shown} holds a private key and no certificate"),
+                    "name the file of the certificate; the key is not needed here".to_owned(),
+                ),
+                false => (problem, remedy),
+            }
+        })
+    });
+    chain.map_err(|(problem, remedy)| format!("{problem}\n  remedy: {remedy}"))
+}
+
 /// Whether only its owner may read a file.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Secrecy {
+pub(super) enum Secrecy {
     OwnerOnly,
     Public,
 }
 
 /// A kind of PEM block, for errors.
-struct BlockKind {
-    label: &'static str,
-    meaning: &'static str,
-    /// The `openssl` command that converts it.
-    tool: &'static str,
+pub(super) struct BlockKind {
+    pub label: &'static str,
+    pub meaning: &'static str,
+    /// The `openssl` command that converts DER, where that is needed.
+    pub tool: Option<&'static str>,
 }
 
 const CERTIFICATE: BlockKind = BlockKind {
     label: "CERTIFICATE",
     meaning: "one or more certificates",
-    tool: "x509",
+    tool: Some("x509"),
 };
 
-const CRL: BlockKind = BlockKind {
-    label: "X509 CRL",
-    meaning: "one or more CRLs",
-    tool: "crl",
-};
+/// The blocks of a kind in the file at `path`, of which there must be one; or the problem and its
+/// remedy.
+pub(super) fn pem_blocks<T: PemObject>(
+    path: &str,
+    pem: &[u8],
+    kind: &BlockKind,
+) -> Result<Vec<T>, Problem> {
+    Err(
+        match (
+            T::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>(),
+            kind.tool,
+        ) {
+            (Ok(blocks), _) if !blocks.is_empty() => return Ok(blocks),
+            (Ok(_), _) if pem.trim_ascii().is_empty() => (
+                format!("{path} is empty"),
+                format!("put {} into it, in PEM form", kind.meaning),
+            ),
+            // A DER file starts with a SEQUENCE.
+            (Ok(_), Some(tool)) if pem.first() == Some(&0x30) => (
+                format!("{path} is in DER form, not PEM"),
+                format!("convert it: openssl {tool} -inform der -in {path} -out NEW"),
+            ),
+            (Ok(_), _) => (
+                format!("{path} holds no PEM block {}", kind.label),
+                format!("name a file of {} in PEM form", kind.meaning),
+            ),
+            (Err(error), _) => (
+                format!("{path} is damaged: {}", describe(&error)),
+                "replace the file by an undamaged one".to_owned(),
+            ),
+        },
+    )
+}
 
 fn shown(file: &FileSetting) -> String {
     file.path.display().to_string()
 }
 
 /// The bytes of the file at `path`, through symbolic links; or the problem and its remedy.
-fn read(path: &Path, secrecy: Secrecy) -> Result<Vec<u8>, (String, String)> {
+pub(super) fn read(path: &Path, secrecy: Secrecy) -> Result<Vec<u8>, Problem> {
     let refused = |error: std::io::Error| {
         let remedy = match error.kind() {
             std::io::ErrorKind::NotFound => {

@@ -16,6 +16,7 @@ use super::resolver::Resolver;
 use super::traffic_secrets::Capture;
 use crate::clock::Clock;
 use crate::trust::TrustDomain;
+use crate::trust::domain::Refusal;
 use crate::trust::name::NamePattern;
 use crate::trust::stek::Stek;
 use crate::trust::ticket::{TicketScope, Tickets};
@@ -71,7 +72,7 @@ pub struct Resumption {
 #[derive(Debug)]
 pub struct Acceptor {
     pub(super) config: Arc<ServerConfig>,
-    routes: Arc<[Route]>,
+    resolver: Arc<Resolver>,
 }
 
 /// What is wrong with a listener's certificates or options, and the remedy.
@@ -91,12 +92,12 @@ impl Acceptor {
             MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             MinVersion::Tls13 => &[&rustls::version::TLS13],
         };
-        let resolver = Resolver {
-            routes: routes.clone(),
+        let resolver = Arc::new(Resolver {
             scopes: scopes(&routes, options.resumption.as_ref()),
+            routes,
             default_route: options.default_route,
             tls13_only: options.min_version == MinVersion::Tls13,
-        };
+        });
         let mut config = ServerConfig::builder_with_details(
             provider.clone(),
             Arc::new(CalendarTime(options.clock.clone())),
@@ -104,7 +105,7 @@ impl Acceptor {
         .with_protocol_versions(versions)
         .map_err(|error| AcceptorError(format!("protocol versions: {error}")))?
         .with_client_cert_verifier(Arc::new(Verifier::new(&provider)))
-        .with_cert_resolver(Arc::new(resolver));
+        .with_cert_resolver(resolver.clone());
         config.alpn_protocols = options.alpn;
         // Our own record layer takes over after the handshake.
         config.enable_secret_extraction = true;
@@ -122,19 +123,33 @@ impl Acceptor {
         config.max_early_data_size = 0;
         Ok(Self {
             config: Arc::new(config),
-            routes,
+            resolver,
         })
     }
 
     /// Whether handshakes or connections that began here still hold a part of it.
     pub fn is_held(&self) -> bool {
-        let mut domains = self.routes.iter().map(|route| &route.domain);
+        let mut domains = self.routes().iter().map(|route| &route.domain);
         Arc::strong_count(&self.config) > 1 || domains.any(|domain| Arc::strong_count(domain) > 1)
     }
 
     /// The routes, in the order that [`super::Established::route`] counts.
     pub fn routes(&self) -> &[Route] {
-        &self.routes
+        &self.resolver.routes
+    }
+
+    /// Index of the route of clients that ask for `server_name`, or for none.
+    ///
+    /// # Errors
+    ///
+    /// Why such a client is refused, in words.
+    pub fn route_for(&self, server_name: Option<&str>) -> Result<usize, Refusal> {
+        let found = self.resolver.route_for(server_name);
+        found.map_err(|none| Refusal {
+            reason: none.reason(),
+            detail: none.detail(server_name),
+            claimed: None,
+        })
     }
 }
 

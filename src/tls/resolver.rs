@@ -104,17 +104,22 @@ pub(super) struct Resolver {
 
 impl Resolver {
     fn select(&self, hello: &ClientHello<'_>) -> Result<(usize, Arc<CertifiedKey>), NoSelection> {
-        let index = match hello.server_name() {
-            Some(name) => self
-                .route_of(name)
-                .or(self.default_route)
-                .ok_or(NoSelection::ServerNameUnknown)?,
-            None => self.default_route.ok_or(NoSelection::ServerNameMissing)?,
-        };
+        let index = self.route_for(hello.server_name())?;
         let key = self
             .certificate_of(&self.routes[index], hello.signature_schemes())
             .ok_or(NoSelection::NoVerifiableCertificate)?;
         Ok((index, key))
+    }
+
+    /// The route of clients that ask for `server_name`, or for none.
+    pub(super) fn route_for(&self, server_name: Option<&str>) -> Result<usize, NoSelection> {
+        match server_name {
+            Some(name) => self
+                .route_of(name)
+                .or(self.default_route)
+                .ok_or(NoSelection::ServerNameUnknown),
+            None => self.default_route.ok_or(NoSelection::ServerNameMissing),
+        }
     }
 
     /// The route that has `name`, an exact pattern before a wildcard.

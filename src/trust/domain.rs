@@ -1,6 +1,5 @@
 //! TrustDomain: anchors, CRLs and policy of one listener and SNI; immutable.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -9,26 +8,28 @@ use rustls_pki_types::{
     UnixTime,
 };
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy,
-    VerifiedPath, anchor_from_trusted_cert,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 
+pub use super::anchors::Bundle;
+use super::anchors::{Anchors, Group};
 use super::chain::Chain;
+use super::crl::{Crl, Crls};
 use super::identity::{Authority, RevocationList};
 use super::peer::Standing;
 pub use super::peer::{Authorized, VerifiedPeer};
 use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
-use super::summary::{ChainSummary, anchor_digest, name_digest};
+use super::spiffe::TrustDomainName;
+use super::summary::{ChainSummary, anchor_digest};
 use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
-use crate::limits;
 
 /// Signatures accepted on certificates and CRLs: ECDSA on P-256, P-384 and P-521, Ed25519, RSA
 /// PKCS#1 and PSS from 2048 to 8192 bits, all with SHA-2.
-static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+pub(super) static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     webpki::aws_lc_rs::ECDSA_P256_SHA256,
     webpki::aws_lc_rs::ECDSA_P256_SHA384,
     webpki::aws_lc_rs::ECDSA_P256_SHA512,
@@ -50,9 +51,6 @@ static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
 ];
 
-/// Bits of the shortest RSA modulus that [`SIGNATURE_ALGORITHMS`] verifies with.
-const RSA_MODULUS_BITS_MIN: usize = 2048;
-
 /// What to do where no CRL says whether a certificate is revoked, or the one that would expired.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum RevocationPolicy {
@@ -65,9 +63,12 @@ pub enum RevocationPolicy {
 #[derive(Debug, Default)]
 pub struct TrustSources {
     pub name: String,
-    /// At least one. An anchor is trusted as such: its own validity and signature are not checked
-    /// (RFC 5280 section 6.2).
+    /// An anchor is trusted as such: its own validity and signature are not checked (RFC 5280
+    /// section 6.2). Each vouches for every name.
     pub anchors: Vec<CertificateDer<'static>>,
+    /// Instead of `anchors`, one of which must be: those of SPIFFE trust domains. Then every client
+    /// has an X.509-SVID, and is vouched for by the bundle of its trust domain alone.
+    pub bundles: Vec<Bundle>,
     /// Empty: revocation is not checked. Otherwise that of every certificate of a chain is, but of
     /// the anchor's.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
@@ -87,25 +88,12 @@ pub struct TrustError(pub String);
 #[derive(Debug)]
 pub struct TrustDomain {
     name: String,
-    anchors: Vec<TrustAnchor<'static>>,
-    /// What is known of each of `anchors`, at the same index.
-    authorities: Vec<Authority>,
-    /// [`anchor_digest`] of each of `anchors`.
-    pub(super) anchor_digests: HashSet<[u8; 32]>,
-    /// The newest first: webpki asks the first one that is from the right issuer.
-    pub(super) crls: Vec<Crl>,
-    /// By [`name_digest`] of the issuer, the newest CRL of each of its scopes.
-    pub(super) newest_crls: HashMap<[u8; 32], Vec<usize>>,
+    pub(super) anchors: Anchors,
+    pub(super) crls: Crls,
     pub(super) unknown_revocation: RevocationPolicy,
     pub(super) expired_crl: RevocationPolicy,
     pub(super) policy: Policy,
     digest: [u8; 32],
-}
-
-#[derive(Debug)]
-pub(super) struct Crl {
-    pub(super) list: CertRevocationList<'static>,
-    pub(super) about: RevocationList,
 }
 
 impl TrustDomain {
@@ -118,36 +106,17 @@ impl TrustDomain {
     /// counted from 1, in the order of `sources`.
     pub fn new(sources: TrustSources) -> Result<Self, TrustError> {
         let fail = |problem| TrustError(format!("trust domain `{}`: {problem}", sources.name));
-        if sources.anchors.is_empty() {
-            return Err(fail(
-                "no trust anchors, so nobody could come in; name a file with at least one CA \
-                 certificate in PEM"
-                    .to_owned(),
-            ));
-        }
-        let mut anchors = Vec::with_capacity(sources.anchors.len());
-        let mut authorities = Vec::with_capacity(sources.anchors.len());
-        for (at, der) in sources.anchors.iter().enumerate() {
-            let (anchor, authority) = read_anchor(der)
-                .map_err(|problem| fail(format!("trust anchor {}: {problem}", at + 1)))?;
-            anchors.push(anchor);
-            authorities.push(authority);
-        }
+        let anchors = Anchors::read(&sources.anchors, &sources.bundles).map_err(fail)?;
         let mut crls = Vec::with_capacity(sources.crls.len());
         for (at, der) in sources.crls.iter().enumerate() {
-            let crl = read_crl(der).map_err(|problem| fail(format!("CRL {}{problem}", at + 1)))?;
-            crls.push((std::cmp::Reverse(crl.about.this_update), der.as_ref(), crl));
+            let crl = Crl::read(der).map_err(|problem| fail(format!("CRL {}{problem}", at + 1)))?;
+            crls.push((der.clone(), crl));
         }
-        crls.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-        let crls: Vec<_> = crls.into_iter().map(|(_, _, crl)| crl).collect();
         Ok(Self {
             digest: digest(&sources),
             name: sources.name,
-            anchor_digests: anchors.iter().map(anchor_digest).collect(),
             anchors,
-            authorities,
-            newest_crls: newest_of_each_scope(&crls),
-            crls,
+            crls: Crls::new(crls),
             unknown_revocation: sources.unknown_revocation,
             expired_crl: sources.expired_crl,
             policy: sources.policy,
@@ -158,14 +127,18 @@ impl TrustDomain {
         &self.name
     }
 
-    /// The anchors, as certificates.
-    pub fn anchors(&self) -> impl Iterator<Item = &Identity> {
-        self.authorities.iter().map(|authority| &authority.identity)
+    /// The anchors, each with the SPIFFE trust domain that it vouches for, if it is bound to one.
+    pub fn anchors(&self) -> impl Iterator<Item = (Option<&TrustDomainName>, &Identity)> {
+        let groups = self.anchors.named_groups();
+        groups.flat_map(|(name, group)| {
+            let authorities = group.authorities.iter();
+            authorities.map(move |authority| (name, &authority.identity))
+        })
     }
 
     /// What the CRLs say of themselves, the newest first.
     pub fn crls(&self) -> impl Iterator<Item = &RevocationList> {
-        self.crls.iter().map(|crl| &crl.about)
+        self.crls.all.iter().map(|crl| &crl.about)
     }
 
     pub fn policy(&self) -> &Policy {
@@ -178,13 +151,24 @@ impl TrustDomain {
         self.digest
     }
 
+    /// Whether it has CRLs, so that the revocation of every certificate of a chain is checked.
+    pub fn checks_revocation(&self) -> bool {
+        !self.crls.all.is_empty()
+    }
+
+    /// What the anchor that vouched for `peer` says of itself; `None` if it does so no longer.
+    pub fn anchor_of(&self, peer: &VerifiedPeer) -> Option<&Identity> {
+        let group = self.anchors.of_client(peer.identity()).ok()?;
+        let vouches = |anchor: &TrustAnchor<'_>| anchor_digest(anchor) == peer.chain().anchor;
+        let at = group.anchors.iter().position(vouches)?;
+        group.authorities.get(at).map(|anchor| &anchor.identity)
+    }
+
     /// What an operator should know of the sources, though they are usable.
     pub fn warnings(&self) -> Vec<String> {
-        let constrained = self
-            .authorities
-            .iter()
-            .filter(|authority| authority.constrains_uris);
+        let constrained = self.authorities();
         constrained
+            .filter(|authority| authority.constrains_uris)
             .map(|authority| {
                 format!(
                     "trust domain `{}`: the anchor `{}` has name constraints on URIs, which cannot \
@@ -207,20 +191,30 @@ impl TrustDomain {
     ) -> Result<VerifiedPeer, Refusal> {
         let chain = Chain::read(leaf, intermediates)?;
         let refuse = |error| self.refusal(&error, &chain, now);
+        // What the leaf claims only chooses the anchors that are to vouch for it.
+        let group = self.anchors.of_client(chain.leaf());
+        let group = group.map_err(|(reason, detail)| {
+            Refusal::new(reason, detail, Some(Arc::clone(chain.leaf())))
+        })?;
         let end_entity = EndEntityCert::try_from(leaf).map_err(refuse)?;
-        let crls: Vec<_> = self.crls.iter().map(|crl| &crl.list).collect();
-        let path = end_entity
-            .verify_for_usage(
-                SIGNATURE_ALGORITHMS,
-                &self.anchors,
-                intermediates,
-                now,
-                // CAs need not name a purpose. The leaf must, below.
-                KeyUsage::client_auth(),
-                self.revocation_options(&crls),
-                None,
-            )
-            .map_err(refuse)?;
+        let presented = (&end_entity, intermediates);
+        let crls: Vec<_> = self.crls.all.iter().map(|crl| &crl.list).collect();
+        let path = if self.crls.has_namesakes {
+            // Which key an issuer has is known once there is a path.
+            let unrevoked = |path: &VerifiedPath<'_>| {
+                let at = group.position_of(path.anchor());
+                let at = at.ok_or(webpki::Error::UnknownIssuer)?;
+                let crls = self.crls.speaking_of(path, &group.certificates[at]);
+                let anchor = std::slice::from_ref(&group.anchors[at]);
+                let options = self.revocation_options(&crls);
+                find_path(presented, anchor, now, options, None).map(drop)
+            };
+            find_path(presented, &group.anchors, now, None, Some(&unrevoked))
+        } else {
+            let options = self.revocation_options(&crls);
+            find_path(presented, &group.anchors, now, options, None)
+        };
+        let path = path.map_err(refuse)?;
         let identity = chain.leaf();
         if !identity.client_auth {
             let detail = format!(
@@ -233,7 +227,7 @@ impl TrustDomain {
                 Some(Arc::clone(identity)),
             ));
         }
-        self.verified(&chain, &path, now).ok_or_else(|| {
+        self.verified(&chain, group, &path, now).ok_or_else(|| {
             let detail = "the verified path is not made of what was presented".to_owned();
             Refusal::new(CloseReason::Internal, detail, Some(Arc::clone(identity)))
         })
@@ -297,18 +291,16 @@ impl TrustDomain {
     fn verified(
         &self,
         chain: &Chain<'_>,
+        group: &Group,
         path: &VerifiedPath<'_>,
         now: UnixTime,
     ) -> Option<VerifiedPeer> {
-        let anchor = self
-            .anchors
-            .iter()
-            .position(|anchor| std::ptr::eq(anchor, path.anchor()))?;
+        let anchor = group.position_of(path.anchor())?;
         let leaf = chain.certificates.first()?;
         let mut summary = ChainSummary {
             entries: ChainSummary::entries(path),
             anchor: anchor_digest(path.anchor()),
-            anchor_spki: self.authorities.get(anchor)?.identity.spki_pin,
+            anchor_spki: group.authorities.get(anchor)?.identity.spki_pin,
             not_before: leaf.identity.not_before,
             not_after: leaf.identity.not_after,
         };
@@ -335,7 +327,7 @@ impl TrustDomain {
         }
         let entries = chain.entries.iter();
         entries
-            .flat_map(|entry| self.crls_of(&entry.issuer))
+            .flat_map(|entry| self.crls.of(&entry.issuer))
             .filter_map(|crl| crl.about.next_update)
             // One that has expired was not the one consulted, or there would be no path.
             .filter(|&next_update| next_update > now)
@@ -357,6 +349,13 @@ impl TrustDomain {
                     |anchor| uri_constraints(&leaf.subject, anchor),
                 )
             }
+            (CloseReason::CertificateUnknownCa, error) => {
+                let detail = detail(error, chain, &self.name);
+                match self.anchors.other_trust_domain(chain) {
+                    Some(other) => format!("{detail}; {other}"),
+                    None => detail,
+                }
+            }
             _ => detail(error, chain, &self.name),
         };
         Refusal::new(reason, detail, Some(Arc::clone(leaf)))
@@ -370,11 +369,14 @@ impl TrustDomain {
                 .identities()
                 .any(|identity| identity.issuer == anchor.identity.subject)
         };
-        self.authorities
-            .iter()
+        self.authorities()
             .filter(|anchor| anchor.constrains_uris && !chain.leaf().uris.is_empty())
             .find(issued)
             .map(|anchor| anchor.identity.subject.as_str())
+    }
+
+    fn authorities(&self) -> impl Iterator<Item = &Authority> {
+        self.anchors.groups().flat_map(|group| &group.authorities)
     }
 
     fn revoked_detail(&self, chain: &Chain<'_>) -> String {
@@ -382,7 +384,7 @@ impl TrustDomain {
             let Ok(certificate) = EndEntityCert::try_from(der) else {
                 return false;
             };
-            self.crls.iter().any(|crl| {
+            self.crls.all.iter().any(|crl| {
                 crl.list.issuer() == certificate.issuer()
                     && matches!(crl.list.find_serial(certificate.serial()), Ok(Some(_)))
             })
@@ -403,7 +405,7 @@ impl TrustDomain {
     /// Names the certificate whose issuer's CRL is missing or of no use.
     fn revocation_detail(&self, error: &webpki::Error, chain: &Chain<'_>, now: UnixTime) -> String {
         let leaf = &chain.leaf().subject;
-        let crl_of = |issuer: &str| self.crls.iter().find(|crl| crl.about.issuer == issuer);
+        let crl_of = |issuer: &str| self.crls.all.iter().find(|crl| crl.about.issuer == issuer);
         match error {
             webpki::Error::UnknownRevocationStatus => {
                 let uncovered = chain
@@ -463,59 +465,27 @@ impl TrustDomain {
     }
 }
 
-fn read_anchor(der: &CertificateDer<'_>) -> Result<(TrustAnchor<'static>, Authority), String> {
-    let authority = Authority::from_der(der).map_err(|error| error.to_string())?;
-    let subject = &authority.identity.subject;
-    let anchor = anchor_from_trusted_cert(der)
-        .map_err(|error| format!("`{subject}` cannot be a trust anchor ({error})"))?;
-    if !authority.is_ca {
-        return Err(format!(
-            "`{subject}` is no CA certificate (basic constraints); to let in one certificate, name \
-             its CA here and its fingerprint in a rule"
-        ));
-    }
-    let supported = RSA_MODULUS_BITS_MIN..=limits::RSA_MODULUS_BITS_MAX;
-    if let Some(bits) = authority.identity.rsa_modulus_bits
-        && !supported.contains(&bits)
-    {
-        return Err(format!(
-            "`{subject}` has an RSA modulus of {bits} bits; {} to {} are supported",
-            supported.start(),
-            supported.end()
-        ));
-    }
-    Ok((anchor.to_owned(), authority))
-}
+/// What webpki asks of a path that it has found.
+type PathCheck<'a> = &'a dyn Fn(&VerifiedPath<'_>) -> Result<(), webpki::Error>;
 
-/// `crls` has the newest first.
-fn newest_of_each_scope(crls: &[Crl]) -> HashMap<[u8; 32], Vec<usize>> {
-    let mut newest: HashMap<_, Vec<usize>> = HashMap::new();
-    for (at, crl) in crls.iter().enumerate() {
-        let scope = |crl: &Crl| crl.list.issuing_distribution_point().map(<[u8]>::to_vec);
-        let of_issuer = newest.entry(name_digest(crl.list.issuer())).or_default();
-        if !of_issuer
-            .iter()
-            .any(|&known| scope(&crls[known]) == scope(crl))
-        {
-            of_issuer.push(at);
-        }
-    }
-    newest
-}
-
-fn read_crl(der: &CertificateRevocationListDer<'_>) -> Result<Crl, String> {
-    let about = RevocationList::from_der(der)
-        .map_err(|error| format!(": {error}; replace it by what its CA published"))?;
-    let list = OwnedCertRevocationList::from_der(der).map_err(|error| {
-        format!(
-            " of `{}` is malformed or of a kind that is not supported ({error})",
-            about.issuer
-        )
-    })?;
-    Ok(Crl {
-        list: list.into(),
-        about,
-    })
+/// A path from the leaf to one of `anchors`, by the intermediates that were presented with it.
+fn find_path<'p>(
+    (leaf, intermediates): (&'p EndEntityCert<'p>, &'p [CertificateDer<'p>]),
+    anchors: &'p [TrustAnchor<'_>],
+    now: UnixTime,
+    revocation: Option<RevocationOptions<'_>>,
+    check: Option<PathCheck<'_>>,
+) -> Result<VerifiedPath<'p>, webpki::Error> {
+    leaf.verify_for_usage(
+        SIGNATURE_ALGORITHMS,
+        anchors,
+        intermediates,
+        now,
+        // CAs need not name a purpose. The leaf must, which is checked apart.
+        KeyUsage::client_auth(),
+        revocation,
+        check,
+    )
 }
 
 /// Every part is preceded by its length or count, so that no two different sources have the same
@@ -526,13 +496,21 @@ fn digest(sources: &TrustSources) -> [u8; 32] {
         context.update(&(bytes.len() as u64).to_be_bytes());
         context.update(bytes);
     };
-    let mut anchors: Vec<&[u8]> = sources.anchors.iter().map(|der| der.as_ref()).collect();
-    let mut crls: Vec<&[u8]> = sources.crls.iter().map(|der| der.as_ref()).collect();
-    for list in [&mut anchors, &mut crls] {
-        list.sort_unstable();
-        list.dedup();
-        write(&(list.len() as u64).to_be_bytes());
-        list.iter().for_each(|der| write(der));
+    let mut write_set = |mut ders: Vec<&[u8]>| {
+        ders.sort_unstable();
+        ders.dedup();
+        write(&(ders.len() as u64).to_be_bytes());
+        ders.iter().for_each(|der| write(der));
+    };
+    write_set(sources.anchors.iter().map(AsRef::as_ref).collect());
+    write_set(sources.crls.iter().map(AsRef::as_ref).collect());
+    let mut bundles: Vec<&Bundle> = sources.bundles.iter().collect();
+    bundles.sort_unstable_by_key(|bundle| &bundle.trust_domain);
+    // The set of their names says how many there are.
+    let names = bundles.iter().map(|bundle| bundle.trust_domain.as_str());
+    write_set(names.map(str::as_bytes).collect());
+    for bundle in bundles {
+        write_set(bundle.anchors.iter().map(AsRef::as_ref).collect());
     }
     for policy in [sources.unknown_revocation, sources.expired_crl] {
         write(match policy {
@@ -554,6 +532,7 @@ fn digest(sources: &TrustSources) -> [u8; 32] {
                 Matcher::Dns(pattern) => (b"dns", pattern.as_str().as_bytes()),
                 Matcher::Fingerprint(fingerprint) => (b"fingerprint", fingerprint),
                 Matcher::OrganizationalUnit(unit) => (b"organizational unit", unit.as_bytes()),
+                Matcher::Spiffe(pattern) => (b"spiffe", pattern.as_str().as_bytes()),
                 Matcher::SpkiPin(pin) => (b"spki pin", pin),
                 Matcher::Uri(pattern) => (b"uri", pattern.as_str().as_bytes()),
             };

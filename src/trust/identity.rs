@@ -8,12 +8,13 @@ use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, GeneralSubtree};
+use x509_parser::extensions::{GeneralName, GeneralSubtree, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::{AttributeTypeAndValue, SubjectPublicKeyInfo, X509Name, X509Version};
 
+use super::spiffe::is_client_id;
 use crate::limits;
 
 /// Who a certificate says its holder is.
@@ -53,6 +54,9 @@ pub struct Identity {
     /// Whether the extended key usage extension names clientAuth (RFC 5280 section 4.2.1.12). A
     /// certificate without the extension does not.
     pub client_auth: bool,
+    /// Whether it says that it is a CA, or its key usage has keyCertSign or cRLSign (RFC 5280
+    /// sections 4.2.1.9 and 4.2.1.3).
+    pub may_sign: bool,
 }
 
 /// Why a certificate or CRL could not be read.
@@ -79,6 +83,10 @@ impl Identity {
         let purposes = certificate
             .extended_key_usage()
             .map_err(because("extended key usage"))?;
+        let constraints = certificate
+            .basic_constraints()
+            .map_err(because("basic constraints"))?;
+        let usage = certificate.key_usage().map_err(because("key usage"))?;
         Ok(Self {
             uris: names.uris,
             dns_names: names.dns_names,
@@ -96,6 +104,8 @@ impl Identity {
             spki_pin: sha256(key.raw),
             rsa_modulus_bits: rsa_modulus_bits(key)?,
             client_auth: purposes.is_some_and(|purposes| purposes.value.client_auth),
+            may_sign: constraints.is_some_and(|constraints| constraints.value.ca)
+                || usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()),
         })
     }
 
@@ -112,11 +122,28 @@ impl Identity {
     /// The SPIFFE ID: the only URI SAN, with scheme `spiffe` and a path (X.509-SVID sections 2
     /// and 3.1). `None` if it is not well formed (SPIFFE-ID section 2).
     pub fn spiffe_id(&self) -> Option<&str> {
-        let [uri] = self.uris.as_slice() else {
-            return None;
-        };
-        let another = self.rejected_names.iter().any(|name| name.starts_with(URI));
-        (!another && is_spiffe_id(uri)).then_some(uri)
+        let uri = self.uris.first().filter(|_| self.uri_count() == 1)?;
+        is_client_id(uri).then_some(uri)
+    }
+
+    /// The subject alternative names, as OpenSSL labels them, and those that policy never sees;
+    /// `None` where there are none.
+    pub fn alternative_names(&self) -> Option<String> {
+        let uris = self.uris.iter().map(|name| format!("URI:{name}"));
+        let dns_names = self.dns_names.iter().map(|name| format!("DNS:{name}"));
+        let emails = self.emails.iter().map(|name| format!("email:{name}"));
+        let addresses = self.addresses.iter().map(|address| format!("IP:{address}"));
+        let rejected = self.rejected_names.iter();
+        let rejected = rejected.map(|name| format!("rejected {name}"));
+        let names = uris.chain(dns_names).chain(emails).chain(addresses);
+        let names = names.chain(rejected).collect::<Vec<_>>().join(", ");
+        (!names.is_empty()).then_some(names)
+    }
+
+    /// How many URI SANs there are, with those that policy never sees.
+    pub(super) fn uri_count(&self) -> usize {
+        let rejected = self.rejected_names.iter();
+        self.uris.len() + rejected.filter(|name| name.starts_with(URI)).count()
     }
 }
 
@@ -168,6 +195,17 @@ pub struct RevocationList {
     pub next_update: Option<i64>,
     /// How many certificates it revokes.
     pub revoked: usize,
+    /// Tells a CA's CRLs apart: which of its keys signed (RFC 5280 section 5.2.1), and for which of
+    /// its certificates (section 5.2.5). Of those that have this the same the newest counts.
+    pub series: CrlSeries,
+}
+
+/// See [`RevocationList::series`]. Each is what the CRL says, if it does.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct CrlSeries {
+    pub authority_key: Option<Vec<u8>>,
+    /// The DER of the issuing distribution point.
+    pub scope: Option<Vec<u8>>,
 }
 
 impl RevocationList {
@@ -180,11 +218,39 @@ impl RevocationList {
                 rest.len()
             )));
         }
+        let extension = |wanted: fn(&ParsedExtension<'_>) -> bool| {
+            let mut extensions = crl.extensions().iter();
+            extensions.find(|extension| wanted(extension.parsed_extension()))
+        };
+        let authority_key =
+            extension(|kind| matches!(kind, ParsedExtension::AuthorityKeyIdentifier(_)));
+        let scope = extension(|kind| matches!(kind, ParsedExtension::IssuingDistributionPoint(_)));
         Ok(Self {
             issuer: distinguished_name(crl.issuer()),
             this_update: crl.last_update().timestamp(),
             next_update: crl.next_update().map(|time| time.timestamp()),
             revoked: crl.iter_revoked_certificates().count(),
+            series: CrlSeries {
+                authority_key: authority_key.and_then(|it| key_identifier(it.parsed_extension())),
+                scope: scope.map(|extension| extension.value.to_vec()),
+            },
+        })
+    }
+}
+
+/// What a CRL's signature is over, and the signature.
+#[derive(Debug)]
+pub(super) struct SignedCrl {
+    pub content: Vec<u8>,
+    pub signature: Vec<u8>,
+}
+
+impl SignedCrl {
+    pub fn from_der(crl: &[u8]) -> Option<Self> {
+        let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
+        Some(Self {
+            content: crl.tbs_cert_list.as_ref().to_vec(),
+            signature: crl.signature_value.data.to_vec(),
         })
     }
 }
@@ -197,6 +263,15 @@ fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, IdentityError> {
         more => Err(IdentityError(format!(
             "{more} bytes after the certificate's end"
         ))),
+    }
+}
+
+fn key_identifier(extension: &ParsedExtension<'_>) -> Option<Vec<u8>> {
+    match extension {
+        ParsedExtension::AuthorityKeyIdentifier(authority) => {
+            authority.key_identifier.as_ref().map(|key| key.0.to_vec())
+        }
+        _ => None,
     }
 }
 
@@ -306,28 +381,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         return Some(bytes.into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(Into::into)
-}
-
-/// SPIFFE-ID section 2: a trust domain in lower case, then path segments that are not empty.
-fn is_spiffe_id(uri: &str) -> bool {
-    let Some((domain, path)) = uri
-        .strip_prefix("spiffe://")
-        .and_then(|id| id.split_once('/'))
-    else {
-        return false;
-    };
-    let is_domain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
-    let is_segment = |segment: &str| {
-        !matches!(segment, "" | "." | "..")
-            && segment
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
-    };
-    uri.len() <= 2048
-        && !domain.is_empty()
-        && domain.len() <= 255
-        && domain.bytes().all(is_domain)
-        && path.split('/').all(is_segment)
 }
 
 fn rsa_modulus_bits(key: &SubjectPublicKeyInfo<'_>) -> Result<Option<usize>, IdentityError> {

@@ -4,8 +4,10 @@
 //! [`TrustDomain`], and its leaf's [`Identity`] put before the domain's [`Policy`]. The [`verifier`]
 //! does this inside rustls's handshake; a [`judgement`] carries the outcome out of it.
 
+mod anchors;
 pub mod cache;
 mod chain;
+mod crl;
 pub mod domain;
 pub mod identity;
 pub mod judgement;
@@ -14,6 +16,7 @@ mod peer;
 pub mod policy;
 mod refusal;
 mod rejudge;
+pub mod spiffe;
 pub mod stek;
 pub mod summary;
 pub mod ticket;
@@ -23,5 +26,5 @@ pub mod verifier;
 pub use domain::{Authorized, Refusal, TrustDomain, VerifiedPeer};
 pub use identity::Identity;
 pub use policy::{Decision, Policy};
-pub use refusal::utc;
+pub use refusal::{span, utc};
 pub use summary::{ChainEntry, ChainSummary};

@@ -93,6 +93,12 @@ impl VerifiedPeer {
         self.chain().not_after
     }
 
+    /// The earliest nextUpdate of the CRLs that may have been consulted, in seconds since the Unix
+    /// epoch: the first second at which they count no more. `None` where none does.
+    pub fn revocation_until(&self) -> Option<i64> {
+        Some(self.standing().revocation_until).filter(|&until| until < i64::MAX)
+    }
+
     /// Whether this is the same finding, not only an equal one.
     pub fn is_shared_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Identity;
 use super::name::NamePattern;
+use super::spiffe::SpiffePattern;
 
 /// What a rule that matches does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -152,6 +153,8 @@ pub enum Matcher {
     Fingerprint([u8; 32]),
     /// An organizational unit of the subject, byte for byte.
     OrganizationalUnit(String),
+    /// The SPIFFE ID: that of a certificate with several URI SANs is none.
+    Spiffe(SpiffePattern),
     /// SHA-256 of the SubjectPublicKeyInfo's DER.
     SpkiPin([u8; 32]),
     /// A URI SAN.
@@ -168,6 +171,7 @@ impl Matcher {
             Self::Dns(pattern) => identity.dns_names.iter().any(|name| pattern.matches(name)),
             Self::Fingerprint(fingerprint) => identity.fingerprint == *fingerprint,
             Self::OrganizationalUnit(unit) => identity.organizational_units.contains(unit),
+            Self::Spiffe(pattern) => identity.spiffe_id().is_some_and(|id| pattern.matches(id)),
             Self::SpkiPin(pin) => identity.spki_pin == *pin,
             Self::Uri(pattern) => identity.uris.iter().any(|uri| pattern.matches(uri)),
         }
@@ -184,6 +188,17 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether nothing but names decides here that several authorities may give out: neither which
+    /// trust domain the client is of, nor which certificate or key it has.
+    pub fn goes_by_unscoped_names(&self) -> bool {
+        self.matchers.iter().all(|matcher| {
+            matches!(
+                matcher,
+                Matcher::CommonName(_) | Matcher::Dns(_) | Matcher::OrganizationalUnit(_)
+            )
+        })
+    }
+
     fn matches(&self, identity: &Identity) -> bool {
         let kind = std::mem::discriminant::<Matcher>;
         !self.matchers.is_empty()
@@ -251,6 +266,7 @@ mod tests {
             spki_pin: [2; 32],
             rsa_modulus_bits: None,
             client_auth: true,
+            may_sign: false,
         }
     }
 

@@ -203,7 +203,7 @@ pub(super) fn seconds(time: UnixTime) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Seconds since the Unix epoch as RFC 3339 writes them.
+/// A time in seconds since the Unix epoch in the form of RFC 3339.
 pub fn utc(seconds: i64) -> String {
     let Ok(time) = OffsetDateTime::from_unix_timestamp(seconds) else {
         return format!("{seconds} s after the Unix epoch");
@@ -220,8 +220,8 @@ pub fn utc(seconds: i64) -> String {
     )
 }
 
-/// A span of time in its largest whole unit.
-pub(super) fn span(seconds: i64) -> String {
+/// A span of time, in seconds, in its largest whole unit.
+pub fn span(seconds: i64) -> String {
     let (count, unit) = match seconds {
         ..60 => (seconds, "second"),
         60..3_600 => (seconds / 60, "minute"),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rustls_pki_types::UnixTime;
 
-use super::domain::{Crl, RevocationPolicy};
+use super::crl::Crl;
+use super::domain::{Authorized, RevocationPolicy};
 use super::identity::hex;
 use super::refusal::{seconds, span, utc};
 use super::summary::{ChainEntry, ChainSummary};
@@ -30,6 +31,20 @@ impl TrustDomain {
         self.judge_again(peer.identity(), peer.chain(), now)
     }
 
+    /// As [`TrustDomain::still_allows`]: the client with the rule that lets it in now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`TrustDomain::still_allows`].
+    pub fn authorize_again(
+        &self,
+        client: &Authorized,
+        now: UnixTime,
+    ) -> Result<Authorized, Refusal> {
+        let rule = self.still_allows(client.peer(), now)?;
+        Ok(Authorized::by_rule(client.peer().clone(), rule))
+    }
+
     /// As [`TrustDomain::still_allows`], of the parts that a ticket holds.
     pub(super) fn judge_again(
         &self,
@@ -39,9 +54,13 @@ impl TrustDomain {
     ) -> Result<Arc<str>, Refusal> {
         let refuse =
             |(reason, detail)| Err(Refusal::new(reason, detail, Some(Arc::clone(identity))));
-        if !self.has_anchor(chain) {
+        let vouching = match self.anchors.of_client(identity) {
+            Ok(group) => group,
+            Err(problem) => return refuse(problem),
+        };
+        if !vouching.digests.contains(&chain.anchor) {
             let detail = format!(
-                "the trust anchor that `{}` was verified by is no longer one of `{}`",
+                "the trust anchor that `{}` was verified by no longer vouches for it in `{}`",
                 identity.subject,
                 self.name()
             );
@@ -56,8 +75,13 @@ impl TrustDomain {
         }
     }
 
-    fn has_anchor(&self, chain: &ChainSummary) -> bool {
-        self.anchor_digests.contains(&chain.anchor)
+    /// Whether an issuer of the same name, with another key, has a CRL for the same certificates
+    /// that has not expired. Which of the two keys issued is not kept: a key that is no longer used
+    /// must not take the rights of those that its successor's certificates are good for.
+    fn has_fresh(&self, crl: &Crl, entry: &ChainEntry, now: UnixTime) -> bool {
+        let mut namesakes = self.crls.of(&entry.issuer);
+        let scope = &crl.about.series.scope;
+        namesakes.any(|other| other.about.series.scope == *scope && expired(other, now).is_none())
     }
 
     /// Every CRL that may speak of a certificate is asked, not only the one that webpki would
@@ -68,18 +92,18 @@ impl TrustDomain {
         chain: &ChainSummary,
         now: UnixTime,
     ) -> Result<(), (CloseReason, String)> {
-        if self.crls.is_empty() {
+        if self.crls.all.is_empty() {
             return Ok(());
         }
         let mut unknown = None;
         for (position, entry) in chain.entries.iter().enumerate() {
             let mut is_covered = false;
-            for crl in self.crls_of(&entry.issuer) {
+            for crl in self.crls.of(&entry.issuer) {
                 is_covered = true;
                 if matches!(crl.list.find_serial(&entry.serial), Ok(Some(_))) {
                     return Err(revoked(identity, position, entry, crl));
                 }
-                if self.expired_crl == RevocationPolicy::Deny {
+                if self.expired_crl == RevocationPolicy::Deny && !self.has_fresh(crl, entry, now) {
                     unknown = unknown.or_else(|| expired(crl, now));
                 }
             }
@@ -97,12 +121,6 @@ impl TrustDomain {
             Some(detail) => Err((CloseReason::RevocationUnknown, detail)),
             None => Ok(()),
         }
-    }
-
-    /// The newest CRL of each of an issuer's scopes.
-    pub(super) fn crls_of(&self, issuer: &[u8; 32]) -> impl Iterator<Item = &Crl> {
-        let newest = self.newest_crls.get(issuer);
-        newest.into_iter().flatten().map(|&at| &self.crls[at])
     }
 }
 

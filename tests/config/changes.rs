@@ -1,10 +1,11 @@
 //! What is said of the difference between two configurations.
 
 use ringgate::config::Config;
-use ringgate::snapshot::{Changes, Snapshot, needs_restart};
+use ringgate::snapshot::{Changes, Listener, Snapshot, needs_restart};
 
+use crate::pem::pem;
 use crate::pki::{self, Ca, NOW};
-use crate::scratch::{Scratch, pem};
+use crate::scratch::Scratch;
 use crate::{FRONT, front, front_with};
 
 fn load(scratch: &Scratch, text: &str) -> (Config, Snapshot) {
@@ -76,6 +77,11 @@ fn listeners_come_go_and_change() {
             "handshake_timeout 10s -> 7s (f)",
         ),
         ("connect_timeout = \"7s\"", "connect_timeout 5s -> 7s (f)"),
+        (
+            "close_on_expiry = true",
+            "close_on_expiry false -> true (f)",
+        ),
+        ("max_age = \"7h\"", "max_age none -> 7h (f)"),
         (
             "half_close_timeout = \"7s\"",
             "half_close_timeout 1m -> 7s (f)",
@@ -246,6 +252,10 @@ fn settings_are_told_with_both_values_and_secrets_without() {
             "[verdict_cache]\nttl = \"7m\"",
             "verdict_cache.ttl 1h -> 7m",
         ),
+        (
+            "[revocation]\nlive = \"off\"",
+            "revocation.live close -> off",
+        ),
         ("[reload]\nwatch = false", "reload.watch true -> false"),
     ] {
         let said = changes(&scratch, FRONT, &front(text));
@@ -284,4 +294,19 @@ fn what_needs_a_restart_is_told_with_both_values() {
     );
     assert!(changes(&scratch, FRONT, &text).is_empty());
     assert_eq!(needs_restart(&started, &started), [""; 0]);
+}
+
+#[test]
+fn a_listener_is_held_as_long_as_a_part_of_it_is() {
+    let scratch = Scratch::new();
+    let listener = scratch.loaded().listeners.remove(0);
+    assert!(!Listener::is_held(&listener));
+    // As a handshake holds its trust domain, when its connection holds nothing else.
+    let domain = listener.acceptor.routes()[0].domain.clone();
+    assert!(Listener::is_held(&listener));
+    drop(domain);
+    let connection = listener.clone();
+    assert!(Listener::is_held(&listener));
+    drop(connection);
+    assert!(!Listener::is_held(&listener));
 }

@@ -1,9 +1,12 @@
 //! Configurations, good and bad: what is said of them, where, and what to do.
 
+#[path = "../common/pem.rs"]
+mod pem;
 #[path = "../common/pki.rs"]
 mod pki;
 
 mod changes;
+mod explain;
 mod files;
 mod listeners;
 mod program;
@@ -13,6 +16,7 @@ mod rules;
 mod running;
 mod scratch;
 mod settings;
+mod spiffe;
 mod syntax;
 
 use std::path::Path;

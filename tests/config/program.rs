@@ -28,10 +28,26 @@ fn a_sound_configuration_is_ok() {
     let scratch = Scratch::new();
     // This runs by the real clock, by which the certificates of the tests may have expired.
     let (code, stdout, stderr) = check(&scratch);
+    assert_eq!(code, Some(0));
+    let mut lines = stdout.lines();
     assert_eq!(
-        (code, stdout.as_str()),
-        (Some(0), "config ok: 1 listener on 1 address, 1 route\n")
+        [lines.next(), lines.next()],
+        [
+            Some("config ok: 1 listener on 1 address, 1 route"),
+            Some("first to expire:")
+        ]
     );
+    let server = format!(
+        "  certificate {} (subject CN=server): ",
+        scratch.path("server.pem").display()
+    );
+    assert!(lines.next().is_some_and(|line| line.starts_with(&server)));
+    assert!(
+        lines
+            .next()
+            .is_some_and(|line| line.contains("trust anchor"))
+    );
+    assert_eq!(lines.next(), None);
     assert!(
         stderr.is_empty() || stderr.starts_with("warning: "),
         "{stderr}"

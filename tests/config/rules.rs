@@ -116,6 +116,10 @@ fn rules_that_are_none() {
             "{ name = \"a\", allow = { spki = \"00\" } }",
             "is no SHA-256 of a public key",
         ),
+        (
+            "{ name = \"a\", allow = { spiffe = \"spiffe://x\" } }",
+            "is no pattern of SPIFFE IDs: it has no path",
+        ),
         ("{ name = \"a\", allow = { email = \"x\" } }", "unknown key"),
         (
             "{ name = \"a\", allow = true }",

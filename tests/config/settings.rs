@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ringgate::config::{Greeting, LogFormat, LogLevel, MinVersion, ShardPlan};
+use ringgate::config::{
+    Greeting, LiveRevocation, LogFormat, LogLevel, MinVersion, ShardPlan, Tenure,
+};
 use ringgate::limits;
 
 use crate::{FRONT, accepted, assert_error, front};
@@ -164,4 +166,30 @@ fn settings_that_exclude_each_other() {
 fn few_connections_lower_the_default_of_handshakes() {
     let config = accepted(&front("[limits]\nconnections = 10"));
     assert_eq!(config.limits.handshakes, 10);
+}
+
+#[test]
+fn how_long_clients_may_stay() {
+    let config = accepted(FRONT);
+    assert_eq!(config.listeners[0].tenure, Tenure::default());
+    assert_eq!(config.live_revocation, LiveRevocation::Close);
+    let config = accepted(&front(
+        "close_on_expiry = true\nmax_age = \"8h\"\n[revocation]\nlive = \"dry_run\"\n",
+    ));
+    let expected = Tenure {
+        until_expiry: true,
+        max_age: Some(Duration::from_secs(8 * 3600)),
+    };
+    assert_eq!(config.listeners[0].tenure, expected);
+    assert_eq!(config.live_revocation, LiveRevocation::DryRun);
+    for (more, parts) in [
+        ("max_age = \"0s\"", ["max_age", "out of range"]),
+        ("close_on_expiry = 1", ["close_on_expiry", "true"]),
+        (
+            "[revocation]\nlive = \"maybe\"",
+            ["not a choice", "dry_run"],
+        ),
+    ] {
+        assert_error(&front(more), "ringgate.toml:", &parts);
+    }
 }

@@ -19,10 +19,13 @@ const TABLE: &[(&str, &[&str])] = &[
             "trust::domain::RevocationPolicy",
             "trust::name",
             "trust::policy",
+            "trust::spiffe",
         ],
     ),
     ("connection", &["tls", "trust"]),
     ("control", &["config", "shard::mailbox", "snapshot"]),
+    // Judges offline by what shards judge with; so it knows trust, which control does not.
+    ("explain", &["snapshot", "trust"]),
     ("limits", &[]),
     ("ring", &[]),
     ("shard", &["connection", "ring", "snapshot", "trust"]),
@@ -35,7 +38,10 @@ const TABLE: &[(&str, &[&str])] = &[
 /// What of `ringgate` a program may name besides [`LEAF`], by the beginning of its files' paths.
 const PROGRAMS: &[(&str, &[&str])] = &[
     ("loadgen/", &["ring", "terminator"]),
-    ("src/main.rs", &["config", "control", "terminator"]),
+    (
+        "src/main.rs",
+        &["config", "control", "explain", "terminator"],
+    ),
     ("tuning/", &[]),
 ];
 

@@ -14,8 +14,9 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Strea
 use time::OffsetDateTime;
 
 use crate::FRONT;
+use crate::pem::pem;
 use crate::pki::{Leaf, client_with, uri};
-use crate::scratch::{Scratch, pem};
+use crate::scratch::Scratch;
 
 /// How long anything may take before a test fails.
 pub const LIMIT: Duration = Duration::from_secs(30);

@@ -1,5 +1,7 @@
 //! Reload of a running `ringgate`: what changes, what stays, and who notices.
 
+#[path = "../common/pem.rs"]
+mod pem;
 #[path = "../common/pki.rs"]
 mod pki;
 #[allow(dead_code, reason = "each test target uses its part")]

@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use rustls::HandshakeKind;
 
 use crate::gate::{Gate, close, echoed, server};
-use crate::scratch::{Scratch, pem};
+use crate::pem::pem;
+use crate::scratch::Scratch;
 
 #[test]
 fn new_clients_see_the_new_certificate_while_old_connections_go_on() {

@@ -74,7 +74,7 @@ fn resume_after_ca_removed() {
     let other = crate::pki::Ca::root("another CA");
     gate.replace(
         "clients-ca.pem",
-        crate::scratch::pem("CERTIFICATE", &other.certificate),
+        crate::pem::pem("CERTIFICATE", &other.certificate),
     );
     let line = gate.line("\"message\":\"reloaded");
     let anchors = field(&line, "anchors").unwrap();

@@ -155,6 +155,7 @@ fn acceptor(ca: &Ca) -> Acceptor {
     let domain = TrustDomain::new(TrustSources {
         name: "sim".to_owned(),
         anchors: vec![ca.certificate.clone()],
+        bundles: Vec::new(),
         crls: Vec::new(),
         unknown_revocation: RevocationPolicy::Allow,
         expired_crl: RevocationPolicy::Deny,

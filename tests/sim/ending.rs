@@ -20,6 +20,8 @@ impl World<'_> {
         let handshaking = self.connection.is_handshaking();
         match event {
             Event::Command(Command::End(reason)) => Some(*reason),
+            // A handshake is concluded first.
+            Event::Command(Command::Withdraw(reason, _)) => (!handshaking).then_some(*reason),
             Event::Deadline if handshaking => Some(CloseReason::HandshakeTimeout),
             Event::Deadline => match &self.connecting {
                 Some(connecting) if connecting.abandoned => {

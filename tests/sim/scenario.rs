@@ -276,7 +276,11 @@ impl Scenario {
                 self.trouble[0].flipped = Some(rng.below(1_400 + self.client_volume));
             }
             Kind::Command => {
-                let reason = rng.pick(&[CloseReason::Drained, CloseReason::Shutdown]);
+                let reason = rng.pick(&[
+                    CloseReason::AccessWithdrawn,
+                    CloseReason::Drained,
+                    CloseReason::Shutdown,
+                ]);
                 self.command = Some((rng.magnitude(2_000), reason));
             }
             Kind::Connects => self.connects = [(); 3].map(|()| connect_outcome(rng)),

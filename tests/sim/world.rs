@@ -11,6 +11,7 @@ use ringgate::connection::{
     Action, Addresses, Command, Connection, Context, Event, Settings, Side,
 };
 use ringgate::limits::BLOCK_LEN;
+use ringgate::trust::domain::Refusal;
 
 use crate::cast::Cast;
 use crate::client::Client;
@@ -193,7 +194,18 @@ impl<'a> World<'a> {
         if let Some((step, reason)) = self.scenario.command
             && step == self.steps
         {
-            self.event(Event::Command(Command::End(reason)));
+            let command = match reason {
+                CloseReason::AccessWithdrawn => Command::Withdraw(
+                    reason,
+                    Refusal {
+                        reason: CloseReason::CertificateRevoked,
+                        detail: "its certificate was revoked".to_owned(),
+                        claimed: None,
+                    },
+                ),
+                reason => Command::End(reason),
+            };
+            self.event(Event::Command(command));
         }
     }
 

@@ -112,6 +112,7 @@ impl Pki {
             TrustDomain::new(TrustSources {
                 name: "test".to_owned(),
                 anchors: vec![self.anchor.clone()],
+                bundles: Vec::new(),
                 crls: Vec::new(),
                 unknown_revocation: RevocationPolicy::Allow,
                 expired_crl: RevocationPolicy::Deny,

@@ -1,12 +1,12 @@
 use rcgen::CrlScope;
 use ringgate::close_reason::CloseReason;
-use ringgate::trust::domain::{RevocationPolicy, TrustDomain};
+use ringgate::trust::domain::{RevocationPolicy, TrustDomain, TrustSources};
 use rustls_pki_types::CertificateRevocationListDer;
 
 use crate::pki::{
-    Ca, DAY, Leaf, NOW, at, client, distribution_point, issuing_distribution_point, serial,
+    Ca, DAY, Leaf, NOW, at, client, distribution_point, issuing_distribution_point, now, serial,
 };
-use crate::{domain, judge, refused, sources};
+use crate::{domain, judge, refused, sources, verify};
 
 const GOOD: u64 = 7;
 const REVOKED: u64 = 8;
@@ -269,4 +269,124 @@ fn crl_distribution_point() {
         let outcome = judge(&domain, &[&of(GOOD, &[ELSEWHERE])]);
         refused(outcome, CloseReason::CertificateRevoked, &[]);
     }
+}
+
+/// A CA that has changed its key, and each of its keys has a CRL: whose it is tells the signature.
+struct Rekeyed {
+    old: Ca,
+    new: Ca,
+}
+
+impl Rekeyed {
+    fn new() -> Self {
+        Self {
+            old: Ca::root("Root"),
+            new: Ca::root("Root"),
+        }
+    }
+
+    fn trusting_both(&self, crls: Vec<CertificateRevocationListDer<'static>>) -> TrustSources {
+        let mut sources = sources(&self.old);
+        sources.anchors.push(self.new.certificate.clone());
+        sources.crls = crls;
+        sources
+    }
+}
+
+/// From so many days ago until so many days from now.
+fn crl(ca: &Ca, revoked: &[u64], from: i64, until: i64) -> CertificateRevocationListDer<'static> {
+    ca.crl_with(revoked, |params| {
+        params.this_update = at(NOW - from * DAY);
+        params.next_update = at(NOW + until * DAY);
+    })
+}
+
+#[test]
+fn crls_of_a_ca_that_changed_its_key() {
+    let ca = Rekeyed::new();
+    for (old_from, new_from) in [(2, 1), (1, 2), (1, 1)] {
+        let crls = vec![
+            crl(&ca.old, &[REVOKED], old_from, 1),
+            crl(&ca.new, &[REVOKED + 1], new_from, 1),
+        ];
+        let domain = domain(ca.trusting_both(crls));
+        for (issuer, revoked) in [(&ca.old, REVOKED), (&ca.new, REVOKED + 1)] {
+            let good = leaf(issuer, GOOD).certificate;
+            let peer = judge(&domain, &[&good]).unwrap();
+            assert!(domain.still_allows(peer.peer(), now()).is_ok());
+            // Asked again, when it is known whose CRL is whose.
+            assert!(judge(&domain, &[&good]).is_ok());
+            let outcome = judge(&domain, &[&leaf(issuer, revoked).certificate]);
+            refused(
+                outcome,
+                CloseReason::CertificateRevoked,
+                &["CRL of `CN=Root`"],
+            );
+        }
+    }
+}
+
+#[test]
+fn crls_of_an_intermediate_that_changed_its_key() {
+    let root = Ca::root("Root");
+    let (old, new) = (root.intermediate("CA"), root.intermediate("CA"));
+    let mut sources = sources(&root);
+    sources.crls = vec![
+        root.crl(&[]),
+        crl(&old, &[REVOKED], 2, 1),
+        crl(&new, &[REVOKED + 1], 1, 1),
+    ];
+    let domain = domain(sources);
+    for (ca, revoked) in [(&old, REVOKED), (&new, REVOKED + 1)] {
+        let chain = |number| [leaf(ca, number).certificate, ca.certificate.clone()];
+        let [leaf, below] = &chain(GOOD);
+        assert!(judge(&domain, &[leaf, below]).is_ok());
+        // Its namesake's certificate beside it changes nothing.
+        let [leaf, below] = &chain(revoked);
+        for others in [&[below][..], &[&old.certificate, &new.certificate]] {
+            let outcome = judge(&domain, &[&[leaf], others].concat());
+            refused(outcome, CloseReason::CertificateRevoked, &[]);
+        }
+    }
+}
+
+#[test]
+fn what_a_namesake_says_does_not_stand_in_for_ones_own() {
+    let ca = Rekeyed::new();
+    let leaf_of_old = leaf(&ca.old, GOOD).certificate;
+    let outcome = |crls| judge(&domain(ca.trusting_both(crls)), &[&leaf_of_old]);
+    // None of its own, one of its own that has expired, one whose signature is not good.
+    let mut damaged = crl(&ca.old, &[], 1, 1).to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let older = || crl(&ca.old, &[], 3, 1);
+    for crls in [
+        vec![crl(&ca.new, &[], 1, 1), crl(&Ca::root("Root"), &[], 2, 1)],
+        vec![crl(&ca.new, &[], 1, 1), crl(&ca.old, &[], 2, -1)],
+        vec![crl(&ca.new, &[], 2, 1), damaged.into(), older()],
+    ] {
+        refused(outcome(crls), CloseReason::RevocationUnknown, &[]);
+    }
+    // The newest of its own counts, whatever the namesake's age.
+    let newer = crl(&ca.old, &[GOOD], 1, 1);
+    for crls in [
+        vec![older(), newer.clone(), crl(&ca.new, &[], 0, 1)],
+        vec![older(), newer.clone(), crl(&ca.new, &[], 2, 1)],
+        vec![older(), newer.clone(), crl(&ca.new, &[], 4, 1)],
+    ] {
+        let peer = verify(&domain(sources(&ca.old)), &[&leaf_of_old]).unwrap();
+        let still = domain(ca.trusting_both(crls.clone())).still_allows(&peer, now());
+        refused(still, CloseReason::CertificateRevoked, &[]);
+        refused(outcome(crls), CloseReason::CertificateRevoked, &[]);
+    }
+}
+
+/// A key that is out of use leaves a CRL behind that nobody renews.
+#[test]
+fn the_last_crl_of_an_old_key_expires() {
+    let ca = Rekeyed::new();
+    let crls = vec![crl(&ca.old, &[], 9, -1), crl(&ca.new, &[], 1, 1)];
+    let domain = domain(ca.trusting_both(crls));
+    let leaf = leaf(&ca.new, GOOD).certificate;
+    let peer = judge(&domain, &[&leaf]).unwrap();
+    assert!(domain.still_allows(peer.peer(), now()).is_ok());
 }

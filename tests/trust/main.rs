@@ -10,6 +10,7 @@ mod crls;
 mod names;
 mod purpose;
 mod rejudge;
+mod spiffe;
 mod tickets;
 mod verifier;
 

@@ -178,6 +178,7 @@ fn copy(sources: &TrustSources) -> TrustSources {
         anchors: sources.anchors.clone(),
         crls: sources.crls.clone(),
         policy: sources.policy.clone(),
+        bundles: Vec::new(),
         ..*sources
     }
 }

@@ -6,44 +6,44 @@ use std::time::{Duration, Instant};
 
 use ringgate::block::Block;
 
-use super::Session;
+use super::{Recorder, Served, Session};
 use crate::failure::Failure;
-use crate::statistics::Statistics;
+use crate::statistics::Kind;
+
+/// What counts as a served handshake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Confirm {
+    /// An echo came back through it.
+    Echo,
+    /// The server gave a session ticket (TLS 1.3), or its Finished (TLS 1.2).
+    Ticket,
+    /// The client believes it: the server may still refuse.
+    None,
+}
+
+/// What a unit of work is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Work {
+    /// A connection: made, shaken hands, confirmed, closed.
+    Handshakes,
+    /// A connection that is made, confirmed, and then held without a byte until the end.
+    Hold,
+    /// An echo on a connection that is held.
+    Requests,
+}
 
 /// What the connections do.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// One unit per connection, which is a handshake; or many requests on a held connection.
-    pub handshakes: bool,
-    /// A handshake counts when its bytes have come back; otherwise when the client is done.
-    pub confirm: bool,
+    pub work: Work,
+    /// What counts as a served handshake.
+    pub confirm: Confirm,
     /// What each unit sends and expects back.
     pub payload: Arc<[u8]>,
+    /// Requests after which a connection is closed and made anew; `None` is never.
+    pub requests_per_connection: Option<u64>,
     /// How long connecting, the handshake and each unit may take.
     pub timeout: Duration,
-}
-
-/// Statistics of the measured time: what ends before `from` or after `until` does not count.
-#[derive(Debug)]
-pub struct Recorder {
-    pub statistics: Statistics,
-    pub from: Instant,
-    pub until: Instant,
-    /// Whether units have a due time of their own.
-    pub open_loop: bool,
-}
-
-impl Recorder {
-    pub fn counts(&self, now: Instant) -> bool {
-        (self.from..self.until).contains(&now)
-    }
-
-    /// Errors after the end still count: a unit that hangs must not vanish.
-    pub fn fail(&mut self, failure: Failure, now: Instant) {
-        if now >= self.from {
-            self.statistics.fail(failure);
-        }
-    }
 }
 
 /// What a connection wants next.
@@ -63,6 +63,8 @@ enum Phase {
     Handshaking,
     /// A unit's bytes are out, and this many of them have come back.
     Echoing(usize),
+    /// The client is done; the server's acceptance is awaited.
+    Confirming,
     Finished,
     Ready,
 }
@@ -77,6 +79,8 @@ pub struct Connection {
     begun: Instant,
     /// When the present phase began.
     since: Instant,
+    /// What the handshake was, once it is done.
+    kind: Kind,
     units_done: u64,
 }
 
@@ -89,6 +93,7 @@ impl Connection {
             due,
             begun: now,
             since: now,
+            kind: Kind::Full,
             units_done: 0,
         }
     }
@@ -124,8 +129,13 @@ impl Connection {
             }
         })?;
         if let Phase::Echoing(_) = self.phase {
-            if before == 0 && echoed > 0 && workload.handshakes && recorder.counts(now) {
-                recorder.statistics.confirm.record(now - self.since);
+            if before == 0 && echoed > 0 && recorder.counts(now) {
+                let statistics = &mut recorder.statistics;
+                let first = match workload.work {
+                    Work::Handshakes | Work::Hold => &mut statistics.confirm,
+                    Work::Requests => &mut statistics.first_byte,
+                };
+                first.record(now - self.since);
             }
             self.phase = Phase::Echoing(echoed);
             if echoed == workload.payload.len() {
@@ -136,6 +146,12 @@ impl Connection {
         }
         if self.phase == Phase::Handshaking && !self.session.is_handshaking() {
             self.handshake_done(now, workload, recorder)?;
+        }
+        if self.phase == Phase::Confirming && self.session.is_accepted() {
+            if recorder.counts(now) {
+                recorder.statistics.confirm.record(now - self.since);
+            }
+            self.unit_done(now, workload, recorder);
         }
         if closed && self.phase != Phase::Finished {
             return Err(Failure::UnexpectedEof);
@@ -161,38 +177,55 @@ impl Connection {
         workload: &Workload,
         recorder: &mut Recorder,
     ) -> Result<(), Failure> {
+        self.kind = self.session.kind();
         if recorder.counts(now) {
-            recorder.statistics.tls.record(now - self.since);
+            let statistics = &mut recorder.statistics;
+            statistics.tls.record(now - self.since);
+            statistics.of_kind(self.kind).tls.record(now - self.since);
+            if let Some(agreed) = self.session.agreed() {
+                statistics.agree(agreed);
+            }
         }
         self.since = now;
-        if !workload.handshakes {
+        if workload.work == Work::Requests {
             self.phase = Phase::Ready;
-        } else if workload.confirm {
-            self.phase = Phase::Echoing(0);
-            self.session.write(&workload.payload)?;
-        } else {
-            self.unit_done(now, workload, recorder);
+            return Ok(());
         }
-        Ok(())
+        match workload.confirm {
+            Confirm::Echo => {
+                self.phase = Phase::Echoing(0);
+                self.session.write(&workload.payload)
+            }
+            Confirm::Ticket => {
+                self.phase = Phase::Confirming;
+                Ok(())
+            }
+            Confirm::None => {
+                self.unit_done(now, workload, recorder);
+                Ok(())
+            }
+        }
     }
 
     fn unit_done(&mut self, now: Instant, workload: &Workload, recorder: &mut Recorder) {
-        if recorder.counts(now) {
-            let statistics = &mut recorder.statistics;
-            statistics.confirmed += 1;
-            if workload.confirm {
-                statistics.bytes += 2 * workload.payload.len() as u64;
-            }
-            statistics.plain.record(now - self.begun);
-            if recorder.open_loop {
-                statistics
-                    .corrected
-                    .record(now.saturating_duration_since(self.due));
-            }
-        }
+        let echoes = workload.work == Work::Requests || workload.confirm == Confirm::Echo;
+        let served = Served {
+            due: self.due,
+            begun: self.begun,
+            kind: (workload.work != Work::Requests).then_some(self.kind),
+            bytes: 2 * workload.payload.len() as u64 * u64::from(echoes),
+        };
+        recorder.serve(&served, now);
         self.since = now;
         self.units_done += 1;
-        if workload.handshakes {
+        let is_last = match workload.work {
+            Work::Handshakes => true,
+            Work::Hold => false,
+            Work::Requests => workload
+                .requests_per_connection
+                .is_some_and(|max| self.units_done >= max),
+        };
+        if is_last {
             self.session.close();
             self.phase = Phase::Finished;
         } else {
@@ -205,12 +238,19 @@ impl Connection {
         self.units_done
     }
 
+    /// What the handshake was: `None` while it goes on.
+    pub fn kind(&self) -> Option<Kind> {
+        (!matches!(self.phase, Phase::Connecting | Phase::Handshaking)).then_some(self.kind)
+    }
+
     /// What the connection wants next.
     pub fn progress(&self) -> Progress {
         match self.phase {
             Phase::Finished => Progress::Finished,
             Phase::Ready => Progress::Ready,
-            Phase::Connecting | Phase::Handshaking | Phase::Echoing(_) => Progress::Working,
+            Phase::Connecting | Phase::Handshaking | Phase::Echoing(_) | Phase::Confirming => {
+                Progress::Working
+            }
         }
     }
 
@@ -223,6 +263,7 @@ impl Connection {
             Phase::Connecting => Some(Failure::TcpTimeout),
             Phase::Handshaking => Some(Failure::TlsTimeout),
             Phase::Echoing(_) => Some(Failure::RequestTimeout),
+            Phase::Confirming => Some(Failure::ConfirmTimeout),
             Phase::Finished | Phase::Ready => None,
         }
     }

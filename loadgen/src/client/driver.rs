@@ -1,52 +1,38 @@
 //! The loop that drives many client connections on one ring, on one thread.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use ringgate::block::{Block, Pool};
 use ringgate::ring::{
-    Completion, Descriptor, DescriptorKind, Operation, Outcome, ReceiveEnd, Received, Ring,
-    RingError, RingOptions, Target, Token,
+    Completion, DescriptorKind, Outcome, ReceiveEnd, Received, Ring, RingError, RingOptions,
+    Target, Token,
 };
-use rustls_pki_types::ServerName;
 
-use super::{Connection, Credentials, Progress, Recorder, Schedule, Session, Workload};
+use super::cpu_window::CpuWindow;
+use super::resumption::Steering;
+use super::slot::{Live, Slot, token};
+use super::{Connection, LoadPlan, Progress, Recorder, Reporting, Schedule, Session, Work};
 use crate::cpu_time;
 use crate::failure::Failure;
-use crate::identity_check::{Delivered, IdentityCounts};
-use crate::statistics::Statistics;
+use crate::identity_check::IdentityCounts;
+use crate::series::{Interval, Notes};
+use crate::statistics::{Kind, Statistics};
 
-/// How often connections that hang are looked for.
+/// How often connections that hang are looked for, and what each connection adds to that.
 const SWEEP: Duration = Duration::from_millis(10);
+const SWEEP_EACH: Duration = Duration::from_micros(1);
+
+/// Connections to be held that are made at a time, unless a rate says when.
+const OPENING_MAX: usize = 256;
 
 /// How long a slot rests after a failure, so that a server that refuses is not flooded.
 const REST: Duration = Duration::from_millis(10);
 
 /// How long a connection that has said goodbye waits for the server to do the same.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// What one load thread does.
-#[derive(Clone, Debug)]
-pub struct LoadPlan {
-    pub target: SocketAddr,
-    pub server_name: ServerName<'static>,
-    pub credentials: Arc<Credentials>,
-    pub workload: Workload,
-    /// Connections of this thread.
-    pub connections: usize,
-    /// Units a second of this thread; `None` is a closed loop.
-    pub rate: Option<f64>,
-    /// When measuring begins and ends.
-    pub from: Instant,
-    pub until: Instant,
-    /// Units in all; `None` is no bound.
-    pub units_max: Option<u64>,
-    /// Number of this thread's first connection: which identity it presents.
-    pub first_connection: u64,
-    /// Where the echo upstream writes down whom it was told of.
-    pub delivered: Option<Arc<Delivered>>,
-}
 
 /// Why a load thread could not run.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +57,7 @@ pub struct Driver {
     plan: LoadPlan,
     target: Target,
     schedule: Schedule,
+    steering: Steering,
     recorder: Recorder,
     identity: IdentityCounts,
     slots: Vec<Slot>,
@@ -80,33 +67,19 @@ pub struct Driver {
     vacant: Vec<usize>,
     connections_made: u64,
     units_begun: u64,
-}
-
-/// Place of one connection after the other.
-#[derive(Default)]
-struct Slot {
-    live: Option<Live>,
-    /// Tells completions of this connection from those of earlier ones in the slot.
-    generation: u32,
-    /// After a failure: when to connect again.
-    rests_until: Option<Instant>,
-}
-
-struct Live {
-    connection: Connection,
-    descriptor: Descriptor,
-    connecting: Option<Operation>,
-    receiving: Option<Operation>,
-    sending: Option<Operation>,
-    number: u64,
-    identity_checked: bool,
-    /// Everything is sent, close_notify too: only the server's end is awaited.
-    lingers: bool,
+    /// Connections that are under way to be held.
+    opening: usize,
+    /// Slots and generations of connections that wait for receive buffers.
+    starved: Vec<(usize, u32)>,
+    intervals: Sender<Interval>,
+    stop: Arc<AtomicBool>,
+    /// Stopped before the plan's end.
+    stopped: bool,
 }
 
 impl Driver {
     /// Sets the ring up; on the thread that will run.
-    pub fn new(plan: LoadPlan) -> Result<Self, DriverError> {
+    pub fn new(plan: LoadPlan, reporting: Reporting) -> Result<Self, DriverError> {
         let descriptors = u32::try_from(plan.connections + 16).unwrap_or(u32::MAX);
         let ring = Ring::new(&RingOptions {
             descriptors,
@@ -116,19 +89,25 @@ impl Driver {
             statistics: Statistics::default(),
             from: plan.from,
             until: plan.until,
-            open_loop: plan.rate.is_some(),
+            open_loop: plan.pace.is_some(),
+            notes: Notes::new(plan.from, reporting.interval_len, Duration::ZERO),
         };
         let all: Vec<usize> = (0..plan.connections).rev().collect();
-        let (idle, vacant) = if plan.workload.handshakes {
-            (all, Vec::new())
-        } else {
-            (Vec::new(), all)
+        let (idle, vacant) = match plan.workload.work {
+            Work::Handshakes | Work::Hold => (all, Vec::new()),
+            Work::Requests => (Vec::new(), all),
         };
         Ok(Self {
             ring,
             pool: Pool::new(plan.connections + 1, 64),
             target: Target::Tcp(plan.target),
-            schedule: Schedule::new(plan.rate, Instant::now()),
+            schedule: Schedule::new(
+                plan.pace.clone(),
+                plan.start,
+                plan.share,
+                plan.first_connection,
+            ),
+            steering: Steering::new(plan.resume, plan.first_connection),
             recorder,
             identity: IdentityCounts::default(),
             slots: std::iter::repeat_with(Slot::default)
@@ -138,23 +117,31 @@ impl Driver {
             vacant,
             connections_made: plan.first_connection,
             units_begun: 0,
+            opening: 0,
+            starved: Vec::new(),
+            intervals: reporting.intervals,
+            stop: reporting.stop,
+            stopped: false,
             plan,
         })
     }
 
     /// Runs until the plan's end and until the units under way have ended or hang.
     pub fn run(mut self) -> Result<Outcomes, DriverError> {
-        let hard_stop = self.plan.until + self.plan.workload.timeout;
+        let sweep = SWEEP + SWEEP_EACH * u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         let mut next_sweep = Instant::now();
         let mut cpu = CpuWindow::default();
         loop {
             let mut now = Instant::now();
-            cpu.observe(now, &self.recorder);
+            self.heed_stop(now);
+            cpu.observe(now, &mut self.recorder);
+            self.report(now);
             if now >= next_sweep {
                 self.sweep(now);
-                next_sweep = now + SWEEP;
+                next_sweep = now + sweep;
             }
-            if self.is_over(now) && (self.is_quiet() || now >= hard_stop) {
+            let hard_stop = self.plan.until + self.plan.workload.timeout;
+            if self.is_over(now) && (self.stopped || self.is_quiet() || now >= hard_stop) {
                 break;
             }
             self.begin_due(now);
@@ -166,11 +153,48 @@ impl Driver {
             }
             now = Instant::now();
             self.ring.wait(Some(wake.saturating_duration_since(now)))?;
-            while let Some(completion) = self.ring.next_completion() {
-                self.complete(completion, Instant::now());
-            }
+            self.complete_all();
         }
         Ok(self.finish(&cpu))
+    }
+
+    /// Takes completions until there are none, or until a unit is due: that goes out first.
+    fn complete_all(&mut self) {
+        while let Some(completion) = self.ring.next_completion() {
+            let now = Instant::now();
+            self.complete(completion, now);
+            let due = self.schedule.next_due().is_some_and(|due| due <= now);
+            if due && !self.idle.is_empty() && !self.is_over(now) {
+                return;
+            }
+        }
+        // Only now are the buffers that came back lent to the kernel again.
+        for (index, generation) in std::mem::take(&mut self.starved) {
+            let slot = &mut self.slots[index];
+            if slot.generation == generation
+                && let Some(live) = &mut slot.live
+                && live.receiving.is_none()
+            {
+                let token = token(index, generation);
+                live.receiving = Some(self.ring.receive(&live.descriptor, token));
+            }
+        }
+    }
+
+    fn heed_stop(&mut self, now: Instant) {
+        if !self.stopped && self.stop.load(Ordering::Relaxed) && now < self.plan.until {
+            self.stopped = true;
+            self.plan.until = now;
+            self.recorder.until = now;
+        }
+    }
+
+    /// Tells of an interval that has ended.
+    fn report(&mut self, now: Instant) {
+        if let Some(ended) = self.recorder.notes.turn(now, cpu_time::of_this_thread) {
+            // Whoever listened may have gone.
+            let _ = self.intervals.send(ended);
+        }
     }
 
     /// Whether no further unit begins.
@@ -193,27 +217,41 @@ impl Driver {
     fn finish(mut self, cpu: &CpuWindow) -> Outcomes {
         let now = Instant::now();
         for slot in &mut self.slots {
-            // What is under way at the hard stop hangs.
+            // What is under way at the hard stop hangs; at a stop by hand nobody knows.
             if let Some(live) = slot.live.take()
                 && let Some(failure) = live.connection.overdue(now, Duration::ZERO)
+                && !self.stopped
             {
                 self.recorder.fail(failure, now);
             }
         }
-        let mut statistics = self.recorder.statistics;
-        if let Some(rate) = self.plan.rate {
-            // Not negative, and far below 2^53.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let due = ((self.plan.until - self.plan.from).as_secs_f64() * rate).floor() as u64;
-            statistics.due = due;
-        } else {
-            statistics.due = statistics.begun;
+        // What was due and did not begin.
+        let mut due = self.recorder.statistics.begun;
+        if !self.is_bounded() {
+            while let Some(moment) = self
+                .schedule
+                .next_due()
+                .filter(|due| *due < self.plan.until)
+            {
+                let _ = self.schedule.take(moment);
+                due += u64::from(moment >= self.plan.from);
+            }
         }
+        let _ = self
+            .intervals
+            .send(self.recorder.notes.finish(cpu_time::of_this_thread()));
+        let mut statistics = self.recorder.statistics;
+        statistics.due = due;
         (statistics.own_cpu, statistics.own_busy) = cpu.spent();
         Outcomes {
             statistics,
             identity: self.identity,
         }
+    }
+
+    /// Whether the run ends with a number of units and not with time.
+    fn is_bounded(&self) -> bool {
+        self.plan.units_max.is_some()
     }
 
     /// Begins units that are due on slots that are idle, and connects held connections.
@@ -224,28 +262,37 @@ impl Driver {
         for index in std::mem::take(&mut self.vacant) {
             self.connect(index, now, now);
         }
-        while !self.idle.is_empty() && !self.is_over(now) {
+        while !self.idle.is_empty() && !self.is_over(now) && self.may_open() {
             let Some(due) = self.schedule.take(now) else {
                 return;
             };
             let Some(index) = self.idle.pop() else { return };
             self.units_begun += 1;
-            if (self.plan.from..self.plan.until).contains(&due) {
-                self.recorder.statistics.begun += 1;
-            }
-            if self.plan.workload.handshakes {
-                self.connect(index, due, now);
-            } else {
-                self.begin_unit(index, due, now);
+            self.recorder.begin(due, now);
+            match self.plan.workload.work {
+                Work::Handshakes | Work::Hold => self.connect(index, due, now),
+                Work::Requests => self.begin_unit(index, due, now),
             }
         }
+    }
+
+    /// Whether the server is not to be drowned in connections that are only to be held.
+    fn may_open(&self) -> bool {
+        self.plan.workload.work != Work::Hold
+            || self.plan.pace.is_some()
+            || self.opening < OPENING_MAX
     }
 
     fn connect(&mut self, index: usize, due: Instant, now: Instant) {
         let number = self.connections_made;
         self.connections_made += 1;
-        let identity = self.plan.credentials.of_connection(number);
-        let session = match Session::new(&identity.config, &self.plan.server_name) {
+        let presents = self.plan.credentials.of_connection(number);
+        let identity = self.plan.credentials.identity(presents);
+        let (config, offers) = identity.config(self.steering.next());
+        if offers {
+            self.steering.offered();
+        }
+        let session = match Session::new(config, &self.plan.server_name) {
             Ok(session) => session,
             Err(failure) => return self.rest(index, Some(failure), now),
         };
@@ -257,17 +304,23 @@ impl Driver {
         let slot = &mut self.slots[index];
         slot.generation = slot.generation.wrapping_add(1);
         let token = token(index, slot.generation);
-        let (descriptor, connecting) = match self.ring.connect(&self.target, kind, token) {
+        let connected = match self.plan.sources.of_connection(number) {
+            Some(source) => self.ring.connect_from(source, &self.target, token),
+            None => self.ring.connect(&self.target, kind, token),
+        };
+        let (descriptor, connecting) = match connected {
             Ok(connecting) => connecting,
             Err(error) => return self.rest(index, Some(failure(&error)), now),
         };
+        self.opening += usize::from(self.plan.workload.work == Work::Hold);
         slot.live = Some(Live {
             connection: Connection::new(session, due, now),
             descriptor,
             connecting: Some(connecting),
             receiving: None,
             sending: None,
-            number,
+            presents,
+            offers,
             identity_checked: self.plan.delivered.is_none(),
             lingers: false,
         });
@@ -346,10 +399,19 @@ impl Driver {
         match result {
             Err(failure) => self.end(index, Some(failure), now),
             Ok(progress) => {
+                if let Some(kind) = live.connection.kind()
+                    && std::mem::take(&mut live.offers)
+                    && kind == Kind::Full
+                {
+                    self.steering.declined();
+                }
                 self.check_identity(index, now);
                 // Tickets arrive on connections that are ready already.
                 if progress == Progress::Ready && before == Progress::Working {
-                    self.idle.push(index);
+                    self.opening = self.opening.saturating_sub(1);
+                    if self.plan.workload.work == Work::Requests {
+                        self.idle.push(index);
+                    }
                 }
                 self.flush(index);
             }
@@ -361,10 +423,9 @@ impl Driver {
         let Some(live) = &mut slot.live else { return };
         live.receiving = None;
         match end {
-            // Buffers are given back as soon as they were read, so some are free by now.
+            // At once it would only end again, and keep the completions from ever being drained.
             ReceiveEnd::BuffersExhausted | ReceiveEnd::Cancelled => {
-                let token = token(index, slot.generation);
-                live.receiving = Some(self.ring.receive(&live.descriptor, token));
+                self.starved.push((index, slot.generation));
             }
             ReceiveEnd::EndOfStream if live.connection.progress() == Progress::Finished => {
                 self.end(index, None, now);
@@ -440,7 +501,7 @@ impl Driver {
             return;
         }
         live.identity_checked = true;
-        let presented = self.plan.credentials.of_connection(live.number);
+        let presented = self.plan.credentials.identity(live.presents);
         let matched = live.descriptor.local_address().is_ok_and(|local| {
             delivered.matches(
                 &local,
@@ -470,11 +531,7 @@ impl Driver {
             let slot = &mut self.slots[index];
             if slot.rests_until.is_some_and(|until| until <= now) {
                 slot.rests_until = None;
-                if self.plan.workload.handshakes {
-                    self.idle.push(index);
-                } else {
-                    self.vacant.push(index);
-                }
+                self.free(index);
             }
         }
     }
@@ -482,13 +539,16 @@ impl Driver {
     /// Closes a connection, with the reason where it failed.
     fn end(&mut self, index: usize, failure: Option<Failure>, now: Instant) {
         if let Some(live) = self.slots[index].live.take() {
+            if live.connection.progress() == Progress::Working {
+                self.opening = self.opening.saturating_sub(1);
+            }
             let operations = [live.connecting, live.receiving, live.sending];
             for operation in operations.into_iter().flatten() {
                 self.ring.cancel(operation);
             }
             self.ring.close(live.descriptor);
         }
-        if !self.plan.workload.handshakes {
+        if self.plan.workload.work == Work::Requests {
             self.idle.retain(|&idle| idle != index);
         }
         self.rest(index, failure, now);
@@ -501,51 +561,19 @@ impl Driver {
                 self.recorder.fail(failure, now);
                 self.slots[index].rests_until = Some(now + REST);
             }
-            None if self.plan.workload.handshakes => self.idle.push(index),
-            None => {}
+            None => self.free(index),
         }
     }
-}
 
-fn token(index: usize, generation: u32) -> Token {
-    Token(u64::from(generation) << 32 | index as u64)
+    /// Lets an empty slot be used again.
+    fn free(&mut self, index: usize) {
+        match self.plan.workload.work {
+            Work::Handshakes | Work::Hold => self.idle.push(index),
+            Work::Requests => self.vacant.push(index),
+        }
+    }
 }
 
 fn failure(error: &std::io::Error) -> Failure {
     Failure::from_errno(error.raw_os_error().unwrap_or_default())
-}
-
-/// The thread's own CPU time between the beginning and the end of measuring.
-#[derive(Debug, Default)]
-struct CpuWindow {
-    began: Option<(Instant, Duration)>,
-    ended: Option<(Instant, Duration)>,
-}
-
-impl CpuWindow {
-    fn observe(&mut self, now: Instant, recorder: &Recorder) {
-        if self.began.is_none() && now >= recorder.from {
-            self.began = Some((now, cpu_time::of_this_thread()));
-        }
-        if self.ended.is_none() && now >= recorder.until {
-            self.ended = Some((now, cpu_time::of_this_thread()));
-        }
-    }
-
-    /// CPU time and its share of the time that passed.
-    fn spent(&self) -> (Duration, f64) {
-        let (Some(began), Some(ended)) = (self.began, self.ended) else {
-            return Default::default();
-        };
-        let cpu = ended.1.saturating_sub(began.1);
-        let passed = (ended.0 - began.0).as_secs_f64();
-        (
-            cpu,
-            if passed > 0.0 {
-                cpu.as_secs_f64() / passed
-            } else {
-                0.0
-            },
-        )
-    }
 }

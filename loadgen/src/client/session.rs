@@ -4,10 +4,12 @@ use std::io::{BufRead, Cursor, Write};
 use std::sync::Arc;
 
 use ringgate::block::Block;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion};
 use rustls_pki_types::ServerName;
 
+use super::Agreed;
 use crate::failure::Failure;
+use crate::statistics::Kind;
 
 /// A TLS client session.
 pub struct Session(ClientConnection);
@@ -23,6 +25,37 @@ impl Session {
 
     pub fn is_handshaking(&self) -> bool {
         self.0.is_handshaking()
+    }
+
+    /// What the handshake agreed on; `None` before that.
+    pub fn agreed(&self) -> Option<Agreed> {
+        Some(Agreed {
+            version: self.0.protocol_version()?,
+            suite: self.0.negotiated_cipher_suite()?.suite(),
+            group: self
+                .0
+                .negotiated_key_exchange_group()
+                .map(|group| group.name()),
+        })
+    }
+
+    /// Whether a session was resumed, as the server decided.
+    pub fn kind(&self) -> Kind {
+        match self.0.handshake_kind() {
+            Some(HandshakeKind::Resumed) => Kind::Resumed,
+            _ => Kind::Full,
+        }
+    }
+
+    /// Whether the server has shown that it accepts this client: with TLS 1.3 by a session ticket,
+    /// which it sends after it has looked at the certificate (RFC 8446 section 4.6.1); with TLS 1.2
+    /// by its Finished (RFC 5246 section 7.4.9).
+    pub fn is_accepted(&self) -> bool {
+        if self.0.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+            !self.is_handshaking()
+        } else {
+            self.0.tls13_tickets_received() > 0
+        }
     }
 
     /// Takes all of `bytes` and hands the plaintext in them to `sink`. True when the server has

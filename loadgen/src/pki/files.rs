@@ -11,8 +11,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::{Credential, Pki, PkiError};
 
 /// Writes `ca.pem` (what clients trust), `server.pem`, `server.key`, `client-ca.pem` (what the
-/// terminator trusts) and a `.pem` and `.key` for every client. Keys get mode 0600. The CAs' own
-/// keys are not kept. Nothing that exists is overwritten.
+/// terminator trusts), a `.pem` and `.key` for every client, and `client-issuer.pem` and `.key`, the
+/// CA that can make more of them. Keys get mode 0600. Nothing that exists is overwritten.
 pub fn write(pki: &Pki, directory: &Path) -> Result<(), PkiError> {
     fs::create_dir_all(directory)
         .map_err(|error| failed(directory, &error, "name a directory that can be made"))?;
@@ -23,7 +23,7 @@ pub fn write(pki: &Pki, directory: &Path) -> Result<(), PkiError> {
     certificates("ca.pem", std::slice::from_ref(&pki.server_ca))?;
     certificates("client-ca.pem", std::slice::from_ref(&pki.client_ca))?;
     let clients = pki.clients.iter().chain(&pki.expired).chain(&pki.wrong_ca);
-    for credential in clients.chain([&pki.server]) {
+    for credential in clients.chain([&pki.server, &pki.client_issuer]) {
         certificates(&format!("{}.pem", credential.name), &credential.chain)?;
         let key = encode("PRIVATE KEY", credential.key.secret_der());
         write_new(
@@ -53,8 +53,7 @@ pub fn load_credential(certificate: &Path, key: &Path) -> Result<Credential, Pki
     })
 }
 
-/// Reads every `NAME.pem` with a `NAME.key` beside it whose name starts with `client-`, in the
-/// order of their numbers.
+/// Reads every `client-N.pem` with a `client-N.key` beside it, in the order of their numbers.
 pub fn load_pool(directory: &Path) -> Result<Vec<Credential>, PkiError> {
     let entries = fs::read_dir(directory)
         .map_err(|error| failed(directory, &error, "name a directory made by `pki DIR`"))?;
@@ -62,7 +61,10 @@ pub fn load_pool(directory: &Path) -> Result<Vec<Credential>, PkiError> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("client-") && name.ends_with(".pem")
+            // Not `client-issuer.pem`.
+            let numbered = name.strip_prefix("client-");
+            let number = numbered.and_then(|name| name.strip_suffix(".pem"));
+            number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
         })
         .filter(|path| path.with_extension("key").exists())
         .collect();
@@ -154,16 +156,16 @@ fn unreadable(path: &Path, error: &pem::Error, remedy: &'static str) -> PkiError
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
     use crate::pki::PkiOptions;
 
-    struct Directory(PathBuf);
+    pub(crate) struct Directory(pub(crate) PathBuf);
 
     impl Directory {
-        fn new(name: &str) -> Self {
+        pub(crate) fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("ringgate-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
             Self(path)

@@ -2,6 +2,7 @@
 //! refused. In memory for the demo, in files for `pki DIR`.
 
 mod files;
+mod issuer;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -11,6 +12,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
 pub use files::{load_anchors, load_credential, load_pool, write};
+pub use issuer::make_pool;
 
 /// The trust domain of the SPIFFE IDs in generated client certificates.
 pub const TRUST_DOMAIN: &str = "demo.example";
@@ -88,6 +90,8 @@ pub struct Pki {
     pub server: Credential,
     /// What the terminator trusts.
     pub client_ca: CertificateDer<'static>,
+    /// The CA that signed the clients: root or intermediate.
+    pub client_issuer: Credential,
     pub clients: Vec<Credential>,
     pub expired: Vec<Credential>,
     pub wrong_ca: Vec<Credential>,
@@ -128,6 +132,7 @@ impl Pki {
             clients: client_ca.sign_clients("client", options.clients, LIVE_DAYS, options.key)?,
             expired: client_ca.sign_clients("expired", options.expired, -1, options.key)?,
             client_ca: client_ca.root.der().clone(),
+            client_issuer: client_ca.issuing(),
             wrong_ca: Vec::new(),
         };
         if options.wrong_ca > 0 {
@@ -167,6 +172,17 @@ impl Authority {
         });
         let intermediate = intermediate.transpose()?;
         Ok(Self { root, intermediate })
+    }
+
+    /// The CA that signs leaves.
+    fn issuing(&self) -> Credential {
+        let issuer = self.intermediate.as_ref().unwrap_or(&self.root);
+        Credential {
+            name: "client-issuer".to_owned(),
+            spiffe_id: None,
+            chain: vec![issuer.der().clone()],
+            key: pkcs8(issuer.key()).into(),
+        }
     }
 
     fn sign(&self, params: &CertificateParams, key: KeyKind) -> Result<SignedLeaf, PkiError> {
@@ -215,15 +231,10 @@ impl Authority {
         key: KeyKind,
     ) -> Result<Vec<Credential>, PkiError> {
         let sign = |number| {
-            let spiffe_id = format!("spiffe://{TRUST_DOMAIN}/{kind}/{number}");
-            let mut params = CertificateParams::default();
-            params.subject_alt_names = vec![SanType::URI(spiffe_id.as_str().try_into()?)];
-            let name = format!("{kind}-{number}");
-            leaf_params(&mut params, &name, ExtendedKeyUsagePurpose::ClientAuth);
-            live_for(&mut params, days);
+            let (params, spiffe_id) = client_params(kind, number, days)?;
             let (chain, key) = self.sign(&params, key)?;
             Ok(Credential {
-                name,
+                name: format!("{kind}-{number}"),
                 spiffe_id: Some(spiffe_id),
                 chain,
                 key,
@@ -277,6 +288,21 @@ fn leaf_params(params: &mut CertificateParams, name: &str, purpose: ExtendedKeyU
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![purpose];
     params.use_authority_key_identifier_extension = true;
+}
+
+/// A client `kind-number` and its SPIFFE ID.
+fn client_params(
+    kind: &str,
+    number: u32,
+    days: i64,
+) -> Result<(CertificateParams, String), PkiError> {
+    let spiffe_id = format!("spiffe://{TRUST_DOMAIN}/{kind}/{number}");
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(spiffe_id.as_str().try_into()?)];
+    let name = format!("{kind}-{number}");
+    leaf_params(&mut params, &name, ExtendedKeyUsagePurpose::ClientAuth);
+    live_for(&mut params, days);
+    Ok((params, spiffe_id))
 }
 
 /// Valid until `days` from now; a negative number makes it expired. The start lies far enough back

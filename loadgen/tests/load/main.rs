@@ -1,18 +1,26 @@
 //! The load against servers that behave, and against servers that do not.
 
+mod hold;
+mod open_loop;
+mod program;
+mod resumption;
 mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringgate_loadgen::client::{Credentials, ServerTrust, Workload};
+use ringgate_loadgen::client::{Confirm, Credentials, Offer, ServerTrust, Sources, Work, Workload};
 use ringgate_loadgen::failure::Failure;
-use ringgate_loadgen::pki::{Pki, PkiOptions};
+use ringgate_loadgen::pki::{Credential, Pki, PkiOptions};
 use ringgate_loadgen::run::{Measured, RunPlan, measure};
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use server::{Behaviour, Server};
+
+fn credentials(pool: &[Credential], trust: ServerTrust) -> Credentials {
+    Credentials::new(pool, trust, &Offer::default()).unwrap()
+}
 
 fn plan(pki: &Pki, server: &Server) -> RunPlan {
     let mut roots = RootCertStore::empty();
@@ -20,18 +28,21 @@ fn plan(pki: &Pki, server: &Server) -> RunPlan {
     RunPlan {
         target: server.address(),
         server_name: ServerName::try_from("localhost").unwrap(),
-        credentials: Arc::new(Credentials::new(&pki.clients, ServerTrust::Roots(roots)).unwrap()),
+        credentials: Arc::new(credentials(&pki.clients, ServerTrust::Roots(roots))),
         workload: Workload {
-            handshakes: true,
-            confirm: true,
+            work: Work::Handshakes,
+            requests_per_connection: None,
+            confirm: Confirm::Echo,
             payload: Arc::from(&b"x"[..]),
             timeout: Duration::from_secs(10),
         },
         connections: 3,
-        rate: None,
+        pace: None,
         warmup: Duration::ZERO,
         duration: Duration::from_millis(500),
         units_max: None,
+        resume: 0.0,
+        sources: Sources::Any,
         threads: 1,
         cpus: Vec::new(),
         delivered: None,
@@ -86,7 +97,7 @@ fn handshakes_are_confirmed_by_their_echo() {
 fn requests_and_bulk_come_back_whole() {
     for size in [1, 1 << 10, 64 << 10] {
         let measured = run(Behaviour::Echo, |plan, _| {
-            plan.workload.handshakes = false;
+            plan.workload.work = Work::Requests;
             plan.workload.payload = (0..size).map(|i: u32| i.to_le_bytes()[0]).collect();
             plan.units_max = Some(60);
             (plan.threads, plan.duration) = (2, Duration::from_secs(10));
@@ -103,31 +114,21 @@ fn requests_and_bulk_come_back_whole() {
 }
 
 #[test]
-fn an_open_loop_begins_what_is_due_and_corrects_latency() {
-    let measured = run(Behaviour::Echo, |plan, _| plan.rate = Some(100.0));
+fn a_connection_is_made_anew_after_its_requests() {
+    let measured = run(Behaviour::Echo, |plan, _| {
+        plan.workload.work = Work::Requests;
+        plan.workload.requests_per_connection = Some(5);
+        (plan.units_max, plan.duration) = (Some(60), Duration::from_secs(10));
+    });
     let statistics = &measured.statistics;
-    assert_eq!(statistics.due, 50);
-    assert!(statistics.begun > 0 && statistics.begun <= statistics.due + 1);
-    assert_eq!(statistics.corrected.count(), statistics.plain.count());
-    assert!(statistics.corrected.max_us() >= statistics.plain.max_us());
-}
-
-#[test]
-fn a_slow_server_shows_in_corrected_latency_only() {
-    let measured = run(
-        Behaviour::EchoAfter(Duration::from_millis(50)),
-        |plan, _| {
-            (plan.rate, plan.connections) = (Some(200.0), 1);
-        },
+    assert_eq!(
+        (statistics.confirmed, statistics.failed()),
+        (60, 0),
+        "{:?}",
+        statistics.errors
     );
-    let worst = |latency: &ringgate_loadgen::statistics::Latency| latency.max_us().unwrap();
-    let statistics = &measured.statistics;
-    // At most one in 50 ms of the two hundred a second: the queue grows to nearly the whole run.
-    assert!(
-        worst(&statistics.corrected) > 2.0 * worst(&statistics.plain),
-        "{statistics:?}"
-    );
-    assert!(statistics.sent_ratio() < 0.5);
+    assert!(statistics.tls.count() >= 12, "{}", statistics.tls.count());
+    assert_eq!(statistics.first_byte.count(), 60);
 }
 
 #[test]
@@ -169,8 +170,7 @@ fn a_server_that_hangs_after_the_handshake_is_a_timeout_of_the_request() {
 #[test]
 fn a_client_refused_after_its_handshake_is_never_served() {
     let wrong = |plan: &mut RunPlan, pki: &Pki| {
-        let credentials = Credentials::new(&pki.wrong_ca, ServerTrust::Insecure).unwrap();
-        plan.credentials = Arc::new(credentials);
+        plan.credentials = Arc::new(credentials(&pki.wrong_ca, ServerTrust::Insecure));
         plan.units_max = Some(10);
     };
     let measured = run(Behaviour::Echo, wrong);
@@ -182,7 +182,7 @@ fn a_client_refused_after_its_handshake_is_never_served() {
     // The client alone believes itself served.
     let measured = run(Behaviour::Echo, |plan, pki| {
         wrong(plan, pki);
-        plan.workload.confirm = false;
+        plan.workload.confirm = Confirm::None;
     });
     assert!(measured.statistics.confirmed > 0);
 }
@@ -192,8 +192,7 @@ fn an_unknown_server_is_not_believed() {
     let measured = run(Behaviour::Echo, |plan, pki| {
         let mut roots = RootCertStore::empty();
         roots.add(pki.client_ca.clone()).unwrap();
-        let credentials = Credentials::new(&pki.clients, ServerTrust::Roots(roots)).unwrap();
-        plan.credentials = Arc::new(credentials);
+        plan.credentials = Arc::new(credentials(&pki.clients, ServerTrust::Roots(roots)));
         plan.units_max = Some(3);
     });
     assert_eq!(measured.statistics.confirmed, 0);

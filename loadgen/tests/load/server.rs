@@ -1,13 +1,14 @@
 //! Small TLS servers, a thread per connection.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringgate_loadgen::pki::Pki;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 /// What a server does with its connections.
@@ -15,10 +16,17 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 pub enum Behaviour {
     /// Shakes hands and answers nothing.
     Deaf,
+    /// Resumes sessions, of TLS 1.2 too.
     Echo,
+    /// Echoes once and closes TCP.
+    EndAfterEcho,
     EchoAfter(Duration),
+    /// As `Echo`, and forgets every session.
+    Forgetful,
     /// Shakes hands and closes TCP.
     HangUp,
+    /// As `Echo`, and gives no session tickets.
+    NoTickets,
     /// Accepts and never speaks.
     Silent,
     WrongEcho,
@@ -26,6 +34,7 @@ pub enum Behaviour {
 
 pub struct Server {
     address: SocketAddr,
+    peers: Arc<Mutex<BTreeSet<String>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -34,17 +43,31 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let (config, stopped) = (config(pki), stop.clone());
+        let (config, stopped) = (config(pki, behaviour), stop.clone());
+        let peers: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let seen = peers.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
                 let (stream, config) = (stream.unwrap(), config.clone());
+                if let Ok(peer) = stream.peer_addr() {
+                    seen.lock().unwrap().insert(peer.ip().to_string());
+                }
                 std::thread::spawn(move || drop(serve(stream, config, behaviour)));
             }
         });
-        Self { address, stop }
+        Self {
+            address,
+            peers,
+            stop,
+        }
+    }
+
+    /// Addresses that connected.
+    pub fn peers(&self) -> BTreeSet<String> {
+        self.peers.lock().unwrap().clone()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -59,18 +82,47 @@ impl Drop for Server {
     }
 }
 
-fn config(pki: &Pki) -> Arc<ServerConfig> {
+fn config(pki: &Pki, behaviour: Behaviour) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(pki.client_ca.clone()).unwrap();
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
     let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .unwrap()
         .with_client_cert_verifier(verifier.unwrap())
         .with_single_cert(pki.server.chain.clone(), pki.server.key.clone_key());
-    Arc::new(config.unwrap())
+    let mut config = config.unwrap();
+    match behaviour {
+        // Tickets are kept in the server's memory, or not at all.
+        Behaviour::Forgetful => config.session_storage = Arc::new(Forgets),
+        Behaviour::NoTickets => config.send_tls13_tickets = 0,
+        _ => config.session_storage = ServerSessionMemoryCache::new(4096),
+    }
+    Arc::new(config)
+}
+
+/// Hands out tickets and knows none of them later.
+#[derive(Debug)]
+struct Forgets;
+
+impl StoresServerSessions for Forgets {
+    fn put(&self, _key: Vec<u8>, _value: Vec<u8>) -> bool {
+        true
+    }
+
+    fn get(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn take(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
 }
 
 fn serve(
@@ -110,9 +162,17 @@ fn serve(
             Behaviour::Deaf => continue,
             Behaviour::EchoAfter(pause) => std::thread::sleep(pause),
             Behaviour::WrongEcho => buffer[0] ^= 1,
-            Behaviour::Echo | Behaviour::HangUp | Behaviour::Silent => {}
+            Behaviour::Echo
+            | Behaviour::EndAfterEcho
+            | Behaviour::Forgetful
+            | Behaviour::HangUp
+            | Behaviour::NoTickets
+            | Behaviour::Silent => {}
         }
         tls.write_all(&buffer[..len])?;
         tls.flush()?;
+        if let Behaviour::EndAfterEcho = behaviour {
+            return Ok(());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Connecting: socket, option and connect in one linked submission.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use io_uring::{opcode, squeue, types};
@@ -30,14 +31,41 @@ impl Ring {
         kind: DescriptorKind,
         token: Token,
     ) -> io::Result<(Descriptor, Operation)> {
-        let address = Box::new(target.encode()?);
-        let (pointer, len) = (address.as_ptr().cast(), address.len());
         let direct = kind == DescriptorKind::Direct && self.uses_direct;
         let descriptor = if direct {
             Descriptor(Inner::Direct(self.take_slot()?))
         } else {
-            open_plain(target.domain())?
+            open_plain(target.domain(), None)?
         };
+        self.connect_descriptor(descriptor, target, token)
+    }
+
+    /// As [`Ring::connect`] with a plain descriptor, from this address of the host. Its kernel
+    /// chooses the port, of which each address has its own.
+    pub fn connect_from(
+        &mut self,
+        source: IpAddr,
+        target: &Target,
+        token: Token,
+    ) -> io::Result<(Descriptor, Operation)> {
+        let descriptor = open_plain(target.domain(), Some(source))?;
+        self.connect_descriptor(descriptor, target, token)
+    }
+
+    fn connect_descriptor(
+        &mut self,
+        descriptor: Descriptor,
+        target: &Target,
+        token: Token,
+    ) -> io::Result<(Descriptor, Operation)> {
+        let address = match target.encode() {
+            Ok(address) => Box::new(address),
+            Err(error) => {
+                self.close(descriptor);
+                return Err(error);
+            }
+        };
+        let (pointer, len) = (address.as_ptr().cast(), address.len());
         let slot = match &descriptor.0 {
             Inner::Direct(slot) => Some(*slot),
             Inner::Plain(_) => None,
@@ -111,10 +139,13 @@ impl Ring {
     }
 }
 
-fn open_plain(domain: Domain) -> io::Result<Descriptor> {
+fn open_plain(domain: Domain, source: Option<IpAddr>) -> io::Result<Descriptor> {
     let socket = Socket::new(domain, Type::STREAM.cloexec(), None)?;
     if domain != Domain::UNIX {
         socket.set_tcp_nodelay(true)?;
+    }
+    if let Some(source) = source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     Ok(Descriptor(Inner::Plain(OwnedFd::from(socket))))
 }

@@ -1,0 +1,134 @@
+//! The program as a person runs it: exit codes, and a report whatever happens.
+
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ringgate_loadgen::pki::{self, Pki};
+
+use crate::pki;
+use crate::server::{Behaviour, Server};
+
+/// A server with its PKI in files.
+struct World {
+    server: Server,
+    directory: std::path::PathBuf,
+}
+
+impl World {
+    fn new(name: &str, behaviour: Behaviour) -> Self {
+        let pki: Pki = pki();
+        let name = format!("ringgate-program-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&directory);
+        pki::write(&pki, &directory).unwrap();
+        Self {
+            server: Server::start(&pki, behaviour),
+            directory,
+        }
+    }
+
+    fn command(&self, more: &str) -> Command {
+        let directory = self.directory.display();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate-loadgen"));
+        let line = format!(
+            "run {} --sni localhost --ca {directory}/ca.pem --identities {directory} \
+             --warmup 0ms {more}",
+            self.server.address()
+        );
+        command.args(line.split_whitespace());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, more: &str) -> (Option<i32>, String) {
+        told(self.command(more).output().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn told(output: Output) -> (Option<i32>, String) {
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+#[test]
+fn exit_codes_say_how_it_went() {
+    let world = World::new("codes", Behaviour::Echo);
+    let json = world.path("result.json");
+    for (more, code, said) in [
+        ("-d 300ms", 0, "held"),
+        ("-d 300ms --threshold p50<1us", 99, "missed: p50<1us"),
+        (
+            "-d 300ms --tls 1.2 --ciphers TLS_AES_128_GCM_SHA256",
+            1,
+            "do not fit together",
+        ),
+        ("-c 1000000 -d 300ms", 3, "descriptors"),
+        ("-d 300ms --sources 0", 1, "1 to"),
+    ] {
+        let (got, text) = world.run(more);
+        assert_eq!(got, Some(code), "{more}: {text}");
+        assert!(text.contains(said), "{more}: {text}");
+    }
+    let (code, text) = world.run(&format!("-d 300ms --quiet --json {json}"));
+    assert_eq!((code, text.as_str()), (Some(0), ""));
+    let result: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    assert_eq!(result["schema"], "ringgate-loadgen/1");
+    assert_eq!(result["status"], "held");
+    assert!(result["latency_us"]["unit"]["p50"].as_f64().unwrap() > 0.0);
+    assert!(!result["series"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_server_that_fails_has_its_code() {
+    for (name, behaviour) in [
+        ("silent", Behaviour::Silent),
+        ("hangs-up", Behaviour::HangUp),
+    ] {
+        let world = World::new(name, behaviour);
+        let (code, text) = world.run("-d 300ms --timeout 200ms");
+        assert_eq!(code, Some(2), "{name}: {text}");
+        assert!(text.contains("nothing was served"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn an_interrupt_prints_the_report_of_what_ran() {
+    let world = World::new("interrupt", Behaviour::Echo);
+    let json = world.path("result.json");
+    let child: Child = world
+        .command(&format!("-d 1h --json {json}"))
+        .spawn()
+        .unwrap();
+    let id = child.id();
+    // Once it has connected it is under way.
+    let begun = Instant::now();
+    while world.server.peers().is_empty() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it never connected"
+        );
+        std::thread::yield_now();
+    }
+    let interrupt = Command::new("kill")
+        .args(["-INT", &id.to_string()])
+        .status();
+    assert!(interrupt.unwrap().success());
+    let (code, text) = told(child.wait_with_output().unwrap());
+    assert!(text.contains("stopped by hand"), "{text}");
+    assert!(matches!(code, Some(0 | 2)), "{code:?}: {text}");
+    assert!(std::fs::metadata(&json).unwrap().len() > 0);
+}

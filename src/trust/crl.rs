@@ -1,0 +1,151 @@
+//! CRLs, which key signed each, and which of them speak of a path.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use webpki::{CertRevocationList, EndEntityCert, OwnedCertRevocationList, VerifiedPath};
+
+use super::domain::SIGNATURE_ALGORITHMS;
+use super::identity::{RevocationList, SignedCrl};
+use super::summary::name_digest;
+
+/// A CRL as it is looked up, and what it says of itself.
+#[derive(Debug)]
+pub(super) struct Crl {
+    pub list: CertRevocationList<'static>,
+    pub about: RevocationList,
+    /// What its signature is over. Kept only where CAs have a name in common.
+    signed: Option<SignedCrl>,
+    /// The digest of the key that its signature is known to be by. It has but one, and a large CRL
+    /// takes milliseconds to hash.
+    signer: OnceLock<[u8; 32]>,
+}
+
+impl Crl {
+    pub fn read(der: &CertificateRevocationListDer<'_>) -> Result<Self, String> {
+        let about = RevocationList::from_der(der)
+            .map_err(|error| format!(": {error}; replace it by what its CA published"))?;
+        let list = OwnedCertRevocationList::from_der(der).map_err(|error| {
+            format!(
+                " of `{}` is malformed or of a kind that is not supported ({error})",
+                about.issuer
+            )
+        })?;
+        Ok(Self {
+            list: list.into(),
+            about,
+            signed: None,
+            signer: OnceLock::new(),
+        })
+    }
+
+    /// Whether the key of `issuer` signed this CRL.
+    fn is_signed_by(&self, issuer: &EndEntityCert<'_>) -> bool {
+        let key = name_digest(&issuer.subject_public_key_info());
+        if let Some(signer) = self.signer.get() {
+            return *signer == key;
+        }
+        let Some(signed) = &self.signed else {
+            return false;
+        };
+        let mut algorithms = SIGNATURE_ALGORITHMS.iter();
+        let fits = algorithms.any(|&algorithm| {
+            let proof = issuer.verify_signature(algorithm, &signed.content, &signed.signature);
+            proof.is_ok()
+        });
+        if fits {
+            // Another thread can only have found the same.
+            let _ = self.signer.set(key);
+        }
+        fits
+    }
+}
+
+/// The CRLs of a trust domain.
+#[derive(Debug)]
+pub(super) struct Crls {
+    /// The newest first: webpki asks the first one that is from an issuer of the right name.
+    pub all: Vec<Crl>,
+    /// By [`name_digest`] of the issuer, the newest CRL of each of its series.
+    newest: HashMap<[u8; 32], Vec<usize>>,
+    /// Whether CAs with the same name, but each with its own key, have CRLs here, as while a CA
+    /// changes its key: then the name does not tell whose CRL it is.
+    pub has_namesakes: bool,
+}
+
+impl Crls {
+    /// Of CRLs, each with the DER that it was read from.
+    pub fn new(mut read: Vec<(CertificateRevocationListDer<'static>, Crl)>) -> Self {
+        read.sort_by(|(a_der, a), (b_der, b)| {
+            let newest_first = b.about.this_update.cmp(&a.about.this_update);
+            newest_first.then_with(|| a_der.as_ref().cmp(b_der.as_ref()))
+        });
+        let mut keys: HashMap<&[u8], &Option<Vec<u8>>> = HashMap::new();
+        let has_namesakes = read.iter().any(|(_, crl)| {
+            let key = &crl.about.series.authority_key;
+            *keys.entry(crl.list.issuer()).or_insert(key) != key
+        });
+        let all = read.into_iter().map(|(der, mut crl)| {
+            if has_namesakes {
+                crl.signed = SignedCrl::from_der(&der);
+            }
+            crl
+        });
+        let all: Vec<_> = all.collect();
+        let mut newest: HashMap<_, Vec<usize>> = HashMap::new();
+        for (at, crl) in all.iter().enumerate() {
+            let of_issuer = newest.entry(name_digest(crl.list.issuer())).or_default();
+            let replaced = |&known: &usize| all[known].about.series == crl.about.series;
+            if !of_issuer.iter().any(replaced) {
+                of_issuer.push(at);
+            }
+        }
+        Self {
+            all,
+            newest,
+            has_namesakes,
+        }
+    }
+
+    /// The newest CRL of each series of an issuer, by [`name_digest`] of its name.
+    pub fn of(&self, issuer: &[u8; 32]) -> impl Iterator<Item = &Crl> {
+        let newest = self.newest.get(issuer);
+        newest.into_iter().flatten().map(|&at| &self.all[at])
+    }
+
+    /// All but those of namesakes of the CAs of `path`: CRLs with the name of one of them that were
+    /// not signed by its key, where another one was. One that says it is of the same key stays
+    /// though its signature is not good, and so do all where none is: then the check is to end with
+    /// an error.
+    pub fn speaking_of(
+        &self,
+        path: &VerifiedPath<'_>,
+        anchor: &CertificateDer<'_>,
+    ) -> Vec<&CertRevocationList<'static>> {
+        let ders = path.intermediate_certificates().map(|ca| ca.der());
+        let ders: Vec<CertificateDer<'_>> = ders.chain([anchor.clone()]).collect();
+        let cas = ders
+            .iter()
+            .filter_map(|der| EndEntityCert::try_from(der).ok());
+        let cas: Vec<_> = cas.collect();
+        let is_own = |crl: &&Crl| {
+            let mut named = cas.iter().filter(|ca| ca.subject() == crl.list.issuer());
+            named.any(|ca| crl.is_signed_by(ca))
+        };
+        let own: Vec<&Crl> = self.all.iter().filter(is_own).collect();
+        let speaks = |crl: &&Crl| {
+            let mut known = own
+                .iter()
+                .filter(|own| own.list.issuer() == crl.list.issuer());
+            let key = |crl: &Crl| crl.about.series.authority_key.clone();
+            let of_namesake = known.clone().next().is_some();
+            !of_namesake || known.any(|own| key(own) == key(crl))
+        };
+        self.all
+            .iter()
+            .filter(speaks)
+            .map(|crl| &crl.list)
+            .collect()
+    }
+}
