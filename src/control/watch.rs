@@ -506,7 +506,7 @@ mod tests {
         assert!(text.contains("/x is not watched") && text.contains("max_user_watches"));
         let mut watch = Watch::new(true);
         watch.tell(text.clone());
-        assert_eq!(watch.take_problems(), [text.clone()]);
+        assert_eq!(watch.take_problems(), std::slice::from_ref(&text));
         watch.tell(text);
         assert_eq!(watch.take_problems(), [""; 0]);
     }
