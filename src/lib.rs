@@ -24,7 +24,7 @@
 //! | [`config`] | TOML to a configuration that is valid by construction |
 //! | [`snapshot`] | its immutable runtime form, every file read and checked |
 //! | [`explain`] | whether a client would be let in, offline |
-//! | [`control`] | signals, logs: one asynchronous executor that the data plane never waits for |
+//! | [`control`] | signals, reload, logs: one asynchronous executor that the data plane never waits for |
 //!
 //! And what everybody may use: [`limits`], [`close_reason`], [`clock`], [`block`].
 //!

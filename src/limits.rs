@@ -132,6 +132,15 @@ pub const BUFFER_BYTES_PER_SHARD: u64 = 256 << 20;
 /// Shards of a process.
 pub const SHARDS_MAX: usize = 1024;
 
+/// Snapshots and listeners that are no longer served and are kept until nobody holds them.
+pub const RETIRED_MAX: usize = 4096;
+
+/// Directories that are watched for changes.
+pub const WATCHED_DIRECTORIES_MAX: usize = 4096;
+
+/// Errors of a reload that are logged one by one.
+pub const RELOAD_ERRORS_LOGGED_MAX: usize = 64;
+
 /// Listeners of a configuration.
 pub const LISTENERS_MAX: usize = 1024;
 

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
-use ringgate::control::{self, Control, Ending};
+use ringgate::control::{self, Control, Ending, Source};
 use ringgate::explain::{self, Question};
 use ringgate::terminator::{self, Terminator};
 
@@ -32,6 +32,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Terminates TLS as the configuration says, until SIGTERM
+    ///
+    /// The first SIGTERM or SIGINT drains, the second ends at once. SIGHUP, and a change of the
+    /// configuration or of a file that it names, reload; what is broken changes nothing.
     Run(ConfigArgument),
     /// Checks a configuration and every file it names, and prints all that is wrong
     Check(ConfigArgument),
@@ -167,19 +170,23 @@ fn doctor() -> Result<(), String> {
 
 fn run(file: &Path) -> Result<(), String> {
     let clock = Clock::system();
-    let snapshot = control::load(file, &clock).map_err(|errors| listed(&errors, file))?;
+    let source = Source::open(file.to_owned(), clock.clone());
+    let source = source.map_err(|errors| listed(&errors, file))?;
+    let snapshot = Arc::clone(source.snapshot());
     control::log::init(snapshot.log);
     for warning in &snapshot.warnings {
         control::log::warning(warning);
     }
-    let (drain_timeout, access) = (snapshot.drain_timeout, snapshot.log.access);
     // Before the shards: from their first connection on, somebody takes signals and reports.
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
-    let mut terminator =
-        Terminator::start(&Arc::new(snapshot), &clock).map_err(|error| error.to_string())?;
+    let mut terminator = Terminator::start(&snapshot, &clock).map_err(|error| error.to_string())?;
+    // The control plane knows when nobody needs it any more.
+    drop(snapshot);
     control::log::notes(terminator.notes());
     control::log::started(&terminator.addresses());
-    let ending = control.run(terminator.mailboxes(), drain_timeout, access);
+    let (mailboxes, mut changer) = terminator.controls();
+    let prepare = move |snapshot: &_| changer.prepare(snapshot).map_err(|e| e.to_string());
+    let ending = control.run(mailboxes, source, Box::new(prepare));
     if ending == Ending::Unresponsive {
         // Joining their threads would wait for ever.
         std::mem::forget(terminator);

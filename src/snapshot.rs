@@ -3,6 +3,7 @@
 //! [`Snapshot::load`] reads and checks every file that the configuration names; afterwards nothing
 //! on the data path reads a file.
 
+mod changes;
 mod crls;
 mod expiry;
 mod files;
@@ -29,6 +30,7 @@ pub use crate::config::{
     Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, ShardPlan, Tenure,
     Timeouts, UpstreamAddress,
 };
+pub use changes::{Changes, needs_restart};
 pub use expiry::{Expiry, ExpiryKind};
 use files::Files;
 pub use files::read_chain;
@@ -76,6 +78,13 @@ pub struct Listener {
     pub greeting: Greeting,
     pub timeouts: Timeouts,
     pub tenure: Tenure,
+}
+
+impl Listener {
+    /// Whether anybody but the owner of this reference holds the listener or a part of it.
+    pub fn is_held(this: &Arc<Self>) -> bool {
+        Arc::strong_count(this) > 1 || this.acceptor.is_held()
+    }
 }
 
 /// Where the connections of a route go.
@@ -140,7 +149,19 @@ impl Snapshot {
     /// Everything that is wrong: where the configuration itself is, the files that it names are
     /// checked all the same.
     pub fn load_file(file: &Path, clock: &Clock) -> Result<(Config, Self), Vec<ConfigError>> {
-        match Config::load(file) {
+        Self::load_parsed(Config::load(file), clock)
+    }
+
+    /// As [`Self::load_file`], of a configuration that was read already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load_file`].
+    pub fn load_parsed(
+        parsed: Result<Config, config::Rejected>,
+        clock: &Clock,
+    ) -> Result<(Config, Self), Vec<ConfigError>> {
+        match parsed {
             Ok(config) => Self::load(&config, clock).map(|snapshot| (config, snapshot)),
             Err(config::Rejected {
                 mut errors,

@@ -25,7 +25,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// The shortest way to write a duration that [`duration`] reads.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
     let (unit, factor) = DURATION_UNITS
         .iter()
@@ -36,7 +36,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// The shortest way to write a size that [`size`] reads, in binary units.
-pub(super) fn show_size(bytes: u64) -> String {
+pub fn show_size(bytes: u64) -> String {
     let (unit, factor) = SIZE_UNITS[..4]
         .iter()
         .rev()

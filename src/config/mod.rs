@@ -25,6 +25,7 @@ use crate::trust::name::NamePattern;
 use crate::trust::spiffe::TrustDomainName;
 
 pub use error::{ConfigError, Place, render};
+pub use format::{show_duration, show_size};
 
 /// A configuration whose every value is of the right form and within its range.
 #[derive(Clone, Debug)]
@@ -41,6 +42,9 @@ pub struct Config {
     pub resumption: ResumptionOptions,
     pub verdict_cache: VerdictCacheOptions,
     pub live_revocation: LiveRevocation,
+    pub reload: ReloadOptions,
+    /// Every file that is named anywhere above.
+    pub files: FileReferences,
 }
 
 /// One listener: where it listens and what it does with whom.
@@ -116,6 +120,18 @@ pub struct FileReferences {
     pub bundles: Vec<BundleFiles>,
     pub crls: Vec<FileSetting>,
     pub steks: Vec<FileSetting>,
+}
+
+impl FileReferences {
+    /// The paths of all files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let pairs = self.certificates.iter();
+        let pairs = pairs.flat_map(|pair| [&pair.certificate, &pair.key]);
+        let bundles = self.bundles.iter().flat_map(|bundle| &bundle.files);
+        let others = [&self.client_ca, &self.crls, &self.steks];
+        let files = pairs.chain(bundles).chain(others.into_iter().flatten());
+        files.map(|file| file.path.as_path())
+    }
 }
 
 /// Where an upstream listens.
@@ -240,6 +256,13 @@ pub struct VerdictCacheOptions {
     pub ttl: Duration,
 }
 
+/// How a running process takes up what has changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReloadOptions {
+    /// Whether files are watched, so that no signal is needed.
+    pub watch: bool,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LogOptions {
@@ -296,7 +319,7 @@ impl Config {
             process::config(&file, root)
         });
         match (config, document.into_errors()) {
-            (Some(config), (errors, _)) if errors.is_empty() => Ok(config),
+            (Some(config), (errors, files)) if errors.is_empty() => Ok(Self { files, ..config }),
             (_, (errors, files)) => Err(Rejected {
                 errors,
                 files: Box::new(files),

@@ -1,5 +1,5 @@
 //! The document as a whole, and the settings of the process: shards, limits, drain, log, resumption,
-//! verdict cache.
+//! verdict cache, reload.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::document::Table;
 use super::listener::Listeners;
 use super::{
-    Config, LimitOptions, LiveRevocation, LogFormat, LogLevel, LogOptions, ResumptionOptions,
-    ShardPlan, VerdictCacheOptions,
+    Config, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel, LogOptions,
+    ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::limits::{
     BUFFER_BYTES_PER_SHARD, CONNECTIONS_PER_SHARD, CONNECTIONS_PER_SHARD_MAX, HANDSHAKES_PER_SHARD,
@@ -63,6 +63,9 @@ pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
         resumption: section(&root, "resumption", resumption),
         verdict_cache: section(&root, "verdict_cache", verdict_cache),
         live_revocation: section(&root, "revocation", live_revocation),
+        reload: section(&root, "reload", reload),
+        // Known once the whole document is read.
+        files: FileReferences::default(),
         listeners: listeners.into_configs(),
     };
     root.finish();
@@ -165,6 +168,13 @@ fn log(table: Option<&Table<'_>>) -> LogOptions {
         access: entry("access")
             .and_then(|entry| entry.boolean())
             .unwrap_or_default(),
+    }
+}
+
+fn reload(table: Option<&Table<'_>>) -> ReloadOptions {
+    let watch = table.and_then(|table| table.entry("watch"));
+    ReloadOptions {
+        watch: watch.and_then(|entry| entry.boolean()).unwrap_or(true),
     }
 }
 

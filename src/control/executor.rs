@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind};
 
+use super::loader::Source;
+use super::reload::{Cause, Prepare, Reloader};
 use super::shards::{Port, Shard};
 use super::signals::{Collected, Signal, Signals};
 use crate::clock::Clock;
@@ -85,20 +87,22 @@ impl Control {
         })
     }
 
-    /// Looks after `shards` until all have ended: the first SIGTERM or SIGINT drains them, the
-    /// second ends them at once. `access` logs connections that end well, too.
-    pub fn run<P: Port>(
+    /// Looks after `shards`, which serve `source`, until all have ended: the first SIGTERM or SIGINT
+    /// drains them, the second ends them at once; SIGHUP, or a change of the files, has them serve
+    /// what the files say then, once `prepare` has readied it.
+    pub fn run<'a, P: Port>(
         mut self,
         shards: impl IntoIterator<Item = P>,
-        drain_timeout: Duration,
-        access: bool,
+        source: Source,
+        prepare: Box<Prepare<'a>>,
     ) -> Ending {
         let Self {
             executor,
             signals,
             clock,
         } = &mut self;
-        let mut keeper = Keeper::new(shards, drain_timeout, access);
+        let reloader = Reloader::new(source, prepare, clock.clone());
+        let mut keeper = Keeper::new(shards, reloader);
         executor.run(async {
             let signals = signals.collect().unwrap_or_else(|error| {
                 tracing::error!(%error, "signals cannot be read; ending at once");
@@ -138,21 +142,19 @@ enum Phase {
 }
 
 /// Looks after the shards.
-struct Keeper<P> {
+struct Keeper<'a, P> {
     shards: Vec<Shard<P>>,
-    drain_timeout: Duration,
-    access: bool,
+    reloader: Reloader<'a>,
     phase: Phase,
     is_shard_lost: bool,
 }
 
-impl<P: Port> Keeper<P> {
-    fn new(ports: impl IntoIterator<Item = P>, drain_timeout: Duration, access: bool) -> Self {
+impl<'a, P: Port> Keeper<'a, P> {
+    fn new(ports: impl IntoIterator<Item = P>, reloader: Reloader<'a>) -> Self {
         let shards = ports.into_iter().map(Shard::new).collect();
         Self {
             shards,
-            drain_timeout,
-            access,
+            reloader,
             phase: Phase::Serving,
             is_shard_lost: false,
         }
@@ -172,12 +174,13 @@ impl<P: Port> Keeper<P> {
 
     fn take(&mut self, signal: Signal, now: Instant) {
         match (signal, self.phase) {
-            (Signal::Reload, _) => {
-                tracing::warn!("SIGHUP: reload is not supported yet; restart to apply changes");
+            (Signal::Reload, Phase::Serving) => self.reloader.request(Cause::Signal),
+            (Signal::Reload, Phase::Draining { .. } | Phase::Stopping { .. }) => {
+                tracing::warn!("the process is ending: SIGHUP reloads nothing");
             }
             (Signal::End, Phase::Serving) => {
                 tracing::info!(
-                    timeout_s = self.drain_timeout.as_secs_f64(),
+                    timeout_s = self.reloader.current().drain_timeout.as_secs_f64(),
                     "draining; a second signal ends at once"
                 );
                 self.drain(now);
@@ -191,13 +194,13 @@ impl<P: Port> Keeper<P> {
     }
 
     fn drain(&mut self, now: Instant) {
+        self.reloader.give_up();
+        let within = self.reloader.current().drain_timeout;
         for shard in &mut self.shards {
-            shard.command(Command::Drain {
-                within: self.drain_timeout,
-            });
+            shard.command(Command::Drain { within });
         }
         self.phase = Phase::Draining {
-            until: now + self.drain_timeout + DRAIN_GRACE,
+            until: now + within + DRAIN_GRACE,
         };
     }
 
@@ -214,9 +217,14 @@ impl<P: Port> Keeper<P> {
     fn tick(&mut self, now: Instant) -> Option<Ending> {
         // Before reports are read: what a shard reported before it ended is then never missed.
         let ended = self.shards.iter().filter(|shard| shard.ended()).count();
+        let access = self.reloader.current().log.access;
         for (number, shard) in self.shards.iter_mut().enumerate() {
-            shard.log_reports(number, self.access);
+            shard.log_reports(number, access);
             shard.send_unsent();
+        }
+        match self.phase {
+            Phase::Serving => self.reloader.tick(&mut self.shards),
+            Phase::Draining { .. } | Phase::Stopping { .. } => self.reloader.sweep(),
         }
         if ended == self.shards.len() {
             return Some(match self.phase {
@@ -250,89 +258,33 @@ impl<P: Port> Keeper<P> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
     use std::io::Write;
-    use std::rc::Rc;
 
     use super::*;
-    use crate::shard::mailbox::{Report, Review};
-
-    /// What a shard was told, in short.
-    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-    enum Told {
-        Drain(Duration),
-        Install(u64),
-        Stop,
-    }
-
-    impl From<&Command> for Told {
-        fn from(command: &Command) -> Self {
-            match command {
-                Command::Drain { within } => Self::Drain(*within),
-                Command::Install(installation) => Self::Install(installation.generation),
-                Command::Stop => Self::Stop,
-            }
-        }
-    }
-
-    /// A shard that notes its commands and ends after the one named.
-    #[derive(Clone, Default)]
-    struct FakeShard {
-        commands: Rc<RefCell<Vec<Told>>>,
-        ended: Rc<Cell<bool>>,
-        ends_on: Option<Told>,
-        /// How many commands it has no room for before it takes one.
-        refuses: Rc<Cell<usize>>,
-    }
-
-    const DRAIN: Told = Told::Drain(Duration::from_secs(30));
-
-    impl FakeShard {
-        fn ending_on(command: Told) -> Self {
-            Self {
-                ends_on: Some(command),
-                ..Self::default()
-            }
-        }
-    }
-
-    impl Port for FakeShard {
-        fn send(&mut self, command: Command) -> Result<(), Command> {
-            if let Some(left) = self.refuses.get().checked_sub(1) {
-                self.refuses.set(left);
-                return Err(command);
-            }
-            let told = Told::from(&command);
-            self.commands.borrow_mut().push(told);
-            self.ended
-                .set(self.ended.get() || Some(told) == self.ends_on);
-            Ok(())
-        }
-
-        fn installed(&self) -> u64 {
-            0
-        }
-
-        fn ended(&self) -> bool {
-            self.ended.get()
-        }
-
-        fn report(&mut self) -> Option<Report> {
-            None
-        }
-
-        fn review(&mut self) -> Option<Review> {
-            None
-        }
-    }
+    use crate::control::fake::{DRAIN, FakeShard, Told, loaded, logged, prepare, source};
 
     fn clock() -> Clock {
         Clock::manual(Duration::from_secs(1))
     }
 
-    fn keeper(shards: &[&FakeShard]) -> Keeper<FakeShard> {
+    fn keeper(shards: &[&FakeShard]) -> Keeper<'static, FakeShard> {
         let ports = shards.iter().map(|shard| (*shard).clone());
-        Keeper::new(ports, Duration::from_secs(30), false)
+        let source = source(|| Ok(loaded()));
+        let reloader = Reloader::new(source, prepare(shards.len()), clock());
+        Keeper::new(ports, reloader)
+    }
+
+    impl Keeper<'_, FakeShard> {
+        /// Ticks until `is_so`.
+        #[track_caller]
+        fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+            let end = Instant::now() + Duration::from_secs(20);
+            while !is_so(self) {
+                assert!(Instant::now() < end, "it takes too long");
+                assert_eq!(self.tick(clock().now()), None);
+                std::thread::yield_now();
+            }
+        }
     }
 
     #[test]
@@ -342,12 +294,13 @@ mod tests {
         let shards = [FakeShard::ending_on(DRAIN), FakeShard::ending_on(DRAIN)];
         reload.write_all(b"x").unwrap();
         end.write_all(b"x").unwrap();
+        let source = source(|| Ok(loaded()));
         assert_eq!(
-            control.run(shards.clone(), Duration::from_secs(30), false),
+            control.run(shards.clone(), source, prepare(2)),
             Ending::Drained
         );
         for shard in &shards {
-            assert_eq!(*shard.commands.borrow(), [DRAIN]);
+            assert_eq!(shard.commands.borrow().last(), Some(&DRAIN));
         }
     }
 
@@ -375,12 +328,27 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_signal_changes_nothing() {
+    fn a_reload_signal_reaches_every_shard() {
+        let shards = [FakeShard::default(), FakeShard::default()];
+        let (mut keeper, now) = (keeper(&[&shards[0], &shards[1]]), clock().now());
+        keeper.take(Signal::Reload, now);
+        keeper.until(|_| shards.iter().all(|shard| shard.was_told(Told::Install(1))));
+    }
+
+    #[test]
+    fn a_reload_is_refused_while_draining() {
         let shard = FakeShard::default();
         let (mut keeper, now) = (keeper(&[&shard]), clock().now());
         keeper.take(Signal::Reload, now);
         assert_eq!(keeper.tick(now), None);
-        assert!(shard.commands.borrow().is_empty());
+        assert!(!keeper.reloader.is_idle());
+        let text = logged(|| keeper.take(Signal::End, now));
+        assert!(text.contains("the reload is given up"), "{text}");
+        let text = logged(|| keeper.take(Signal::Reload, now));
+        assert!(text.contains("SIGHUP reloads nothing"), "{text}");
+        assert_eq!(keeper.tick(now), None);
+        assert!(keeper.reloader.is_idle());
+        assert_eq!(*shard.commands.borrow(), [DRAIN]);
     }
 
     #[test]

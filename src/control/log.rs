@@ -1,6 +1,7 @@
 //! Where log lines go and what they look like: standard error, for people or as JSON.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -11,6 +12,10 @@ use tracing_subscriber::registry;
 
 use super::report::escaped;
 use crate::config::{ConfigError, LogFormat, LogLevel, LogOptions};
+use crate::snapshot::Changes;
+
+/// Changes of one kind that a line names.
+const CHANGES_SHOWN_MAX: usize = 16;
 
 /// Logs the whole process's lines to standard error from here on. The first call counts.
 pub fn init(options: LogOptions) {
@@ -22,6 +27,43 @@ pub fn init(options: LogOptions) {
 pub fn warning(warning: &ConfigError) {
     let [problem, remedy] = [&warning.problem, &warning.remedy].map(|text| escaped(text));
     tracing::warn!(place = %warning.place, remedy, "{problem}");
+}
+
+/// What is wrong with a configuration, in one line.
+pub(super) fn error_line(error: &ConfigError) -> String {
+    let [problem, remedy] = [&error.problem, &error.remedy].map(|text| escaped(text));
+    format!("{}: {problem}; remedy: {remedy}", error.place)
+}
+
+/// Logs what is served from now on, as far as that is new.
+pub(super) fn reloaded(changes: &Changes, cause: &str, generation: u64, took: Duration) {
+    let took_s = took.as_secs_f64();
+    if changes.is_empty() {
+        tracing::info!(cause, generation, took_s, "reloaded, nothing changed");
+        return;
+    }
+    let shown = |lines: &[String]| {
+        let texts = lines.iter().take(CHANGES_SHOWN_MAX);
+        let texts: Vec<String> = texts.map(|line| escaped(line)).collect();
+        let mut text = texts.join("; ");
+        if let more @ 1.. = lines.len().saturating_sub(CHANGES_SHOWN_MAX) {
+            text += &format!("; and {more} more");
+        }
+        (!lines.is_empty()).then_some(text)
+    };
+    tracing::info!(
+        cause,
+        generation,
+        took_s,
+        listeners = shown(&changes.listeners),
+        certificates = shown(&changes.certificates),
+        anchors = shown(&changes.anchors),
+        crls = shown(&changes.crls),
+        rules = shown(&changes.rules),
+        upstreams = shown(&changes.upstreams),
+        settings = shown(&changes.settings),
+        "reloaded"
+    );
 }
 
 /// Logs what the terminator does without.

@@ -1,11 +1,17 @@
-//! The control plane: one asynchronous executor that turns signals into commands for the shards
-//! and what the shards report into log lines. The data plane never waits for it.
+//! The control plane: one asynchronous executor that turns signals and changed files into commands
+//! for the shards and what the shards report into log lines. The data plane never waits for it.
 
 mod executor;
+#[cfg(test)]
+mod fake;
+mod loader;
 pub mod log;
+mod reload;
 mod report;
+mod retired;
 mod shards;
 mod signals;
+mod watch;
 
 use std::path::Path;
 
@@ -15,6 +21,8 @@ use crate::snapshot::Snapshot;
 
 pub use crate::snapshot::new_stek;
 pub use executor::{Control, ControlError, Ending};
+pub use loader::Source;
+pub use reload::Prepare;
 pub use shards::Port;
 
 /// How much of what expires is told; the rest has more time left than these.

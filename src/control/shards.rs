@@ -71,6 +71,11 @@ impl<P: Port> Shard<P> {
         }
     }
 
+    /// Whether the shard works from this installation or a later one, or never will.
+    pub(super) fn has_installed(&self, generation: u64) -> bool {
+        self.port.installed() >= generation || self.port.ended()
+    }
+
     pub(super) fn ended(&self) -> bool {
         self.port.ended()
     }

@@ -127,6 +127,12 @@ impl Acceptor {
         })
     }
 
+    /// Whether handshakes or connections that began here still hold a part of it.
+    pub fn is_held(&self) -> bool {
+        let mut domains = self.routes().iter().map(|route| &route.domain);
+        Arc::strong_count(&self.config) > 1 || domains.any(|domain| Arc::strong_count(domain) > 1)
+    }
+
     /// The routes, in the order that [`super::Established::route`] counts.
     pub fn routes(&self) -> &[Route] {
         &self.resolver.routes

@@ -109,11 +109,19 @@ impl Anchors {
     }
 
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.named_groups().map(|(_, group)| group)
+    }
+
+    /// Each with the trust domain that it vouches for, if it is bound to one.
+    pub fn named_groups(&self) -> impl Iterator<Item = (Option<&TrustDomainName>, &Group)> {
         let (plain, bundles) = match self {
-            Self::Plain(group) => (Some(group), None),
-            Self::Spiffe(groups) => (None, Some(groups.values())),
+            Self::Plain(group) => (Some((None, group)), None),
+            Self::Spiffe(groups) => (None, Some(groups)),
         };
-        plain.into_iter().chain(bundles.into_iter().flatten())
+        let bundles = bundles.into_iter().flatten();
+        plain
+            .into_iter()
+            .chain(bundles.map(|(name, group)| (Some(name), group)))
     }
 
     /// For a chain that leads to none of the anchors that may vouch for it: which other trust

@@ -16,12 +16,13 @@ pub use super::anchors::Bundle;
 use super::anchors::{Anchors, Group};
 use super::chain::Chain;
 use super::crl::{Crl, Crls};
-use super::identity::Authority;
+use super::identity::{Authority, RevocationList};
 use super::peer::Standing;
 pub use super::peer::{Authorized, VerifiedPeer};
 use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
+use super::spiffe::TrustDomainName;
 use super::summary::{ChainSummary, anchor_digest};
 use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
@@ -124,6 +125,24 @@ impl TrustDomain {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The anchors, each with the SPIFFE trust domain that it vouches for, if it is bound to one.
+    pub fn anchors(&self) -> impl Iterator<Item = (Option<&TrustDomainName>, &Identity)> {
+        let groups = self.anchors.named_groups();
+        groups.flat_map(|(name, group)| {
+            let authorities = group.authorities.iter();
+            authorities.map(move |authority| (name, &authority.identity))
+        })
+    }
+
+    /// What the CRLs say of themselves, the newest first.
+    pub fn crls(&self) -> impl Iterator<Item = &RevocationList> {
+        self.crls.all.iter().map(|crl| &crl.about)
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// SHA-256 over what decides here: anchors, CRLs, policy and revocation settings. The order of

@@ -193,6 +193,8 @@ pub struct RevocationList {
     /// Seconds since the Unix epoch.
     pub this_update: i64,
     pub next_update: Option<i64>,
+    /// How many certificates it revokes.
+    pub revoked: usize,
     /// Tells a CA's CRLs apart: which of its keys signed (RFC 5280 section 5.2.1), and for which of
     /// its certificates (section 5.2.5). Of those that have this the same the newest counts.
     pub series: CrlSeries,
@@ -227,6 +229,7 @@ impl RevocationList {
             issuer: distinguished_name(crl.issuer()),
             this_update: crl.last_update().timestamp(),
             next_update: crl.next_update().map(|time| time.timestamp()),
+            revoked: crl.iter_revoked_certificates().count(),
             series: CrlSeries {
                 authority_key: authority_key.and_then(|it| key_identifier(it.parsed_extension())),
                 scope: scope.map(|extension| extension.value.to_vec()),

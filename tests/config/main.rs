@@ -5,6 +5,7 @@ mod pem;
 #[path = "../common/pki.rs"]
 mod pki;
 
+mod changes;
 mod explain;
 mod files;
 mod listeners;

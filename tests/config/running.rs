@@ -183,7 +183,7 @@ fn the_first_sigterm_drains_and_the_second_ends_at_once() {
     served.read_exact(&mut [0]).unwrap();
 
     running.signal("HUP");
-    running.line_with("reload is not supported yet");
+    running.line_with("reloaded, nothing changed");
     running.signal("TERM");
     running.line_with("draining");
     // What is open goes on.

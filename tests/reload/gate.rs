@@ -1,0 +1,310 @@
+//! A running `ringgate`, its log, an upstream that echoes, and clients.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use ringgate::clock::Clock;
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use time::OffsetDateTime;
+
+use crate::FRONT;
+use crate::pem::pem;
+use crate::pki::{Leaf, client_with, uri};
+use crate::scratch::Scratch;
+
+/// How long anything may take before a test fails.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// What is below every configuration here.
+const PROCESS: &str =
+    "\n[shards]\ncount = 2\n[limits]\nconnections = 64\n[log]\nformat = \"json\"\n";
+
+pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A running program with its folder; killed when dropped.
+pub struct Gate {
+    pub scratch: Scratch,
+    pub address: SocketAddr,
+    upstream: SocketAddr,
+    child: Child,
+    log: Arc<Log>,
+    read: usize,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Gate {
+    /// [`FRONT`] on a free port, with `more` lines.
+    pub fn start(more: &str) -> Self {
+        Self::start_with(more, |_| {})
+    }
+
+    /// As [`Self::start`], after `prepare` has laid out the folder.
+    pub fn start_with(more: &str, prepare: impl FnOnce(&Scratch)) -> Self {
+        let scratch = Scratch::new();
+        scratch.write_leaf("server", &server(&scratch));
+        prepare(&scratch);
+        let upstream = echo();
+        scratch.write("ringgate.toml", text(upstream, more));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Log::default());
+        let (stderr, writer) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        // Ends with the program.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                writer.lines.lock().unwrap().push(line);
+                writer.more.notify_all();
+            }
+        });
+        let mut gate = Self {
+            scratch,
+            address: "0.0.0.0:0".parse().unwrap(),
+            upstream,
+            child,
+            log,
+            read: 0,
+        };
+        let line = gate.line("listening");
+        gate.address = field(&line, "address").unwrap().parse().unwrap();
+        gate
+    }
+
+    /// Writes the configuration anew, with other `more` lines and parts of it replaced, at once.
+    pub fn configure(&self, more: &str, replaced: &[(&str, &str)]) {
+        let text = replaced
+            .iter()
+            .fold(text(self.upstream, more), |text, (old, new)| {
+                assert!(text.contains(old), "no {old} in {text}");
+                text.replace(old, new)
+            });
+        self.replace("ringgate.toml", text);
+    }
+
+    /// Puts a file with this content into the place of the one that is there, if any, by renaming.
+    pub fn replace(&self, name: &str, content: impl AsRef<[u8]>) {
+        self.scratch.write("new", content);
+        self.scratch.set_mode("new", 0o600);
+        std::fs::rename(self.scratch.path("new"), self.scratch.path(name)).unwrap();
+    }
+
+    /// Waits for a line with `part` after those that were waited for before.
+    #[track_caller]
+    pub fn line(&mut self, part: &str) -> String {
+        let end = Instant::now() + LIMIT;
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            let found = lines[self.read..]
+                .iter()
+                .position(|line| line.contains(part));
+            if let Some(found) = found {
+                self.read += found + 1;
+                return lines[self.read - 1].clone();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "no line with `{part}` after:\n{}",
+                lines[self.read..].join("\n")
+            );
+            lines = self.log.more.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    /// Every line up to now.
+    pub fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.log.lines.lock().unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Reloads by a signal; the line about it.
+    #[track_caller]
+    pub fn reload(&mut self) -> String {
+        self.signal(Signal::HUP);
+        self.line("\"message\":\"reloaded")
+    }
+
+    /// How many directories the program watches; `None` where it does not watch at all.
+    pub fn watched(&self) -> Option<usize> {
+        let process = format!("/proc/{}", self.child.id());
+        let files = std::fs::read_dir(format!("{process}/fd")).unwrap();
+        let files: Vec<_> = files.map(|file| file.unwrap()).collect();
+        let inotify = files.iter().find(|file| {
+            let target = std::fs::read_link(file.path()).unwrap_or_default();
+            target.to_string_lossy().contains("inotify")
+        })?;
+        let number = inotify.file_name();
+        let info = format!("{process}/fdinfo/{}", number.to_str().unwrap());
+        let info = std::fs::read_to_string(info).unwrap();
+        Some(info.matches("inotify wd:").count())
+    }
+
+    /// A client of this kind, who remembers tickets.
+    pub fn client(&self, leaf: &Leaf) -> Client {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.scratch.ca.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).unwrap();
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![leaf.certificate.clone()], key)
+            .unwrap();
+        Client {
+            config: Arc::new(config),
+            address: self.address,
+        }
+    }
+
+    /// A certificate that rule `in` lets in.
+    pub fn leaf(&self) -> Leaf {
+        self.leaf_with(|_| {})
+    }
+
+    pub fn leaf_with(&self, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Leaf {
+        let mut params = client_with("a client", vec![uri("spiffe://x/in")]);
+        valid_now(&mut params);
+        change(&mut params);
+        self.scratch.ca.issue(params)
+    }
+
+    /// A CRL of the clients' CA as a PEM file, from a minute ago.
+    pub fn crl(&self, revoked: &[u64]) -> String {
+        let now = now();
+        let crl = self.scratch.ca.crl_with(revoked, |params| {
+            params.this_update = now - Duration::from_secs(60);
+            params.next_update = now + Duration::from_secs(3600);
+        });
+        pem("X509 CRL", &crl)
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(upstream: SocketAddr, more: &str) -> String {
+    let upstream = upstream.to_string();
+    FRONT.replace("127.0.0.1:8080", &upstream) + more + PROCESS
+}
+
+/// The string value of a field of a JSON line.
+pub fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
+    let (_, value) = line.split_once(&format!("\"{name}\":\""))?;
+    value.split('"').next()
+}
+
+fn now() -> OffsetDateTime {
+    let unix = Clock::system().unix().as_secs();
+    OffsetDateTime::from_unix_timestamp(unix.try_into().unwrap()).unwrap()
+}
+
+fn valid_now(params: &mut rcgen::CertificateParams) {
+    params.not_before = now() - Duration::from_secs(3600);
+    params.not_after = now() + Duration::from_secs(3600);
+}
+
+/// A new certificate for the server.
+pub fn server(scratch: &Scratch) -> Leaf {
+    scratch.server(valid_now)
+}
+
+/// An upstream that sends back what it gets; it ends with the test's process.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut bytes = [0; 1024];
+                while let Ok(len @ 1..) = stream.read(&mut bytes) {
+                    if stream.write_all(&bytes[..len]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Whoever connects with one certificate.
+#[derive(Clone)]
+pub struct Client {
+    config: Arc<ClientConfig>,
+    address: SocketAddr,
+}
+
+impl Client {
+    /// Connects, and has a byte echoed.
+    pub fn connect(&self) -> std::io::Result<Stream> {
+        let name = ServerName::try_from("server.example").unwrap();
+        let tls = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
+        let socket = TcpStream::connect(self.address)?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        let mut stream = StreamOwned::new(tls, socket);
+        echoed(&mut stream)?;
+        Ok(stream)
+    }
+
+    /// Connects; how the handshake went.
+    #[track_caller]
+    pub fn handshake(&self) -> HandshakeKind {
+        let mut stream = self.connect().unwrap();
+        let kind = stream.conn.handshake_kind().unwrap();
+        close(&mut stream).unwrap();
+        kind
+    }
+
+    /// The certificate that the server shows in a full handshake.
+    #[track_caller]
+    pub fn shown(&self) -> CertificateDer<'static> {
+        let mut config = (*self.config).clone();
+        config.resumption = Resumption::disabled();
+        let newcomer = Self {
+            config: Arc::new(config),
+            ..*self
+        };
+        let mut stream = newcomer.connect().unwrap();
+        let certificates = stream.conn.peer_certificates().unwrap();
+        let leaf = certificates[0].clone();
+        close(&mut stream).unwrap();
+        leaf
+    }
+}
+
+/// Has a byte echoed.
+pub fn echoed(stream: &mut Stream) -> std::io::Result<()> {
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
+/// Ends a connection as it should: the other side's end is waited for.
+pub fn close(stream: &mut Stream) -> std::io::Result<()> {
+    stream.conn.send_close_notify();
+    stream.flush()?;
+    match stream.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(std::io::Error::other("bytes after the last echo")),
+    }
+}
