@@ -1,0 +1,349 @@
+//! Ringgate beside the other terminators that are installed, on the same work in interleaved rounds:
+//! nginx (stream), HAProxy, hitch and stunnel.
+//!
+//! Servers on one CPU, load and upstream on another; CPU time of the server's processes from the
+//! scheduler's accounts, per unit of work. Prints a table of medians with their range, and what part
+//! of each peer's time Ringgate takes. `--rounds N` and `--seconds S` (each measurement's) change
+//! how long it takes.
+
+#[path = "../floor/relay.rs"]
+#[allow(dead_code, reason = "the floor needs all of it")]
+mod relay;
+
+mod servers;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use core_affinity::CoreId;
+
+use self::relay::Manner;
+use self::servers::{Server, Setup};
+
+const SERVER_NAME: &str = "gate.test";
+
+/// Clients with a certificate and sessions of their own; more than connections at a time.
+const CLIENTS: &str = "64";
+
+/// A row of the table.
+struct Work {
+    name: &'static str,
+    /// For `ringgate-loadgen run`.
+    arguments: &'static [&'static str],
+    unit: &'static str,
+    /// Units in a microsecond.
+    scale: f64,
+    digits: usize,
+    resumes: bool,
+}
+
+const WORKS: [Work; 4] = [
+    Work {
+        name: "full handshake, connect, one byte, close",
+        arguments: &["--mode", "handshake", "--connections", "32"],
+        unit: "µs",
+        scale: 1.0,
+        digits: 0,
+        resumes: false,
+    },
+    Work {
+        name: "the same, resumed",
+        arguments: &[
+            "--mode",
+            "handshake",
+            "--connections",
+            "32",
+            "--resume",
+            "1",
+        ],
+        unit: "µs",
+        scale: 1.0,
+        digits: 0,
+        resumes: true,
+    },
+    Work {
+        name: "1 KiB request and answer, 32 connections",
+        arguments: &["--mode", "rr", "--connections", "32"],
+        unit: "µs",
+        scale: 1.0,
+        digits: 1,
+        resumes: false,
+    },
+    Work {
+        name: "64 KiB echoes, 8 connections, per byte",
+        arguments: &["--mode", "bulk", "--connections", "8"],
+        unit: "ns",
+        scale: 1e3,
+        digits: 2,
+        resumes: false,
+    },
+];
+
+/// The share of connections that must resume for a figure of resumption to be one.
+const RESUMED_MIN: f64 = 0.95;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let options = Options::from_arguments()?;
+    let cpus = core_affinity::get_core_ids().unwrap_or_default();
+    let [server_cpu, load_cpu, ..] = cpus[..] else {
+        println!("two CPUs are needed to keep servers apart from their load; nothing is run");
+        return Ok(());
+    };
+    let generator = Generator::build(load_cpu)?;
+    let scratch = Scratch::new()?;
+    generator.make_certificates(scratch.path())?;
+    let echo = relay::Server::start(Manner::Echo, load_cpu);
+    let servers = servers::start(&Setup {
+        folder: scratch.path(),
+        upstream: echo.address,
+        cpu: server_cpu,
+    })?;
+    for server in &servers {
+        generator.expect_refusal(server, scratch.path())?;
+    }
+    let mut figures = vec![vec![Vec::new(); servers.len()]; WORKS.len()];
+    for round in 0..options.rounds {
+        eprintln!("round {} of {} ...", round + 1, options.rounds);
+        for (work, figures) in WORKS.iter().zip(&mut figures) {
+            for turn in 0..servers.len() {
+                // Another one goes first in each round.
+                let index = (turn + round) % servers.len();
+                let server = &servers[index];
+                match generator.measure(work, server, scratch.path(), &options) {
+                    Ok(figure) => figures[index].push(figure * work.scale),
+                    Err(why) => eprintln!("{}, {}: {why}", server.name, work.name),
+                }
+            }
+        }
+    }
+    print_table(&servers, &mut figures);
+    Ok(())
+}
+
+/// As README has it.
+fn print_table(servers: &[Server], figures: &mut [Vec<Vec<f64>>]) {
+    print!("\n| work, CPU time of the server |");
+    servers
+        .iter()
+        .for_each(|server| print!(" {} |", server.name));
+    println!("\n|---|{}", "---|".repeat(servers.len()));
+    for (work, figures) in WORKS.iter().zip(figures) {
+        print!("| {} |", work.name);
+        let own = median(&mut figures[0]);
+        for of_server in figures {
+            let cell = median(of_server).map(|middle| {
+                let ratio = own.map_or(0.0, |own| own / middle);
+                let (low, high) = (of_server[0], of_server[of_server.len() - 1]);
+                let (digits, unit) = (work.digits, work.unit);
+                let cell = format!("{middle:.digits$} {unit} ({low:.digits$}–{high:.digits$})");
+                let own = (ratio - 1.0).abs() < f64::EPSILON;
+                if own {
+                    cell
+                } else {
+                    format!("{cell}, {ratio:.2}")
+                }
+            });
+            print!(" {} |", cell.unwrap_or_else(|| "-".to_owned()));
+        }
+        println!();
+    }
+    println!(
+        "\nMedians with their range; behind a peer's, the part of its time that Ringgate takes."
+    );
+}
+
+/// Of figures, which it brings into their order.
+fn median(of: &mut [f64]) -> Option<f64> {
+    of.sort_by(f64::total_cmp);
+    let middle = of.len() / 2;
+    match of.len() {
+        0 => None,
+        len if len.is_multiple_of(2) => Some((of[middle - 1] + of[middle]) / 2.0),
+        _ => Some(of[middle]),
+    }
+}
+
+/// `ringgate-loadgen`, whose load runs on one CPU.
+struct Generator {
+    program: PathBuf,
+    cpu: String,
+}
+
+impl Generator {
+    fn build(cpu: CoreId) -> Result<Self, String> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build
+            .args(["build", "--release", "--locked", "-p", "ringgate-loadgen"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        finished(&mut build)?;
+        // This program is in the folder `deps` beside it.
+        let own = std::env::current_exe().map_err(|error| error.to_string())?;
+        let folder = own
+            .parent()
+            .and_then(Path::parent)
+            .unwrap_or_else(|| Path::new("."));
+        let program = folder.join("ringgate-loadgen");
+        let cpu = cpu.id.to_string();
+        match program.exists() {
+            true => Ok(Self { program, cpu }),
+            false => Err(format!("{} was not built", program.display())),
+        }
+    }
+
+    fn make_certificates(&self, folder: &Path) -> Result<(), String> {
+        let mut pki = Command::new(&self.program);
+        pki.arg("pki").arg(folder);
+        pki.args(["--clients", CLIENTS, "--server-name", SERVER_NAME]);
+        finished(&mut pki)
+    }
+
+    /// A server that lets clients without a certificate in does less than the others.
+    fn expect_refusal(&self, server: &Server, folder: &Path) -> Result<(), String> {
+        let load = [
+            "--connections",
+            "1",
+            "--duration",
+            "300ms",
+            "--warmup",
+            "0s",
+        ];
+        let report = self.load(server, folder, &load)?;
+        match report["phases"][0]["confirmed"].as_u64() {
+            Some(0) => Ok(()),
+            served => Err(format!(
+                "{} served {served:?} clients without a certificate",
+                server.name
+            )),
+        }
+    }
+
+    /// CPU time of `server` for each unit of `work`, in microseconds.
+    fn measure(
+        &self,
+        work: &Work,
+        server: &Server,
+        folder: &Path,
+        options: &Options,
+    ) -> Result<f64, String> {
+        let duration = format!("{}s", options.seconds);
+        let identities = folder.display().to_string();
+        let pid = server.process_id().to_string();
+        let more = [
+            "--duration",
+            &duration,
+            "--identities",
+            &identities,
+            "--server-pid",
+            &pid,
+        ];
+        let report = self.load(server, folder, &[work.arguments, &more[..]].concat())?;
+        let phase = &report["phases"][0];
+        if let Some(errors) = phase["errors"]
+            .as_object()
+            .filter(|errors| !errors.is_empty())
+        {
+            return Err(format!("units failed: {errors:?}"));
+        }
+        if work.resumes {
+            let reached = report["handshakes"]["resume_reached"].as_f64();
+            if reached.is_none_or(|reached| reached < RESUMED_MIN) {
+                return Err(format!("only {reached:?} of the connections resumed"));
+            }
+        }
+        let figure = phase["server_cpu_us_per_unit"].as_f64();
+        figure.ok_or_else(|| "nothing was served".to_owned())
+    }
+
+    /// Runs load on `server`; its report.
+    fn load(
+        &self,
+        server: &Server,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> Result<serde_json::Value, String> {
+        let file = folder.join("report.json");
+        let _ = std::fs::remove_file(&file);
+        let mut load = Command::new(&self.program);
+        load.args(["run", &server.address.to_string(), "--quiet"])
+            .args(arguments)
+            .args(["--tls", "1.3", "--groups", "X25519"])
+            .args(["--ciphers", "TLS_AES_128_GCM_SHA256"])
+            .args(["--sni", SERVER_NAME, "--cpus", &self.cpu])
+            .arg("--ca")
+            .arg(folder.join("ca.pem"))
+            .arg("--json")
+            .arg(&file);
+        // A generator at its limit says nothing of rates, but CPU time counts all the same: what it
+        // says with its exit code is in the report, too.
+        let output = load.output().map_err(|error| error.to_string())?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    }
+}
+
+fn finished(command: &mut Command) -> Result<(), String> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{command:?}: {status}")),
+        Err(error) => Err(format!("{command:?}: {error}")),
+    }
+}
+
+/// A folder that is removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, String> {
+        let name = format!("peers-{}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct Options {
+    rounds: usize,
+    seconds: usize,
+}
+
+impl Options {
+    /// What cargo adds of its own is passed over.
+    fn from_arguments() -> Result<Self, String> {
+        let arguments: Vec<String> = std::env::args().collect();
+        let value = |name: &str, default: usize| {
+            let at = arguments.iter().position(|argument| argument == name);
+            let value = at.and_then(|at| arguments.get(at + 1));
+            match value.map(|text| text.parse()) {
+                None => Ok(default),
+                Some(Ok(value @ 1..)) => Ok(value),
+                Some(_) => Err(format!("{name} takes a number from 1 on")),
+            }
+        };
+        Ok(Self {
+            rounds: value("--rounds", 4)?,
+            seconds: value("--seconds", 3)?,
+        })
+    }
+}
