@@ -18,6 +18,7 @@ impl Shard {
             limits,
             sockets,
         } = installation;
+        let began = self.clock.now();
         let caches_anew = snapshot.verdict_cache != self.snapshot.verdict_cache;
         self.fronts = snapshot
             .listeners
@@ -37,7 +38,7 @@ impl Shard {
             self.remember_verdicts();
         }
         self.change_sockets(sockets);
-        self.begin_review(generation);
+        self.begin_review(generation, began);
         self.inbox.counters().set_generation(generation);
     }
 

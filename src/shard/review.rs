@@ -22,9 +22,6 @@ use crate::trust::domain::Refusal;
 /// How long one turn of the loop spends on it.
 const TURN_BUDGET: Duration = Duration::from_micros(500);
 
-/// Connections looked at between two looks at the clock.
-const CONNECTIONS_PER_LOOK: usize = 8;
-
 /// A review that is under way.
 pub(super) struct UnderWay {
     /// The next connection to look at, and how many there may be.
@@ -35,8 +32,9 @@ pub(super) struct UnderWay {
 }
 
 impl Shard {
-    /// Starts to judge the clients of all open connections again, by what is served now.
-    pub(super) fn begin_review(&mut self, generation: u64) {
+    /// Starts to judge the clients of all open connections again, by what is served now; the change
+    /// to it `began` in this turn.
+    pub(super) fn begin_review(&mut self, generation: u64, began: Instant) {
         self.end_review(false);
         let mode = self.snapshot.live_revocation;
         if mode == LiveRevocation::Off {
@@ -49,13 +47,13 @@ impl Shard {
             lost: 0,
             examples: Vec::new(),
             took: Duration::ZERO,
-            longest_turn: Duration::ZERO,
+            longest_turn: self.clock.now() - began,
             finished: false,
         };
         self.review = Some(UnderWay {
             next: 0,
             end: self.connections.capacity(),
-            began: self.now,
+            began,
             figures,
         });
     }
@@ -68,11 +66,8 @@ impl Shard {
         let began = self.clock.now();
         let mut held_up = Duration::ZERO;
         while review.next < review.end && held_up < TURN_BUDGET {
-            let end = review.end.min(review.next + CONNECTIONS_PER_LOOK);
-            for key in review.next..end {
-                self.review_one(key, &mut review.figures);
-            }
-            review.next = end;
+            self.review_one(review.next, &mut review.figures);
+            review.next += 1;
             held_up = self.clock.now() - began;
         }
         let figures = &mut review.figures;

@@ -5,8 +5,9 @@ use std::process::Command;
 
 use ringgate::close_reason::CloseReason;
 
+use crate::pem::pem;
 use crate::pki::{Ca, DAY, Leaf, NOW, at, client_with, dns, now, serial, uri};
-use crate::scratch::{Scratch, pem};
+use crate::scratch::Scratch;
 use crate::{FRONT, front, front_with};
 
 const ID: &str = "spiffe://prod.example/ns/billing/sa/api";

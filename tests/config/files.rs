@@ -7,8 +7,9 @@ use std::os::unix::net::UnixListener;
 use ringgate::config::render;
 use ringgate::limits::BLOCK_LEN;
 
+use crate::pem::pem;
 use crate::pki::{Ca, DAY, NOW, at, client};
-use crate::scratch::{Scratch, modes_do_not_bind, pem};
+use crate::scratch::{Scratch, modes_do_not_bind};
 use crate::{FRONT, front, front_with};
 
 const CERTIFICATE_LINE: usize = 4;

@@ -1,5 +1,7 @@
 //! Configurations, good and bad: what is said of them, where, and what to do.
 
+#[path = "../common/pem.rs"]
+mod pem;
 #[path = "../common/pki.rs"]
 mod pki;
 

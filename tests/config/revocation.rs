@@ -7,8 +7,9 @@ use ringgate::config::render;
 use ringgate::limits::CRL_FILES_PER_DIRECTORY_MAX;
 use ringgate::snapshot::{Expiry, ExpiryKind};
 
+use crate::pem::pem;
 use crate::pki::{Ca, DAY, NOW, at};
-use crate::scratch::{Scratch, pem};
+use crate::scratch::Scratch;
 use crate::{front, front_with};
 
 const CRL_LINE: usize = 9;

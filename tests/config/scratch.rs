@@ -10,6 +10,7 @@ use ringgate::clock::Clock;
 use ringgate::config::{ConfigError, render};
 use ringgate::snapshot::Snapshot;
 
+use crate::pem::pem;
 use crate::pki::{Ca, Leaf, NOW, client};
 use crate::{FRONT, pki};
 
@@ -118,29 +119,6 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// A PEM block (RFC 7468).
-pub fn pem(label: &str, der: &[u8]) -> String {
-    const SYMBOLS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let mut bytes = [0; 4];
-            bytes[1..=group.len()].copy_from_slice(group);
-            let bits = u32::from_be_bytes(bytes);
-            for at in 0..4 {
-                let symbol = SYMBOLS[(bits >> (18 - 6 * at)) as usize & 63];
-                text.push(if at <= group.len() {
-                    symbol.into()
-                } else {
-                    '='
-                });
-            }
-        }
-        text.push('\n');
-    }
-    text + &format!("-----END {label}-----\n")
 }
 
 /// Whether this user may read what its mode forbids, as root may.

@@ -3,8 +3,9 @@
 use ringgate::config::render;
 use ringgate::trust::TrustDomain;
 
+use crate::pem::pem;
 use crate::pki::{self, Ca, client_with, now, uri};
-use crate::scratch::{Scratch, pem};
+use crate::scratch::Scratch;
 use crate::{accepted, assert_error, front_with};
 
 const SPIFFE_LINE: usize = 6;

@@ -1,5 +1,7 @@
 //! Whole connections: real clients on loopback through a running terminator to real upstreams.
 
+#[path = "../common/pem.rs"]
+mod pem;
 #[path = "../common/pki.rs"]
 mod pki;
 #[path = "../common/proxy_v2.rs"]

@@ -13,11 +13,12 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, ClientConfig, ClientConnection, SupportedProtocolVersion};
 
+use crate::pem::pem;
 use crate::pki::{self, Ca, Leaf, NOW};
 use crate::proxy_v2 as tlv;
 use crate::upstream::{Manner, Upstream};
 use crate::world::{
-    CLIENT_ID, EVERYONE, FILES, Folder, SERVER_NAME, World, alert, alert_in, certified, finish, pem,
+    CLIENT_ID, EVERYONE, FILES, Folder, SERVER_NAME, World, alert, alert_in, certified, finish,
 };
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];

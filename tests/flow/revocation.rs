@@ -10,9 +10,10 @@ use ringgate::shard::mailbox::{Mailbox, Review};
 use ringgate::snapshot::LiveRevocation;
 use rustls::AlertDescription;
 
+use crate::pem::pem;
 use crate::pki::{self, Leaf};
 use crate::upstream::{Manner, Upstream};
-use crate::world::{EVERYONE, FILES, LIMIT, TlsStream, World, alert, alert_in, finish, load, pem};
+use crate::world::{EVERYONE, FILES, LIMIT, TlsStream, World, alert, alert_in, finish, load};
 
 /// A rule for each of two clients.
 const TWO_RULES: &str = r#"rule = [

@@ -10,10 +10,11 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{AlertDescription, ClientConfig, SignatureScheme, SupportedProtocolVersion};
 
+use crate::pem::pem;
 use crate::pki::{self, Ca, Leaf};
 use crate::upstream::{Manner, Upstream};
 use crate::world::{
-    CLIENT_ID, Folder, SERVER_NAME, TlsStream, World, alert, certified, finish, pem, server_leaf,
+    CLIENT_ID, Folder, SERVER_NAME, TlsStream, World, alert, certified, finish, server_leaf,
     write_leaf,
 };
 

@@ -23,6 +23,7 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
+use crate::pem::pem;
 use crate::pki::{self, Ca, Leaf};
 use crate::upstream::Upstream;
 
@@ -74,39 +75,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
-}
-
-pub fn pem(label: &str, der: &[u8]) -> String {
-    let base64: String = base64(der);
-    let lines: Vec<&str> = base64
-        .as_bytes()
-        .chunks(64)
-        .map(|line| std::str::from_utf8(line).unwrap())
-        .collect();
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let group = chunk
-            .iter()
-            .fold(0, |group, &byte| group << 8 | u32::from(byte));
-        let group = group << (8 * (3 - chunk.len()));
-        for position in 0..4 {
-            let digit = (group >> (18 - 6 * position)) & 63;
-            text.push(if position <= chunk.len() {
-                char::from(DIGITS[digit as usize])
-            } else {
-                '='
-            });
-        }
-    }
-    text
 }
 
 /// What the configuration says of a listener's files.

@@ -1,0 +1,157 @@
+//! The client's side of one connection: TLS, or nothing.
+
+use std::io::{BufRead, Cursor, Write};
+use std::sync::Arc;
+
+use ringgate::block::Block;
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, version};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+use crate::believe::BelieveAll;
+
+/// How clients speak.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Speech {
+    Plain,
+    /// TLS, with a full handshake each time.
+    Full,
+    /// TLS; every connection but the first of each client resumes.
+    Resumed,
+}
+
+/// What a client presents.
+pub struct Credential {
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+    pub server_name: ServerName<'static>,
+}
+
+/// One client, whose connections come one after another.
+pub enum Client {
+    Plain,
+    Tls {
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    },
+}
+
+impl Client {
+    /// A client with sessions of its own.
+    pub fn new(speech: Speech, credential: &Credential) -> Self {
+        if speech == Speech::Plain {
+            return Self::Plain;
+        }
+        let crypto = CryptoProvider {
+            cipher_suites: vec![provider::cipher_suite::TLS13_AES_128_GCM_SHA256],
+            kx_groups: vec![provider::kx_group::X25519],
+            ..provider::default_provider()
+        };
+        let mut config = ClientConfig::builder_with_provider(Arc::new(crypto))
+            .with_protocol_versions(&[&version::TLS13])
+            .expect("TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(BelieveAll))
+            .with_client_auth_cert(credential.chain.clone(), credential.key.clone_key())
+            .expect("a key that fits its certificate");
+        config.resumption = match speech {
+            Speech::Resumed => Resumption::in_memory_sessions(4),
+            Speech::Full | Speech::Plain => Resumption::disabled(),
+        };
+        Self::Tls {
+            config: Arc::new(config),
+            name: credential.server_name.clone(),
+        }
+    }
+
+    pub fn session(&self) -> Session {
+        match self {
+            Self::Plain => Session::Plain(Vec::new()),
+            Self::Tls { config, name } => {
+                let tls = ClientConnection::new(Arc::clone(config), name.clone());
+                let mut tls = tls.expect("a client");
+                tls.set_buffer_limit(None);
+                Session::Tls(Box::new(tls))
+            }
+        }
+    }
+}
+
+/// One connection's state.
+pub enum Session {
+    /// What waits to be sent.
+    Plain(Vec<u8>),
+    Tls(Box<ClientConnection>),
+}
+
+impl Session {
+    /// Takes what arrived; how many bytes of payload were in it.
+    pub fn receive(&mut self, mut bytes: &[u8]) -> usize {
+        let Self::Tls(tls) = self else {
+            return bytes.len();
+        };
+        let mut payload = 0;
+        while !bytes.is_empty() {
+            tls.read_tls(&mut bytes).expect("a slice");
+            let state = tls
+                .process_new_packets()
+                .expect("a server that plays along");
+            let mut left = state.plaintext_bytes_to_read();
+            payload += left;
+            while left > 0 {
+                let mut reader = tls.reader();
+                let len = reader.fill_buf().expect("bytes that were announced").len();
+                reader.consume(len);
+                left -= len;
+            }
+        }
+        payload
+    }
+
+    pub fn is_ready(&self) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            Self::Tls(tls) => !tls.is_handshaking(),
+        }
+    }
+
+    pub fn is_resumed(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.handshake_kind() == Some(HandshakeKind::Resumed))
+    }
+
+    pub fn write(&mut self, payload: &[u8]) {
+        match self {
+            Self::Plain(queued) => queued.extend_from_slice(payload),
+            Self::Tls(tls) => tls.writer().write_all(payload).expect("no limit is set"),
+        }
+    }
+
+    /// Says close_notify; whether that takes the place of closing the stream's direction.
+    pub fn says_goodbye(&mut self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(tls) => {
+                tls.send_close_notify();
+                true
+            }
+        }
+    }
+
+    /// Appends what waits to be sent to `block`, as far as there is room.
+    pub fn take_output(&mut self, block: &mut Block) {
+        match self {
+            Self::Plain(queued) => {
+                let taken = block.append(queued);
+                queued.drain(..taken);
+            }
+            Self::Tls(tls) => {
+                while tls.wants_write() && block.room() > 0 {
+                    let mut cursor = Cursor::new(block.unfilled());
+                    let len = tls.write_tls(&mut cursor).expect("a slice");
+                    block.commit(len);
+                }
+            }
+        }
+    }
+}
