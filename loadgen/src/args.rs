@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::client::{Arrival, Ciphers, Confirm, Groups, Sources, Versions};
+use crate::client::{
+    Arrival, BadShares, Ciphers, Close, Confirm, Distribution, Groups, Sources, Versions,
+};
 use crate::pki::{self, KeyKind};
 use crate::threshold::Thresholds;
 use crate::units::{self, Ramp};
@@ -66,6 +68,9 @@ pub struct PkiArgs {
     /// Clients whose certificate has expired.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub expired: u32,
+    /// Clients whose certificate is revoked by client-crl.pem.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub revoked: u32,
     /// Clients with a certificate of another CA.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub wrong_ca: u32,
@@ -152,6 +157,20 @@ pub struct RunArgs {
     /// with --issuer-cert and --issuer-key.
     #[arg(long, value_name = "DIR|N")]
     pub identities: Option<Identities>,
+    /// How connections are spread over identities: uniform, or zipf:1.1.
+    #[arg(long, value_name = "DISTRIBUTION", default_value = "uniform")]
+    pub identity_dist: Distribution,
+    /// Shares of connections that must be refused, as in
+    /// expired:1%,revoked:1%,wrong-ca:1%,none:1%; all but none need --identities DIR with such
+    /// clients. One that is served is an error of the worst kind.
+    #[arg(long, value_name = "SHARES")]
+    pub bad: Option<BadShares>,
+    /// Peers beside the load that send their handshake a byte at a time.
+    #[arg(long, value_name = "N", value_parser = connections)]
+    pub slow: Option<usize>,
+    /// How connections end.
+    #[arg(long, value_enum, default_value_t)]
+    pub close: Close,
     /// CA that signs the clients of --identities N; `pki` leaves one as client-issuer.pem.
     #[arg(long, value_name = "FILE", requires = "issuer_key")]
     pub issuer_cert: Option<PathBuf>,

@@ -172,6 +172,7 @@ fn write_pki(args: &PkiArgs) -> Status {
     let options = PkiOptions {
         clients: args.clients,
         expired: args.expired,
+        revoked: args.revoked,
         intermediate: args.intermediate,
         key: args.key,
         server_name: args.server_name.clone().unwrap_or(defaults.server_name),
@@ -271,6 +272,10 @@ mod tests {
             ),
             ("run a:1 --insecure --arrival bursts", "poisson"),
             ("run a:1 --insecure --sources 0", "1 to"),
+            ("run a:1 --insecure --bad lost:1%", "wrong-ca:1%"),
+            ("run a:1 --insecure --identity-dist normal", "zipf:1.1"),
+            ("run a:1 --insecure --close later", "rst"),
+            ("run a:1 --insecure --slow 0", "1 to"),
             ("run a:1 --insecure --reqs-per-conn 0", "1 to"),
             ("run a:1 --insecure --confirm maybe", "ticket"),
             ("run a:1 --insecure --resume 1.5", "0.1%"),

@@ -15,7 +15,9 @@ use rustls_pki_types::ServerName;
 
 use crate::args::DemoArgs;
 use crate::cli::Status;
-use crate::client::{Confirm, Credentials, Offer, ServerTrust, Sources, Work, Workload};
+use crate::client::{
+    Close, Confirm, Credentials, Distribution, Offer, ServerTrust, Sources, Work, Workload,
+};
 use crate::cpu_time::Watched;
 use crate::echo::{Echo, EchoOptions};
 use crate::failure::Failure;
@@ -146,26 +148,48 @@ impl Demo {
         let mut identity = IdentityCounts::default();
         let mut phases = Vec::new();
         let links = u32::try_from(self.pki.clients[0].chain.len()).unwrap_or(u32::MAX);
-        for (name, unit, connections, size, floor_us) in [
+        for (name, unit, connections, size, resume, floor_us) in [
             (
                 "full handshakes",
                 Unit::Handshake,
                 32,
                 1,
+                0.0,
                 self.floor.full_handshake_us(links),
+            ),
+            (
+                "resumed handshakes",
+                Unit::Handshake,
+                32,
+                1,
+                1.0,
+                self.floor.resumed_handshake_us(),
             ),
             (
                 "1 KiB requests",
                 Unit::Request,
                 32,
                 1 << 10,
+                0.0,
                 self.floor.request_1k_us(),
             ),
-            ("bulk 64 KiB", Unit::Byte, 8, 64 << 10, self.floor.byte_us()),
+            (
+                "bulk 64 KiB",
+                Unit::Byte,
+                8,
+                64 << 10,
+                0.0,
+                self.floor.byte_us(),
+            ),
         ] {
             eprintln!("{name}, {connections} connections ...");
+            let mut credentials = self.credentials(&self.pki.clients)?;
+            if resume > 0.0 {
+                credentials.keep_sessions(connections);
+            }
             let plan = RunPlan {
                 connections,
+                resume,
                 duration: args.duration,
                 server: Some(Watched::Threads(self.terminator.thread_ids())),
                 workload: Workload {
@@ -176,11 +200,12 @@ impl Demo {
                     payload: payload(size),
                     ..echoed_byte()
                 },
-                ..self.plan(self.credentials(&self.pki.clients)?)?
+                ..self.plan(credentials)?
             };
             let measured = measure(&plan).map_err(|error| error.to_string())?;
             identity.add(measured.identity);
             faults.extend(phase_fault(name, &measured));
+            faults.extend(resumption_fault(name, resume, &measured));
             phases.push(Phase::new(name, unit, &measured, Some(floor_us)));
         }
         let broken = self.echo.counters().malformed();
@@ -227,20 +252,20 @@ impl Demo {
         Ok(faults)
     }
 
-    fn credentials(&self, pool: &[Credential]) -> Result<Arc<Credentials>, String> {
+    fn credentials(&self, pool: &[Credential]) -> Result<Credentials, String> {
         let mut roots = RootCertStore::empty();
         roots
             .add(self.pki.server_ca.clone())
             .map_err(|error| error.to_string())?;
         let credentials = Credentials::new(pool, ServerTrust::Roots(roots), &Offer::of_the_floor());
-        Ok(Arc::new(credentials.map_err(|error| error.to_string())?))
+        credentials.map_err(|error| error.to_string())
     }
 
-    fn plan(&self, credentials: Arc<Credentials>) -> Result<RunPlan, String> {
+    fn plan(&self, credentials: Credentials) -> Result<RunPlan, String> {
         Ok(RunPlan {
             target: self.address,
             server_name: ServerName::try_from(SERVER_NAME).map_err(|error| error.to_string())?,
-            credentials,
+            credentials: Arc::new(credentials),
             workload: echoed_byte(),
             connections: 1,
             pace: None,
@@ -249,6 +274,8 @@ impl Demo {
             units_max: None,
             resume: 0.0,
             sources: Sources::Any,
+            distribution: Distribution::Uniform,
+            slow: 0,
             threads: 1,
             cpus: self.load_cpu.into_iter().collect(),
             delivered: Some(self.delivered.clone()),
@@ -263,6 +290,7 @@ fn echoed_byte() -> Workload {
         confirm: Confirm::Echo,
         payload: payload(1),
         requests_per_connection: None,
+        close: Close::Fin,
         timeout: TIMEOUT,
     }
 }
@@ -297,6 +325,16 @@ fn phase_fault(name: &str, measured: &Measured) -> Option<String> {
     })
 }
 
+/// Why a phase of resumed handshakes was none, or delivered none of their identities.
+fn resumption_fault(name: &str, resume: f64, measured: &Measured) -> Option<String> {
+    const NEARLY_ALL: f64 = 0.9;
+    let ratio = measured.statistics.resumed_ratio();
+    if resume > 0.0 && (ratio < NEARLY_ALL || measured.identity.resumed_checked == 0) {
+        return Some(format!("{name}: only {:.0}% were resumed", ratio * 100.0));
+    }
+    None
+}
+
 /// Prints the report, writes it, and says how it went.
 fn finish(
     args: &DemoArgs,
@@ -308,9 +346,9 @@ fn finish(
     let mut verdict = if faults.is_empty() {
         format!(
             "held: all served, each of {} connections delivered the identity that its client \
-             presented, and clients without a certificate or of another CA were refused without \
-             an upstream connection",
-            identity.checked
+             presented, {} of them after a resumption, and clients without a certificate or of \
+             another CA were refused without an upstream connection",
+            identity.checked, identity.resumed_checked
         )
     } else {
         format!("failed: {}", faults.join("; "))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::Step;
+use crate::client::{SlowOutcome, Step};
 use crate::run::Measured;
 use crate::series::Interval;
 use crate::statistics::Latency;
@@ -133,6 +133,12 @@ pub struct Details {
     /// Of whole units, as judged.
     pub distribution: Vec<Point>,
     pub series: Vec<Row>,
+    /// Clients that had to be refused and were: by kind, and by what the refusal looked like.
+    #[serde(default)]
+    pub refused: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Peers that sent their handshake a byte at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow: Option<SlowOutcome>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepRow>,
 }
@@ -155,6 +161,11 @@ impl Details {
             busy_cpus: measured.per_s(cpu.as_secs_f64()),
             grew_bytes: measured.server_grew,
         });
+        let mut refused: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for ((kind, failure), count) in &statistics.refused {
+            let of_kind = refused.entry(kind.to_string()).or_default();
+            of_kind.insert(failure.to_string(), *count);
+        }
         Self {
             settings,
             generator: Generator {
@@ -172,6 +183,8 @@ impl Details {
                 .collect(),
             distribution: distribution(statistics.latency()),
             series: rows(measured),
+            refused,
+            slow: measured.slow,
             steps: step_rows(measured, steps),
         }
     }

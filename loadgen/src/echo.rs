@@ -458,7 +458,7 @@ mod tests {
         stream.read_exact(&mut back).unwrap();
         assert_eq!(&back, b"ping");
         let client = SocketAddr::from(([192, 0, 2, 1], 0x1000));
-        assert!(delivered.matches(&client, Some(&[5; 32]), None));
+        assert!(delivered.matches(&client, Some(&[5; 32]), None, false));
     }
 
     #[test]

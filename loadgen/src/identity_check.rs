@@ -12,6 +12,8 @@ use crate::proxy_header::ProxyHeader;
 pub struct Report {
     pub fingerprint: Option<[u8; 32]>,
     pub spiffe_id: Option<Vec<u8>>,
+    /// Whether the client had resumed a session; `None` where nothing was said.
+    pub resumed: Option<bool>,
 }
 
 impl From<&ProxyHeader> for Report {
@@ -19,6 +21,7 @@ impl From<&ProxyHeader> for Report {
         Self {
             fingerprint: header.leaf_fingerprint(),
             spiffe_id: header.spiffe_id.clone(),
+            resumed: header.resumed,
         }
     }
 }
@@ -51,6 +54,7 @@ impl Delivered {
         client: &SocketAddr,
         fingerprint: Option<&[u8; 32]>,
         spiffe_id: Option<&str>,
+        resumed: bool,
     ) -> bool {
         let Some(report) = self.take(client) else {
             return false;
@@ -59,7 +63,11 @@ impl Delivered {
             None => true,
             Some(id) => report.spiffe_id.as_deref() == Some(id.as_bytes()),
         };
-        report.fingerprint.is_some() && report.fingerprint.as_ref() == fingerprint && same_id
+        let same_kind = report.resumed.is_none_or(|said| said == resumed);
+        same_kind
+            && report.fingerprint.is_some()
+            && report.fingerprint.as_ref() == fingerprint
+            && same_id
     }
 }
 
@@ -68,17 +76,24 @@ impl Delivered {
 pub struct IdentityCounts {
     pub checked: u64,
     pub mismatched: u64,
+    /// Of these, on connections that had resumed a session.
+    pub resumed_checked: u64,
+    pub resumed_mismatched: u64,
 }
 
 impl IdentityCounts {
-    pub fn count(&mut self, matched: bool) {
+    pub fn count(&mut self, matched: bool, resumed: bool) {
         self.checked += 1;
         self.mismatched += u64::from(!matched);
+        self.resumed_checked += u64::from(resumed);
+        self.resumed_mismatched += u64::from(resumed && !matched);
     }
 
     pub fn add(&mut self, other: Self) {
         self.checked += other.checked;
         self.mismatched += other.mismatched;
+        self.resumed_checked += other.resumed_checked;
+        self.resumed_mismatched += other.resumed_mismatched;
     }
 }
 
@@ -94,11 +109,12 @@ mod tests {
         let report = Report {
             fingerprint,
             spiffe_id: id.map(|id| id.as_bytes().to_vec()),
+            resumed: None,
         };
         delivered.report(client, report);
-        let matches = delivered.matches(&client, Some(&[1; 32]), Some(ID));
+        let matches = delivered.matches(&client, Some(&[1; 32]), Some(ID), false);
         assert!(
-            !delivered.matches(&client, Some(&[1; 32]), Some(ID)),
+            !delivered.matches(&client, Some(&[1; 32]), Some(ID), false),
             "a report counts once"
         );
         matches
@@ -114,10 +130,31 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_of_resumption_must_fit() {
+        for (said, resumed, fits) in [
+            (Some(true), true, true),
+            (Some(false), true, false),
+            (Some(true), false, false),
+            (None, true, true),
+        ] {
+            let delivered = Delivered::default();
+            let client = SocketAddr::from(([127, 0, 0, 1], 4000));
+            let report = Report {
+                fingerprint: Some([1; 32]),
+                resumed: said,
+                ..Report::default()
+            };
+            delivered.report(client, report);
+            let matches = delivered.matches(&client, Some(&[1; 32]), None, resumed);
+            assert_eq!(matches, fits, "{said:?} {resumed}");
+        }
+    }
+
+    #[test]
     fn a_client_without_certificate_never_matches() {
         let delivered = Delivered::default();
         let client = SocketAddr::from(([127, 0, 0, 1], 4000));
         delivered.report(client, Report::default());
-        assert!(!delivered.matches(&client, None, None));
+        assert!(!delivered.matches(&client, None, None, false));
     }
 }

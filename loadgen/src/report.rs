@@ -281,7 +281,7 @@ mod tests {
         ];
         let identity = IdentityCounts {
             checked: 2,
-            mismatched: 0,
+            ..IdentityCounts::default()
         };
         Report {
             phases,
@@ -329,7 +329,15 @@ mod tests {
             keys(&json),
             set(&["schema", "phases", "identity", "verdict", "status"])
         );
-        assert_eq!(keys(&json["identity"]), set(&["checked", "mismatched"]));
+        assert_eq!(
+            keys(&json["identity"]),
+            set(&[
+                "checked",
+                "mismatched",
+                "resumed_checked",
+                "resumed_mismatched"
+            ])
+        );
         let phase = &json["phases"][0];
         let fields = [
             "name",

@@ -10,7 +10,8 @@ use core_affinity::CoreId;
 use rustls_pki_types::ServerName;
 
 use crate::client::{
-    Credentials, Driver, DriverError, LoadPlan, Outcomes, Pace, Reporting, Sources, Workload,
+    Credentials, Distribution, Driver, DriverError, LoadPlan, Outcomes, Pace, Reporting,
+    SlowOutcome, SlowPlan, Sources, Workload, run_slow,
 };
 use crate::cpu_time::{CpuTimeError, Reading, Watched};
 use crate::host::{self, CpuTicks};
@@ -43,6 +44,9 @@ pub struct RunPlan {
     /// The threads are pinned to these in turn; empty: not pinned.
     pub cpus: Vec<CoreId>,
     pub sources: Sources,
+    pub distribution: Distribution,
+    /// Peers beside the load that send their handshake a byte at a time.
+    pub slow: usize,
     /// Where the echo upstream writes down whom it was told of.
     pub delivered: Option<Arc<Delivered>>,
     /// Whose CPU time is the server's.
@@ -81,6 +85,8 @@ pub struct Measured {
     pub stolen: f64,
     /// Ended by hand before its time.
     pub stopped: bool,
+    /// What became of the slow peers.
+    pub slow: Option<SlowOutcome>,
     /// Bytes of memory that the server took while the run went on.
     pub server_grew: Option<u64>,
 }
@@ -150,6 +156,7 @@ pub fn measure_watched(
         })
         .collect::<Result<Vec<_>, _>>()?;
     drop(reporting);
+    let slow = slow_plan(plan, until, stop).map(|plan| std::thread::spawn(|| run_slow(plan)));
 
     let followed = watched.follow(&heard, stop, watch);
     if followed.is_err() {
@@ -167,6 +174,10 @@ pub fn measure_watched(
         } = thread.join().map_err(|_| RunError::Panicked)??;
         measured.statistics.add(&statistics);
         measured.identity.add(identity);
+    }
+    if let Some(slow) = slow {
+        let outcome = slow.join().map_err(|_| RunError::Panicked)??;
+        measured.slow = Some(outcome);
     }
     followed?;
     watched.finish(&mut measured);
@@ -306,6 +317,17 @@ impl RunPlan {
     }
 }
 
+fn slow_plan(plan: &RunPlan, until: Instant, stop: &Arc<AtomicBool>) -> Option<SlowPlan> {
+    (plan.slow > 0).then(|| SlowPlan {
+        target: plan.target,
+        server_name: plan.server_name.clone(),
+        config: plan.credentials.plain_config(),
+        peers: plan.slow,
+        until,
+        stop: stop.clone(),
+    })
+}
+
 fn cpu_of(plan: &RunPlan, number: usize) -> Option<CoreId> {
     plan.cpus.get(number % plan.cpus.len().max(1)).copied()
 }
@@ -341,6 +363,7 @@ fn load_plan(plan: &RunPlan, number: usize, from: Instant, until: Instant) -> Lo
             .sum(),
         resume: plan.resume,
         sources: plan.sources,
+        distribution: plan.distribution,
         delivered: plan.delivered.clone(),
     }
 }

@@ -14,7 +14,9 @@ use signal_hook::flag;
 
 use crate::args::{Identities, Mode, RunArgs};
 use crate::cli::{Status, resolve};
-use crate::client::{Confirm, Credentials, Offer, Pace, ServerTrust, Sources, Work, Workload};
+use crate::client::{
+    BadKind, BadShares, Confirm, Credentials, Offer, Pace, ServerTrust, Sources, Work, Workload,
+};
 use crate::cpu_time::Watched;
 use crate::details::{Details, Settings};
 use crate::floor::Floor;
@@ -155,6 +157,12 @@ fn notes(args: &RunArgs, measured: &Measured) -> Vec<String> {
             "units began within {late:.0} µs of the schedule at p99"
         ));
     }
+    if let Some(slow) = measured.slow {
+        notes.push(format!(
+            "slow peers made {} connections, of which the server ended {} and {} finished",
+            slow.made, slow.ended, slow.finished
+        ));
+    }
     if args.mode == Mode::Hold {
         let held = measured.statistics.confirmed;
         notes.push(format!("{held} of {} connections held", args.connections));
@@ -195,7 +203,9 @@ fn prepare(args: &RunArgs) -> Result<(RunPlan, Floors), Refused> {
         .map_err(|_| format!("{name:?} is no name to ask for; give one with --sni"))?;
     let text = |error: pki::PkiError| error.to_string();
     let pool = match (&args.identities, &args.cert, &args.key) {
-        (Some(Identities::Directory(directory)), ..) => pki::load_pool(directory).map_err(text)?,
+        (Some(Identities::Directory(directory)), ..) => {
+            pki::load_pool(directory, "client").map_err(text)?
+        }
         (Some(Identities::Made(count)), ..) => make_pool(args, *count)?,
         (None, Some(cert), Some(key)) => vec![pki::load_credential(cert, key).map_err(text)?],
         _ => Vec::new(),
@@ -214,6 +224,7 @@ fn prepare(args: &RunArgs) -> Result<(RunPlan, Floors), Refused> {
     if args.resume > 0.0 {
         credentials.keep_sessions(args.connections);
     }
+    add_bad(args, &mut credentials)?;
     let newcomers = if args.resume > 0.0 {
         u32::try_from(credentials.count()).unwrap_or(u32::MAX)
     } else {
@@ -246,6 +257,7 @@ fn prepare(args: &RunArgs) -> Result<(RunPlan, Floors), Refused> {
             confirm: args.confirm,
             payload: payload(size),
             requests_per_connection: args.reqs_per_conn,
+            close: args.close,
             timeout: args.timeout,
         },
         connections: args.connections,
@@ -256,6 +268,8 @@ fn prepare(args: &RunArgs) -> Result<(RunPlan, Floors), Refused> {
         resume: args.resume,
         threads: args.threads,
         sources,
+        distribution: args.identity_dist,
+        slow: args.slow.unwrap_or(0),
         cpus: cpus(args),
         delivered: None,
         server: (!args.server_pid.is_empty()).then(|| Watched::Processes(args.server_pid.clone())),
@@ -268,6 +282,37 @@ fn prepare(args: &RunArgs) -> Result<(RunPlan, Floors), Refused> {
     }
     let floors = floors(args.mode, size, pool.first()).unwrap_or_default();
     Ok((plan, floors))
+}
+
+/// Loads what must be refused.
+fn add_bad(args: &RunArgs, credentials: &mut Credentials) -> Result<(), String> {
+    let Some(BadShares(shares)) = &args.bad else {
+        return Ok(());
+    };
+    if args.mode != Mode::Handshake || args.confirm == Confirm::None {
+        return Err(
+            "--bad needs --mode handshake, and --confirm echo or ticket to see who is served"
+                .to_owned(),
+        );
+    }
+    for (kind, share) in shares {
+        let pool = match (kind, &args.identities) {
+            (BadKind::None, _) => Vec::new(),
+            (_, Some(Identities::Directory(directory))) => {
+                pki::load_pool(directory, kind.name()).map_err(|error| error.to_string())?
+            }
+            _ => {
+                return Err(format!(
+                    "--bad {kind} needs --identities DIR, made by `ringgate-loadgen pki DIR \
+                     --{kind} N`"
+                ));
+            }
+        };
+        credentials
+            .add_bad(*kind, *share, &pool)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// Why nothing was run.
@@ -416,6 +461,11 @@ fn phases_of_connections(measured: &Measured) -> String {
         let all = resumed + statistics.full.tls.count();
         lines.push_str(&format!(
             "{resumed} of {all} handshakes resumed a session\n"
+        ));
+    }
+    for ((kind, failure), count) in &statistics.refused {
+        lines.push_str(&format!(
+            "{count} refused as they must be: {kind}, by {failure}\n"
         ));
     }
     let mut rows = Vec::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::client::Agreed;
+use crate::client::{Agreed, BadKind};
 use crate::failure::Failure;
 
 /// What a handshake was.
@@ -91,6 +91,8 @@ pub struct Statistics {
     pub bytes: u64,
     /// Units that failed, by name.
     pub errors: BTreeMap<Failure, u64>,
+    /// Clients that had to be refused and were, by what the refusal looked like.
+    pub refused: BTreeMap<(BadKind, Failure), u64>,
     /// Units that were due (open loop) or begun (closed loop).
     pub due: u64,
     /// Units begun.
@@ -154,6 +156,10 @@ impl Statistics {
         }
     }
 
+    pub fn refuse(&mut self, kind: BadKind, failure: Failure) {
+        *self.refused.entry((kind, failure)).or_default() += 1;
+    }
+
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }
@@ -206,6 +212,9 @@ impl Statistics {
         }
         for (agreed, count) in &other.agreed {
             self.agree_times(*agreed, *count);
+        }
+        for (refusal, count) in &other.refused {
+            *self.refused.entry(refusal.clone()).or_default() += count;
         }
         self.connect.add(&other.connect);
         self.tls.add(&other.tls);

@@ -25,9 +25,10 @@ fn every_identity_is_delivered_and_strangers_are_refused() {
 
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(report["identity"]["checked"].as_u64().unwrap() > 0);
+    assert!(report["identity"]["resumed_checked"].as_u64().unwrap() > 0);
     assert_eq!(report["identity"]["mismatched"], 0);
     let phases = report["phases"].as_array().unwrap();
-    assert_eq!(phases.len(), 3);
+    assert_eq!(phases.len(), 4);
     for phase in phases {
         assert!(phase["confirmed_per_s"].as_f64().unwrap() > 0.0, "{phase}");
         assert!(

@@ -32,6 +32,16 @@ pub enum Work {
     Requests,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Close {
+    /// With close_notify and FIN, and the server's too.
+    #[default]
+    Fin,
+    /// With a reset.
+    Rst,
+}
+
 /// What the connections do.
 #[derive(Clone, Debug)]
 pub struct Workload {
@@ -42,6 +52,7 @@ pub struct Workload {
     pub payload: Arc<[u8]>,
     /// Requests after which a connection is closed and made anew; `None` is never.
     pub requests_per_connection: Option<u64>,
+    pub close: Close,
     /// How long connecting, the handshake and each unit may take.
     pub timeout: Duration,
 }
@@ -82,11 +93,13 @@ pub struct Connection {
     /// What the handshake was, once it is done.
     kind: Kind,
     units_done: u64,
+    /// Its figures are no load's, and being served is an error.
+    must_be_refused: bool,
 }
 
 impl Connection {
     /// A connection that is being made for a unit due at `due`.
-    pub fn new(session: Session, due: Instant, now: Instant) -> Self {
+    pub fn new(session: Session, must_be_refused: bool, due: Instant, now: Instant) -> Self {
         Self {
             session,
             phase: Phase::Connecting,
@@ -95,6 +108,7 @@ impl Connection {
             since: now,
             kind: Kind::Full,
             units_done: 0,
+            must_be_refused,
         }
     }
 
@@ -129,7 +143,7 @@ impl Connection {
             }
         })?;
         if let Phase::Echoing(_) = self.phase {
-            if before == 0 && echoed > 0 && recorder.counts(now) {
+            if before == 0 && echoed > 0 && self.counts(now, recorder) {
                 let statistics = &mut recorder.statistics;
                 let first = match workload.work {
                     Work::Handshakes | Work::Hold => &mut statistics.confirm,
@@ -148,7 +162,7 @@ impl Connection {
             self.handshake_done(now, workload, recorder)?;
         }
         if self.phase == Phase::Confirming && self.session.is_accepted() {
-            if recorder.counts(now) {
+            if self.counts(now, recorder) {
                 recorder.statistics.confirm.record(now - self.since);
             }
             self.unit_done(now, workload, recorder);
@@ -178,7 +192,7 @@ impl Connection {
         recorder: &mut Recorder,
     ) -> Result<(), Failure> {
         self.kind = self.session.kind();
-        if recorder.counts(now) {
+        if self.counts(now, recorder) {
             let statistics = &mut recorder.statistics;
             statistics.tls.record(now - self.since);
             statistics.of_kind(self.kind).tls.record(now - self.since);
@@ -215,7 +229,9 @@ impl Connection {
             kind: (workload.work != Work::Requests).then_some(self.kind),
             bytes: 2 * workload.payload.len() as u64 * u64::from(echoes),
         };
-        recorder.serve(&served, now);
+        if !self.must_be_refused {
+            recorder.serve(&served, now);
+        }
         self.since = now;
         self.units_done += 1;
         let is_last = match workload.work {
@@ -226,11 +242,17 @@ impl Connection {
                 .is_some_and(|max| self.units_done >= max),
         };
         if is_last {
-            self.session.close();
+            if workload.close == Close::Fin {
+                self.session.close();
+            }
             self.phase = Phase::Finished;
         } else {
             self.phase = Phase::Ready;
         }
+    }
+
+    fn counts(&self, now: Instant, recorder: &Recorder) -> bool {
+        !self.must_be_refused && recorder.counts(now)
     }
 
     /// Units that were served on this connection.

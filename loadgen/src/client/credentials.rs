@@ -7,7 +7,7 @@ use rustls::client::Resumption;
 
 use super::resumption::{KeepOnly, Sessions};
 use super::verifier::OnceVerifier;
-use super::{Offer, ServerTrust};
+use super::{BadKind, Offer, Presents, ServerTrust};
 use crate::pki::Credential;
 
 /// Why a configuration for clients could not be made.
@@ -25,7 +25,18 @@ pub enum CredentialsError {
 #[derive(Debug)]
 pub struct Credentials {
     identities: Vec<Identity>,
+    bad: Vec<BadPool>,
+    offer: Offer,
+    verifier: Arc<OnceVerifier>,
     pub insecure: bool,
+}
+
+/// Identities that must be refused, and the share of connections that presents them.
+#[derive(Debug)]
+struct BadPool {
+    kind: BadKind,
+    share: f64,
+    identities: Vec<Identity>,
 }
 
 /// What one client presents.
@@ -60,6 +71,9 @@ impl Credentials {
             .collect::<Result<_, _>>()?;
         Ok(Self {
             identities,
+            bad: Vec::new(),
+            offer: offer.clone(),
+            verifier,
             insecure,
         })
     }
@@ -74,18 +88,53 @@ impl Credentials {
         }
     }
 
-    /// The number of the identity of the connection with this number: in turn.
-    pub fn of_connection(&self, number: u64) -> usize {
-        // Less than the length of a vector.
-        #[allow(clippy::cast_possible_truncation)]
-        {
-            (number % self.identities.len() as u64) as usize
+    /// Has this share of connections present what must be refused: those of `pool`, or no
+    /// certificate where it is empty.
+    pub fn add_bad(
+        &mut self,
+        kind: BadKind,
+        share: f64,
+        pool: &[Credential],
+    ) -> Result<(), CredentialsError> {
+        let presented: Vec<Option<&Credential>> = match pool {
+            [] => vec![None],
+            pool => pool.iter().map(Some).collect(),
+        };
+        let identities = presented
+            .into_iter()
+            .map(|credential| Identity::new(credential, &self.offer, &self.verifier))
+            .collect::<Result<_, _>>()?;
+        self.bad.push(BadPool {
+            kind,
+            share,
+            identities,
+        });
+        Ok(())
+    }
+
+    /// Share and size of each pool that must be refused.
+    pub(super) fn bad_shares(&self) -> Vec<(f64, usize)> {
+        let pools = self.bad.iter();
+        pools
+            .map(|pool| (pool.share, pool.identities.len()))
+            .collect()
+    }
+
+    /// What is presented, and why it must be refused if it must. The numbers are those of this
+    /// value's identities.
+    pub fn identity(&self, presents: Presents) -> (&Identity, Option<BadKind>) {
+        match presents {
+            Presents::Good(number) => (&self.identities[number], None),
+            Presents::Bad(pool, number) => {
+                let pool = &self.bad[pool];
+                (&pool.identities[number], Some(pool.kind))
+            }
         }
     }
 
-    /// The identity with this number, which is below [`Credentials::count`].
-    pub fn identity(&self, number: usize) -> &Identity {
-        &self.identities[number]
+    /// The configuration of a good client that resumes nothing.
+    pub fn plain_config(&self) -> Arc<ClientConfig> {
+        self.identities[0].full.clone()
     }
 
     pub fn count(&self) -> usize {

@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 
 use ringgate::block::{Block, Pool};
 use ringgate::ring::{
-    Completion, DescriptorKind, Outcome, ReceiveEnd, Received, Ring, RingError, RingOptions,
-    Target, Token,
+    Completion, DescriptorKind, Outcome, ReceiveEnd, Received, Ring, RingOptions, Target, Token,
 };
 
+use super::choice::Choice;
 use super::cpu_window::CpuWindow;
 use super::resumption::Steering;
 use super::slot::{Live, Slot, token};
-use super::{Connection, LoadPlan, Progress, Recorder, Reporting, Schedule, Session, Work};
+use super::{
+    Close, Connection, DriverError, LoadPlan, Outcomes, Progress, Recorder, Reporting, Schedule,
+    Session, Work,
+};
 use crate::cpu_time;
 use crate::failure::Failure;
 use crate::identity_check::IdentityCounts;
@@ -34,22 +37,6 @@ const REST: Duration = Duration::from_millis(10);
 /// How long a connection that has said goodbye waits for the server to do the same.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Why a load thread could not run.
-#[derive(Debug, thiserror::Error)]
-pub enum DriverError {
-    #[error(transparent)]
-    Ring(#[from] RingError),
-    #[error("waiting on the ring: {0}")]
-    Wait(#[from] std::io::Error),
-}
-
-/// What a load thread has to tell.
-#[derive(Debug, Default)]
-pub struct Outcomes {
-    pub statistics: Statistics,
-    pub identity: IdentityCounts,
-}
-
 /// One load thread.
 pub struct Driver {
     ring: Ring,
@@ -58,6 +45,7 @@ pub struct Driver {
     target: Target,
     schedule: Schedule,
     steering: Steering,
+    choice: Choice,
     recorder: Recorder,
     identity: IdentityCounts,
     slots: Vec<Slot>,
@@ -108,6 +96,12 @@ impl Driver {
                 plan.first_connection,
             ),
             steering: Steering::new(plan.resume, plan.first_connection),
+            choice: Choice::new(
+                plan.distribution,
+                plan.credentials.count(),
+                plan.credentials.bad_shares(),
+                !plan.first_connection,
+            ),
             recorder,
             identity: IdentityCounts::default(),
             slots: std::iter::repeat_with(Slot::default)
@@ -286,9 +280,9 @@ impl Driver {
     fn connect(&mut self, index: usize, due: Instant, now: Instant) {
         let number = self.connections_made;
         self.connections_made += 1;
-        let presents = self.plan.credentials.of_connection(number);
-        let identity = self.plan.credentials.identity(presents);
-        let (config, offers) = identity.config(self.steering.next());
+        let presents = self.choice.next(number);
+        let (identity, bad) = self.plan.credentials.identity(presents);
+        let (config, offers) = identity.config(bad.is_none() && self.steering.next());
         if offers {
             self.steering.offered();
         }
@@ -314,12 +308,13 @@ impl Driver {
         };
         self.opening += usize::from(self.plan.workload.work == Work::Hold);
         slot.live = Some(Live {
-            connection: Connection::new(session, due, now),
+            connection: Connection::new(session, bad.is_some(), due, now),
             descriptor,
             connecting: Some(connecting),
             receiving: None,
             sending: None,
             presents,
+            bad,
             offers,
             identity_checked: self.plan.delivered.is_none(),
             lingers: false,
@@ -405,6 +400,11 @@ impl Driver {
                 {
                     self.steering.declined();
                 }
+                if let Some(kind) = live.bad
+                    && live.connection.units_done() > 0
+                {
+                    return self.end(index, Some(Failure::ServedWrongly(kind.name())), now);
+                }
                 self.check_identity(index, now);
                 // Tickets arrive on connections that are ready already.
                 if progress == Progress::Ready && before == Progress::Working {
@@ -488,6 +488,9 @@ impl Driver {
             live.sending = Some(self.ring.send(&live.descriptor, block, token));
         } else if live.connection.progress() == Progress::Finished {
             live.lingers = true;
+            if self.plan.workload.close == Close::Rst {
+                self.end(index, None, Instant::now());
+            }
         }
     }
 
@@ -501,15 +504,17 @@ impl Driver {
             return;
         }
         live.identity_checked = true;
-        let presented = self.plan.credentials.identity(live.presents);
+        let (presented, _) = self.plan.credentials.identity(live.presents);
+        let kind = live.connection.kind().unwrap_or(Kind::Full);
         let matched = live.descriptor.local_address().is_ok_and(|local| {
             delivered.matches(
                 &local,
                 presented.fingerprint.as_ref(),
                 presented.spiffe_id.as_deref(),
+                kind == Kind::Resumed,
             )
         });
-        self.identity.count(matched);
+        self.identity.count(matched, kind == Kind::Resumed);
         if !matched {
             self.recorder.fail(Failure::IdentityMismatch, now);
         }
@@ -538,7 +543,14 @@ impl Driver {
 
     /// Closes a connection, with the reason where it failed.
     fn end(&mut self, index: usize, failure: Option<Failure>, now: Instant) {
+        let mut failure = failure;
         if let Some(live) = self.slots[index].live.take() {
+            if let (Some(kind), Some(refusal)) = (live.bad, &failure)
+                && refusal.is_refusal()
+            {
+                self.recorder.refuse(kind, refusal.clone(), now);
+                failure = None;
+            }
             if live.connection.progress() == Progress::Working {
                 self.opening = self.opening.saturating_sub(1);
             }
@@ -546,7 +558,12 @@ impl Driver {
             for operation in operations.into_iter().flatten() {
                 self.ring.cancel(operation);
             }
-            self.ring.close(live.descriptor);
+            let served = live.connection.progress() == Progress::Finished;
+            if served && self.plan.workload.close == Close::Rst {
+                self.ring.abort(live.descriptor);
+            } else {
+                self.ring.close(live.descriptor);
+            }
         }
         if self.plan.workload.work == Work::Requests {
             self.idle.retain(|&idle| idle != index);

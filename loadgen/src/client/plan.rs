@@ -6,11 +6,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use ringgate::ring::RingError;
 use rustls_pki_types::ServerName;
 
-use super::{Credentials, Pace, Workload};
-use crate::identity_check::Delivered;
+use super::{Credentials, Distribution, Pace, Workload};
+use crate::identity_check::{Delivered, IdentityCounts};
 use crate::series::Interval;
+use crate::statistics::Statistics;
 
 /// What one load thread does.
 #[derive(Clone, Debug)]
@@ -31,8 +33,10 @@ pub struct LoadPlan {
     pub until: Instant,
     /// Units in all; `None` is no bound.
     pub units_max: Option<u64>,
-    /// Number of this thread's first connection: which identity it presents.
+    /// Number of this thread's first connection: which identity it presents, and the seed of its
+    /// chances.
     pub first_connection: u64,
+    pub distribution: Distribution,
     /// The share of connections that shall resume a session, 0 to 1.
     pub resume: f64,
     /// Which addresses of this host the connections come from.
@@ -65,6 +69,22 @@ impl Sources {
         let turn = u32::try_from(turn).unwrap_or_default();
         Some(Ipv4Addr::from(first + turn).into())
     }
+}
+
+/// Why a load thread could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("waiting on the ring: {0}")]
+    Wait(#[from] std::io::Error),
+}
+
+/// What a load thread has to tell.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    pub statistics: Statistics,
+    pub identity: IdentityCounts,
 }
 
 /// Whom a load thread tells how it goes, and who may stop it.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::BadKind;
 use crate::failure::Failure;
 use crate::series::Notes;
 use crate::statistics::{Kind, Statistics};
@@ -38,6 +39,13 @@ impl Recorder {
         if now >= self.from {
             self.notes.failed();
             self.statistics.fail(failure);
+        }
+    }
+
+    /// A client that must be refused was refused.
+    pub fn refuse(&mut self, kind: BadKind, failure: Failure, now: Instant) {
+        if now >= self.from {
+            self.statistics.refuse(kind, failure);
         }
     }
 

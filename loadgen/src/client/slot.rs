@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ringgate::ring::{Descriptor, Operation, Token};
 
-use super::Connection;
+use super::{BadKind, Connection, Presents};
 
 /// Place of one connection after the other.
 #[derive(Default)]
@@ -22,8 +22,9 @@ pub(super) struct Live {
     pub(super) connecting: Option<Operation>,
     pub(super) receiving: Option<Operation>,
     pub(super) sending: Option<Operation>,
-    /// Number of what it presents.
-    pub(super) presents: usize,
+    pub(super) presents: Presents,
+    /// Why it must be refused, if it must.
+    pub(super) bad: Option<BadKind>,
     pub(super) identity_checked: bool,
     /// Offers a session and is not answered yet.
     pub(super) offers: bool,

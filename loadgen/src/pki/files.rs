@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::{Credential, Pki, PkiError};
 
 /// Writes `ca.pem` (what clients trust), `server.pem`, `server.key`, `client-ca.pem` (what the
-/// terminator trusts), a `.pem` and `.key` for every client, and `client-issuer.pem` and `.key`, the
+/// terminator trusts), `client-crl.pem` (whom it must not let in), a `.pem` and `.key` for every client, and `client-issuer.pem` and `.key`, the
 /// CA that can make more of them. Keys get mode 0600. Nothing that exists is overwritten.
 pub fn write(pki: &Pki, directory: &Path) -> Result<(), PkiError> {
     fs::create_dir_all(directory)
@@ -22,7 +22,14 @@ pub fn write(pki: &Pki, directory: &Path) -> Result<(), PkiError> {
     };
     certificates("ca.pem", std::slice::from_ref(&pki.server_ca))?;
     certificates("client-ca.pem", std::slice::from_ref(&pki.client_ca))?;
-    let clients = pki.clients.iter().chain(&pki.expired).chain(&pki.wrong_ca);
+    let lists: String = pki
+        .client_crls
+        .iter()
+        .map(|der| encode("X509 CRL", der))
+        .collect();
+    write_new(&directory.join("client-crl.pem"), &lists, 0o644)?;
+    let clients = pki.clients.iter().chain(&pki.expired);
+    let clients = clients.chain(&pki.revoked).chain(&pki.wrong_ca);
     for credential in clients.chain([&pki.server, &pki.client_issuer]) {
         certificates(&format!("{}.pem", credential.name), &credential.chain)?;
         let key = encode("PRIVATE KEY", credential.key.secret_der());
@@ -53,8 +60,8 @@ pub fn load_credential(certificate: &Path, key: &Path) -> Result<Credential, Pki
     })
 }
 
-/// Reads every `client-N.pem` with a `client-N.key` beside it, in the order of their numbers.
-pub fn load_pool(directory: &Path) -> Result<Vec<Credential>, PkiError> {
+/// Reads every `KIND-N.pem` with a `KIND-N.key` beside it, in the order of their numbers.
+pub fn load_pool(directory: &Path, kind: &str) -> Result<Vec<Credential>, PkiError> {
     let entries = fs::read_dir(directory)
         .map_err(|error| failed(directory, &error, "name a directory made by `pki DIR`"))?;
     let mut paths: Vec<PathBuf> = entries
@@ -62,7 +69,9 @@ pub fn load_pool(directory: &Path) -> Result<Vec<Credential>, PkiError> {
         .filter(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             // Not `client-issuer.pem`.
-            let numbered = name.strip_prefix("client-");
+            let numbered = name
+                .strip_prefix(kind)
+                .and_then(|name| name.strip_prefix('-'));
             let number = numbered.and_then(|name| name.strip_suffix(".pem"));
             number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
         })
@@ -72,8 +81,8 @@ pub fn load_pool(directory: &Path) -> Result<Vec<Credential>, PkiError> {
     if paths.is_empty() {
         return Err(PkiError::File {
             path: directory.display().to_string(),
-            reason: "holds no client-N.pem with its client-N.key".to_owned(),
-            remedy: "make them with `ringgate-loadgen pki DIR --clients N`",
+            reason: format!("holds no {kind}-N.pem with its {kind}-N.key"),
+            remedy: "make them with `ringgate-loadgen pki DIR` and how many of each are wanted",
         });
     }
     paths
@@ -190,7 +199,7 @@ pub(super) mod tests {
         let pki = Pki::generate(&options).unwrap();
         write(&pki, &directory.0).unwrap();
 
-        let pool = load_pool(&directory.0).unwrap();
+        let pool = load_pool(&directory.0, "client").unwrap();
         let fingerprints =
             |all: &[Credential]| all.iter().map(Credential::fingerprint).collect::<Vec<_>>();
         assert_eq!(

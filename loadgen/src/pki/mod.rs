@@ -5,10 +5,13 @@ mod files;
 mod issuer;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ED25519, PKCS_RSA_SHA256, RevocationReason, RevokedCertParams, SanType, SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
 use time::{Duration, OffsetDateTime};
 
 pub use files::{load_anchors, load_credential, load_pool, write};
@@ -36,6 +39,8 @@ pub struct PkiOptions {
     pub clients: u32,
     /// Clients whose certificate ended yesterday.
     pub expired: u32,
+    /// Clients that the CRL of the clients' CA names.
+    pub revoked: u32,
     /// Whether an intermediate CA stands between each root and its leaves.
     pub intermediate: bool,
     pub key: KeyKind,
@@ -50,6 +55,7 @@ impl Default for PkiOptions {
         Self {
             clients: 1,
             expired: 0,
+            revoked: 0,
             intermediate: false,
             key: KeyKind::default(),
             server_name: format!("ringgate.{TRUST_DOMAIN}"),
@@ -94,6 +100,9 @@ pub struct Pki {
     pub client_issuer: Credential,
     pub clients: Vec<Credential>,
     pub expired: Vec<Credential>,
+    pub revoked: Vec<Credential>,
+    /// CRLs of the clients' CA: that of the root, and that of the intermediate if there is one.
+    pub client_crls: Vec<CertificateRevocationListDer<'static>>,
     pub wrong_ca: Vec<Credential>,
 }
 
@@ -117,10 +126,15 @@ pub enum PkiError {
 impl Pki {
     /// Makes the keys and certificates that `options` ask for. Leaves live 30 days.
     pub fn generate(options: &PkiOptions) -> Result<Self, PkiError> {
-        let asked: u64 = [options.clients, options.expired, options.wrong_ca]
-            .into_iter()
-            .map(u64::from)
-            .sum();
+        let asked: u64 = [
+            options.clients,
+            options.expired,
+            options.revoked,
+            options.wrong_ca,
+        ]
+        .into_iter()
+        .map(u64::from)
+        .sum();
         if asked > u64::from(CLIENTS_MAX) {
             return Err(PkiError::TooMany(asked));
         }
@@ -131,6 +145,8 @@ impl Pki {
             server_ca: server_ca.root.der().clone(),
             clients: client_ca.sign_clients("client", options.clients, LIVE_DAYS, options.key)?,
             expired: client_ca.sign_clients("expired", options.expired, -1, options.key)?,
+            revoked: client_ca.sign_clients("revoked", options.revoked, LIVE_DAYS, options.key)?,
+            client_crls: client_ca.crls(options.revoked)?,
             client_ca: client_ca.root.der().clone(),
             client_issuer: client_ca.issuing(),
             wrong_ca: Vec::new(),
@@ -185,6 +201,33 @@ impl Authority {
         }
     }
 
+    /// A list for each CA above a leaf, so that a server may ask for all; that of the CA which signs
+    /// leaves names the first `revoked` of these.
+    fn crls(&self, revoked: u32) -> Result<Vec<CertificateRevocationListDer<'static>>, PkiError> {
+        let now = OffsetDateTime::now_utc();
+        let list = |issuer: &CertifiedIssuer<'static, KeyPair>, revoked| {
+            let revoked = (1..=revoked).map(|number| RevokedCertParams {
+                serial_number: revoked_serial(number),
+                revocation_time: now - Duration::days(1),
+                reason_code: Some(RevocationReason::KeyCompromise),
+                invalidity_date: None,
+            });
+            let params = CertificateRevocationListParams {
+                this_update: now - Duration::days(1),
+                next_update: now + Duration::days(LIVE_DAYS),
+                crl_number: SerialNumber::from(1_u64),
+                issuing_distribution_point: None,
+                revoked_certs: revoked.collect(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            Ok::<_, PkiError>(params.signed_by(issuer)?.into())
+        };
+        match &self.intermediate {
+            None => Ok(vec![list(&self.root, revoked)?]),
+            Some(intermediate) => Ok(vec![list(&self.root, 0)?, list(intermediate, revoked)?]),
+        }
+    }
+
     fn sign(&self, params: &CertificateParams, key: KeyKind) -> Result<SignedLeaf, PkiError> {
         let key = generate_key(key)?;
         let issuer = self.intermediate.as_ref().unwrap_or(&self.root);
@@ -231,7 +274,10 @@ impl Authority {
         key: KeyKind,
     ) -> Result<Vec<Credential>, PkiError> {
         let sign = |number| {
-            let (params, spiffe_id) = client_params(kind, number, days)?;
+            let (mut params, spiffe_id) = client_params(kind, number, days)?;
+            if kind == "revoked" {
+                params.serial_number = Some(revoked_serial(number));
+            }
             let (chain, key) = self.sign(&params, key)?;
             Ok(Credential {
                 name: format!("{kind}-{number}"),
@@ -242,6 +288,11 @@ impl Authority {
         };
         (1..=count).map(sign).collect()
     }
+}
+
+/// Others have serial numbers of 20 bytes.
+fn revoked_serial(number: u32) -> SerialNumber {
+    SerialNumber::from(0x7E00_0000_0000_0000 | u64::from(number))
 }
 
 type SignedLeaf = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -371,6 +422,35 @@ mod tests {
             );
             assert_ne!(pki.clients[0].fingerprint(), pki.clients[1].fingerprint());
             assert_eq!(pki.clients[0].chain.len(), if intermediate { 2 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn the_lists_name_the_revoked_and_nobody_else() {
+        for intermediate in [false, true] {
+            let options = PkiOptions {
+                clients: 2,
+                revoked: 2,
+                intermediate,
+                ..PkiOptions::default()
+            };
+            let pki = Pki::generate(&options).unwrap();
+            assert_eq!(pki.client_crls.len(), if intermediate { 2 } else { 1 });
+            let mut roots = RootCertStore::empty();
+            roots.add(pki.client_ca.clone()).unwrap();
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            // By default the whole chain must be covered.
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .with_crls(pki.client_crls.clone())
+                .build()
+                .unwrap();
+            for (clients, good) in [(&pki.clients, true), (&pki.revoked, false)] {
+                for client in clients {
+                    let (leaf, rest) = client.chain.split_first().unwrap();
+                    let result = verifier.verify_client_cert(leaf, rest, UnixTime::now());
+                    assert_eq!(result.is_ok(), good, "{}: {result:?}", client.name);
+                }
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The load against servers that behave, and against servers that do not.
 
+mod bad;
 mod hold;
 mod open_loop;
 mod program;
@@ -9,7 +10,9 @@ mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringgate_loadgen::client::{Confirm, Credentials, Offer, ServerTrust, Sources, Work, Workload};
+use ringgate_loadgen::client::{
+    Close, Confirm, Credentials, Distribution, Offer, ServerTrust, Sources, Work, Workload,
+};
 use ringgate_loadgen::failure::Failure;
 use ringgate_loadgen::pki::{Credential, Pki, PkiOptions};
 use ringgate_loadgen::run::{Measured, RunPlan, measure};
@@ -32,6 +35,7 @@ fn plan(pki: &Pki, server: &Server) -> RunPlan {
         workload: Workload {
             work: Work::Handshakes,
             requests_per_connection: None,
+            close: Close::Fin,
             confirm: Confirm::Echo,
             payload: Arc::from(&b"x"[..]),
             timeout: Duration::from_secs(10),
@@ -43,6 +47,8 @@ fn plan(pki: &Pki, server: &Server) -> RunPlan {
         units_max: None,
         resume: 0.0,
         sources: Sources::Any,
+        distribution: Distribution::Uniform,
+        slow: 0,
         threads: 1,
         cpus: Vec::new(),
         delivered: None,
@@ -53,6 +59,8 @@ fn plan(pki: &Pki, server: &Server) -> RunPlan {
 fn pki() -> Pki {
     Pki::generate(&PkiOptions {
         clients: 2,
+        expired: 1,
+        revoked: 1,
         wrong_ca: 1,
         ..PkiOptions::default()
     })

@@ -1,9 +1,9 @@
 //! Small TLS servers, a thread per connection.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,10 +21,16 @@ pub enum Behaviour {
     /// Echoes once and closes TCP.
     EndAfterEcho,
     EchoAfter(Duration),
+    /// As `Echo`, for whoever comes: it asks for no certificate.
+    EchoToAnyone,
     /// As `Echo`, and forgets every session.
     Forgetful,
+    /// Shakes hands with whoever comes, reads, and takes its leave without a word.
+    Goodbye,
     /// Shakes hands and closes TCP.
     HangUp,
+    /// Closes TCP as soon as it is there.
+    Impatient,
     /// As `Echo`, and gives no session tickets.
     NoTickets,
     /// Accepts and never speaks.
@@ -35,6 +41,7 @@ pub enum Behaviour {
 pub struct Server {
     address: SocketAddr,
     peers: Arc<Mutex<BTreeSet<String>>>,
+    resets: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
@@ -46,6 +53,8 @@ impl Server {
         let (config, stopped) = (config(pki, behaviour), stop.clone());
         let peers: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         let seen = peers.clone();
+        let resets: Arc<AtomicU64> = Arc::default();
+        let counted = resets.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::Acquire) {
@@ -55,14 +64,26 @@ impl Server {
                 if let Ok(peer) = stream.peer_addr() {
                     seen.lock().unwrap().insert(peer.ip().to_string());
                 }
-                std::thread::spawn(move || drop(serve(stream, config, behaviour)));
+                let resets = counted.clone();
+                std::thread::spawn(move || {
+                    let served = serve(stream, config, behaviour);
+                    if served.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset) {
+                        resets.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
             }
         });
         Self {
             address,
             peers,
+            resets,
             stop,
         }
+    }
+
+    /// Connections that ended with a reset from the client.
+    pub fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Relaxed)
     }
 
     /// Addresses that connected.
@@ -86,12 +107,17 @@ fn config(pki: &Pki, behaviour: Behaviour) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(pki.client_ca.clone()).unwrap();
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .with_crls(pki.client_crls.clone())
+        .build();
+    let verifier = match behaviour {
+        Behaviour::EchoToAnyone | Behaviour::Goodbye => WebPkiClientVerifier::no_client_auth(),
+        _ => verifier.unwrap(),
+    };
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .unwrap()
-        .with_client_cert_verifier(verifier.unwrap())
+        .with_client_cert_verifier(verifier)
         .with_single_cert(pki.server.chain.clone(), pki.server.key.clone_key());
     let mut config = config.unwrap();
     match behaviour {
@@ -134,6 +160,9 @@ fn serve(
     stream.set_read_timeout(limit)?;
     stream.set_nodelay(true)?;
     let mut raw = stream.try_clone()?;
+    if let Behaviour::Impatient = behaviour {
+        return Ok(());
+    }
     if let Behaviour::Silent = behaviour {
         while raw.read(&mut [0; 1024])? > 0 {}
         return Ok(());
@@ -155,6 +184,11 @@ fn serve(
             _ => tls.read(&mut buffer)?,
         };
         match behaviour {
+            Behaviour::Goodbye => {
+                tls.conn.send_close_notify();
+                tls.conn.complete_io(&mut tls.sock)?;
+                return Ok(());
+            }
             _ if len == 0 => {
                 tls.conn.send_close_notify();
                 return tls.conn.complete_io(&mut tls.sock).map(drop);
@@ -163,7 +197,9 @@ fn serve(
             Behaviour::EchoAfter(pause) => std::thread::sleep(pause),
             Behaviour::WrongEcho => buffer[0] ^= 1,
             Behaviour::Echo
+            | Behaviour::EchoToAnyone
             | Behaviour::EndAfterEcho
+            | Behaviour::Impatient
             | Behaviour::Forgetful
             | Behaviour::HangUp
             | Behaviour::NoTickets

@@ -5,10 +5,37 @@ use std::os::fd::IntoRawFd;
 use io_uring::{opcode, squeue, types};
 
 use crate::ring::Ring;
-use crate::ring::descriptor::{Descriptor, Inner};
+use crate::ring::descriptor::{Descriptor, Inner, with_descriptor};
 use crate::ring::inflight::IGNORED;
 
+/// SO_LINGER for no time: what is unsent is dropped and the peer gets a reset. The kernel reads it
+/// from here.
+static NO_LINGER: libc::linger = libc::linger {
+    l_onoff: 1,
+    l_linger: 0,
+};
+
 impl Ring {
+    /// As [`Ring::close`], but the peer of a TCP connection gets a reset, and no port of this host
+    /// waits for what may still arrive.
+    pub fn abort(&mut self, descriptor: Descriptor) {
+        let entry = with_descriptor!(descriptor, fd => {
+            opcode::SetSockOpt::new(
+                fd,
+                libc::SOL_SOCKET.unsigned_abs(),
+                libc::SO_LINGER.unsigned_abs(),
+                (&raw const NO_LINGER).cast(),
+                u32::try_from(size_of_val(&NO_LINGER)).expect("two ints are small"),
+            )
+            .build()
+        });
+        let entry = entry.user_data(IGNORED).flags(squeue::Flags::SKIP_SUCCESS);
+        // SAFETY: the option's value is static, and the descriptor is open until the entry behind
+        // this one closes it: entries are executed in the order submitted.
+        unsafe { self.queues.push(&[entry], &mut self.counters) };
+        self.close(descriptor);
+    }
+
     /// Closes a socket. Operations on it that are in flight keep the connection open until they
     /// complete: cancel them first.
     ///
