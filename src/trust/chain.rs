@@ -14,6 +14,8 @@ use crate::limits;
 pub(super) struct Presented<'a> {
     pub der: &'a CertificateDer<'a>,
     pub identity: Arc<Identity>,
+    /// Whether its key usage lets it sign CRLs; `None` for the leaf, and where that cannot be read.
+    pub signs_crls: Option<bool>,
 }
 
 /// The certificates that a client presented: the leaf first, within the bounds of
@@ -65,13 +67,15 @@ impl<'a> Chain<'a> {
         certificates.push(Presented {
             der: leaf,
             identity: Arc::clone(&claimed),
+            signs_crls: None,
         });
         for (at, der) in intermediates.iter().enumerate() {
-            let identity = Identity::from_der(der)
+            let (identity, signs_crls) = Identity::of_issuer(der)
                 .map_err(|error| malformed(at + 2, error, Some(Arc::clone(&claimed))))?;
             certificates.push(Presented {
                 der,
                 identity: Arc::new(identity),
+                signs_crls,
             });
         }
         for Presented { identity, .. } in &certificates {
@@ -98,10 +102,8 @@ impl<'a> Chain<'a> {
             .map(|presented| &*presented.identity)
     }
 
-    pub fn identity_of(&self, der: &CertificateDer<'_>) -> Option<&Identity> {
-        self.certificates
-            .iter()
-            .find(|presented| presented.der.as_ref() == der.as_ref())
-            .map(|presented| &*presented.identity)
+    pub fn presented(&self, der: &CertificateDer<'_>) -> Option<&Presented<'a>> {
+        let mut certificates = self.certificates.iter();
+        certificates.find(|presented| presented.der.as_ref() == der.as_ref())
     }
 }

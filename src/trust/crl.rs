@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use webpki::{CertRevocationList, EndEntityCert, OwnedCertRevocationList, VerifiedPath};
 
-use super::domain::SIGNATURE_ALGORITHMS;
+use super::anchors::Anchors;
 use super::identity::{RevocationList, SignedCrl};
+use super::revocation::SIGNATURE_ALGORITHMS;
 use super::summary::name_digest;
 
 /// A CRL as it is looked up, and what it says of itself.
@@ -15,10 +16,11 @@ use super::summary::name_digest;
 pub(super) struct Crl {
     pub list: CertRevocationList<'static>,
     pub about: RevocationList,
-    /// What its signature is over. Kept only where CAs have a name in common.
+    /// What its signature is over. Kept only where CAs have a name in common, and its signer is not
+    /// known.
     signed: Option<SignedCrl>,
-    /// The digest of the key that its signature is known to be by. It has but one, and a large CRL
-    /// takes milliseconds to hash.
+    /// [`name_digest`] of the key that its signature is known to be by. It has but one, and a large
+    /// CRL takes milliseconds to hash.
     signer: OnceLock<[u8; 32]>,
 }
 
@@ -40,6 +42,17 @@ impl Crl {
         })
     }
 
+    /// The digest of the SubjectPublicKeyInfo's DER of the key that signed, once that is known.
+    pub fn signer(&self) -> Option<&[u8; 32]> {
+        self.signer.get()
+    }
+
+    /// Keeps what a signature that was verified says: that the key with this digest signed.
+    pub fn remember_signer(&self, key: [u8; 32]) {
+        // Another thread can only have found the same.
+        let _ = self.signer.set(key);
+    }
+
     /// Whether the key of `issuer` signed this CRL.
     fn is_signed_by(&self, issuer: &EndEntityCert<'_>) -> bool {
         let key = name_digest(&issuer.subject_public_key_info());
@@ -51,12 +64,13 @@ impl Crl {
         };
         let mut algorithms = SIGNATURE_ALGORITHMS.iter();
         let fits = algorithms.any(|&algorithm| {
-            let proof = issuer.verify_signature(algorithm, &signed.content, &signed.signature);
-            proof.is_ok()
+            algorithm.signature_alg_id().as_ref() == signed.algorithm
+                && issuer
+                    .verify_signature(algorithm, &signed.content, &signed.signature)
+                    .is_ok()
         });
         if fits {
-            // Another thread can only have found the same.
-            let _ = self.signer.set(key);
+            self.remember_signer(key);
         }
         fits
     }
@@ -75,8 +89,12 @@ pub(super) struct Crls {
 }
 
 impl Crls {
-    /// Of CRLs, each with the DER that it was read from.
-    pub fn new(mut read: Vec<(CertificateRevocationListDer<'static>, Crl)>) -> Self {
+    /// Of CRLs, each with the DER that it was read from. Finds out which of them `anchors` signed,
+    /// which takes milliseconds for a large one.
+    pub fn new(
+        mut read: Vec<(CertificateRevocationListDer<'static>, Crl)>,
+        anchors: &Anchors,
+    ) -> Self {
         read.sort_by(|(a_der, a), (b_der, b)| {
             let newest_first = b.about.this_update.cmp(&a.about.this_update);
             newest_first.then_with(|| a_der.as_ref().cmp(b_der.as_ref()))
@@ -86,9 +104,18 @@ impl Crls {
             let key = &crl.about.series.authority_key;
             *keys.entry(crl.list.issuer()).or_insert(key) != key
         });
+        let anchors = anchors.groups().flat_map(|group| &group.certificates);
+        // Those of version 1 are none here. Their keys are known once webpki has verified with them.
+        let anchors = anchors.filter_map(|der| EndEntityCert::try_from(der).ok());
+        let anchors: Vec<_> = anchors.collect();
         let all = read.into_iter().map(|(der, mut crl)| {
-            if has_namesakes {
-                crl.signed = SignedCrl::from_der(&der);
+            crl.signed = SignedCrl::from_der(&der);
+            let mut named = anchors
+                .iter()
+                .filter(|anchor| anchor.subject() == crl.list.issuer());
+            let is_known = named.any(|anchor| crl.is_signed_by(anchor));
+            if is_known || !has_namesakes {
+                crl.signed = None;
             }
             crl
         });

@@ -3,14 +3,8 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use rustls_pki_types::{
-    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor,
-    UnixTime,
-};
-use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
-    RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
-};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, VerifiedPath};
 
 pub use super::anchors::Bundle;
 use super::anchors::{Anchors, Group};
@@ -22,34 +16,11 @@ pub use super::peer::{Authorized, VerifiedPeer};
 use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
+use super::revocation::{Claim, FindPath};
 use super::spiffe::TrustDomainName;
 use super::summary::{ChainSummary, anchor_digest};
 use super::{Decision, Identity};
 use crate::close_reason::CloseReason;
-
-/// Signatures accepted on certificates and CRLs: ECDSA on P-256, P-384 and P-521, Ed25519, RSA
-/// PKCS#1 and PSS from 2048 to 8192 bits, all with SHA-2.
-pub(super) static SIGNATURE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
-    webpki::aws_lc_rs::ECDSA_P256_SHA256,
-    webpki::aws_lc_rs::ECDSA_P256_SHA384,
-    webpki::aws_lc_rs::ECDSA_P256_SHA512,
-    webpki::aws_lc_rs::ECDSA_P384_SHA256,
-    webpki::aws_lc_rs::ECDSA_P384_SHA384,
-    webpki::aws_lc_rs::ECDSA_P384_SHA512,
-    webpki::aws_lc_rs::ECDSA_P521_SHA256,
-    webpki::aws_lc_rs::ECDSA_P521_SHA384,
-    webpki::aws_lc_rs::ECDSA_P521_SHA512,
-    webpki::aws_lc_rs::ED25519,
-    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256,
-    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA384,
-    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA512,
-    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
-    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA384_ABSENT_PARAMS,
-    webpki::aws_lc_rs::RSA_PKCS1_2048_8192_SHA512_ABSENT_PARAMS,
-    webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
-    webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
-    webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
-];
 
 /// What to do where no CRL says whether a certificate is revoked, or the one that would expired.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -115,8 +86,8 @@ impl TrustDomain {
         Ok(Self {
             digest: digest(&sources),
             name: sources.name,
+            crls: Crls::new(crls, &anchors),
             anchors,
-            crls: Crls::new(crls),
             unknown_revocation: sources.unknown_revocation,
             expired_crl: sources.expired_crl,
             policy: sources.policy,
@@ -189,6 +160,17 @@ impl TrustDomain {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<VerifiedPeer, Refusal> {
+        self.verify_by(Self::unrevoked_path, leaf, intermediates, now)
+    }
+
+    /// As [`TrustDomain::verify`], where `find` finds the path.
+    pub(super) fn verify_by(
+        &self,
+        find: FindPath,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<VerifiedPeer, Refusal> {
         let chain = Chain::read(leaf, intermediates)?;
         let refuse = |error| self.refusal(&error, &chain, now);
         // What the leaf claims only chooses the anchors that are to vouch for it.
@@ -197,23 +179,14 @@ impl TrustDomain {
             Refusal::new(reason, detail, Some(Arc::clone(chain.leaf())))
         })?;
         let end_entity = EndEntityCert::try_from(leaf).map_err(refuse)?;
-        let presented = (&end_entity, intermediates);
-        let crls: Vec<_> = self.crls.all.iter().map(|crl| &crl.list).collect();
-        let path = if self.crls.has_namesakes {
-            // Which key an issuer has is known once there is a path.
-            let unrevoked = |path: &VerifiedPath<'_>| {
-                let at = group.position_of(path.anchor());
-                let at = at.ok_or(webpki::Error::UnknownIssuer)?;
-                let crls = self.crls.speaking_of(path, &group.certificates[at]);
-                let anchor = std::slice::from_ref(&group.anchors[at]);
-                let options = self.revocation_options(&crls);
-                find_path(presented, anchor, now, options, None).map(drop)
-            };
-            find_path(presented, &group.anchors, now, None, Some(&unrevoked))
-        } else {
-            let options = self.revocation_options(&crls);
-            find_path(presented, &group.anchors, now, options, None)
+        let claim = Claim {
+            chain: &chain,
+            leaf: &end_entity,
+            intermediates,
+            group,
+            now,
         };
+        let path = find(self, &claim);
         let path = path.map_err(refuse)?;
         let identity = chain.leaf();
         if !identity.client_auth {
@@ -264,29 +237,6 @@ impl TrustDomain {
         }
     }
 
-    fn revocation_options<'a>(
-        &self,
-        crls: &'a [&'a CertRevocationList<'a>],
-    ) -> Option<RevocationOptions<'a>> {
-        // Fails only without CRLs, and then revocation is not checked.
-        let options = RevocationOptionsBuilder::new(crls).ok()?;
-        let unknown = match self.unknown_revocation {
-            RevocationPolicy::Allow => UnknownStatusPolicy::Allow,
-            RevocationPolicy::Deny => UnknownStatusPolicy::Deny,
-        };
-        let expired = match self.expired_crl {
-            RevocationPolicy::Allow => ExpirationPolicy::Ignore,
-            RevocationPolicy::Deny => ExpirationPolicy::Enforce,
-        };
-        Some(
-            options
-                .with_depth(RevocationCheckDepth::Chain)
-                .with_status_policy(unknown)
-                .with_expiration_policy(expired)
-                .build(),
-        )
-    }
-
     /// `None` if the path has parts that were neither configured nor presented.
     fn verified(
         &self,
@@ -305,7 +255,7 @@ impl TrustDomain {
             not_after: leaf.identity.not_after,
         };
         for intermediate in path.intermediate_certificates() {
-            let identity = chain.identity_of(&intermediate.der())?;
+            let identity = &chain.presented(&intermediate.der())?.identity;
             summary.not_before = summary.not_before.max(identity.not_before);
             summary.not_after = summary.not_after.min(identity.not_after);
         }
@@ -463,29 +413,6 @@ impl TrustDomain {
             .collect();
         quoted.join(", ")
     }
-}
-
-/// What webpki asks of a path that it has found.
-type PathCheck<'a> = &'a dyn Fn(&VerifiedPath<'_>) -> Result<(), webpki::Error>;
-
-/// A path from the leaf to one of `anchors`, by the intermediates that were presented with it.
-fn find_path<'p>(
-    (leaf, intermediates): (&'p EndEntityCert<'p>, &'p [CertificateDer<'p>]),
-    anchors: &'p [TrustAnchor<'_>],
-    now: UnixTime,
-    revocation: Option<RevocationOptions<'_>>,
-    check: Option<PathCheck<'_>>,
-) -> Result<VerifiedPath<'p>, webpki::Error> {
-    leaf.verify_for_usage(
-        SIGNATURE_ALGORITHMS,
-        anchors,
-        intermediates,
-        now,
-        // CAs need not name a purpose. The leaf must, which is checked apart.
-        KeyUsage::client_auth(),
-        revocation,
-        check,
-    )
 }
 
 /// Every part is preceded by its length or count, so that no two different sources have the same

@@ -7,8 +7,10 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use x509_parser::asn1_rs::{Any, BitString, Sequence};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, GeneralSubtree, ParsedExtension};
+use x509_parser::oid_registry::OID_X509_EXT_KEY_USAGE;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -73,6 +75,15 @@ impl Identity {
     /// [`limits::NAMES_PER_CERTIFICATE_MAX`] names of a kind.
     pub fn from_der(certificate: &[u8]) -> Result<Self, IdentityError> {
         Self::from_parsed(&parse(certificate)?)
+    }
+
+    /// As [`Identity::from_der`], with whether it may sign CRLs; see [`signs_crls`].
+    pub(super) fn of_issuer(certificate: &[u8]) -> Result<(Self, Option<bool>), IdentityError> {
+        let certificate = parse(certificate)?;
+        let mut extensions = certificate.extensions().iter();
+        let usage = extensions.find(|extension| extension.oid == OID_X509_EXT_KEY_USAGE);
+        let signs_crls = signs_crls(usage.map(|extension| extension.value));
+        Ok((Self::from_parsed(&certificate)?, signs_crls))
     }
 
     fn from_parsed(certificate: &X509Certificate<'_>) -> Result<Self, IdentityError> {
@@ -242,17 +253,41 @@ impl RevocationList {
 #[derive(Debug)]
 pub(super) struct SignedCrl {
     pub content: Vec<u8>,
+    /// The content of the signature's AlgorithmIdentifier.
+    pub algorithm: Vec<u8>,
     pub signature: Vec<u8>,
 }
 
 impl SignedCrl {
     pub fn from_der(crl: &[u8]) -> Option<Self> {
-        let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
+        let (_, list) = Sequence::from_der(crl).ok()?;
+        let list: &[u8] = &list.content;
+        let (rest, _) = Any::from_der(list).ok()?;
+        let content = list[..list.len() - rest.len()].to_vec();
+        let (rest, algorithm) = Sequence::from_der(rest).ok()?;
+        let (_, signature) = BitString::from_der(rest).ok()?;
         Some(Self {
-            content: crl.tbs_cert_list.as_ref().to_vec(),
-            signature: crl.signature_value.data.to_vec(),
+            content,
+            algorithm: algorithm.content.to_vec(),
+            signature: signature.data.to_vec(),
         })
     }
+}
+
+/// Whether a key usage extension with this value has cRLSign (RFC 5280 section 4.2.1.3), or there is
+/// none and the key may be used for all; `None` if the value is anything but one DER BIT STRING.
+pub(super) fn signs_crls(usage: Option<&[u8]>) -> Option<bool> {
+    const BIT_STRING: u8 = 0x03;
+    const CRL_SIGN: u8 = 0x80 >> 6;
+    let Some(usage) = usage else {
+        return Some(true);
+    };
+    let [BIT_STRING, len @ ..0x80, unused @ 0..8, flags @ ..] = usage else {
+        return None;
+    };
+    let (first, last) = (flags.first()?, flags.last()?);
+    let is_der = usize::from(*len) == flags.len() + 1 && last.trailing_zeros() >= (*unused).into();
+    is_der.then_some(first & CRL_SIGN != 0)
 }
 
 fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, IdentityError> {

@@ -16,6 +16,7 @@ mod peer;
 pub mod policy;
 mod refusal;
 mod rejudge;
+mod revocation;
 pub mod spiffe;
 pub mod stek;
 pub mod summary;
