@@ -204,9 +204,77 @@ pub struct RunArgs {
     /// Write the result to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write a line for each second to this file.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write histograms to this file, for HdrHistogram's tools and for `merge`.
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+    /// Begin at this moment, in seconds of Unix time: several hosts at once.
+    #[arg(long, value_name = "SECONDS")]
+    pub start_at: Option<u64>,
     /// Print no table.
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct SearchArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// What must hold, as in p99<20ms,err<0.1%
+    #[arg(long, value_name = "CONDITIONS")]
+    pub slo: Thresholds,
+    /// The first rate that is tried.
+    #[arg(long, value_name = "RATE", default_value = "200", value_parser = units::rate)]
+    pub start: f64,
+    /// How close the answer comes to the rate that fails.
+    #[arg(long, value_name = "RATIO", default_value = "5%", value_parser = precision)]
+    pub precision: f64,
+    /// CPUs of the server [default: as many as it kept busy, rounded up].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub server_cpus: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// Results of run, search or demo: what handshakes, requests and bytes cost.
+    #[arg(long, value_name = "RESULT.json", required = true, num_args = 1..)]
+    pub from: Vec<PathBuf>,
+    /// Connections a second.
+    #[arg(long, value_parser = units::rate)]
+    pub rate: f64,
+    /// Share of them that resumes a session.
+    #[arg(long, value_name = "RATIO", default_value = "0", value_parser = units::ratio)]
+    pub resume: f64,
+    /// What must hold; a search among the results must have been for the same.
+    #[arg(long, value_name = "CONDITIONS")]
+    pub slo: Option<Thresholds>,
+    /// Requests a second of 1 KiB and its answer.
+    #[arg(long, value_name = "RATE", value_parser = units::rate)]
+    pub requests: Option<f64>,
+    /// Bytes a second, in both directions together, as in 500M.
+    #[arg(long, value_name = "RATE", value_parser = units::bytes_per_s)]
+    pub bytes: Option<f64>,
+    /// How busy a server may be, instead of as busy as in the search.
+    #[arg(long, value_name = "RATIO", value_parser = utilisation)]
+    pub utilisation: Option<f64>,
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub cores_per_host: u32,
+}
+
+fn precision(text: &str) -> Result<f64, String> {
+    match units::ratio(text) {
+        Ok(ratio) if (0.001..=0.5).contains(&ratio) => Ok(ratio),
+        _ => Err("expected a ratio from 0.1% to 50%".to_owned()),
+    }
+}
+
+fn utilisation(text: &str) -> Result<f64, String> {
+    match units::ratio(text) {
+        Ok(ratio) if ratio > 0.0 => Ok(ratio),
+        _ => Err("expected a ratio above 0, up to 100%".to_owned()),
+    }
 }
 
 /// Where a pool of clients comes from.

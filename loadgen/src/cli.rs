@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,12 +9,12 @@ use clap::{Parser, Subcommand};
 use core_affinity::CoreId;
 use serde::{Deserialize, Serialize};
 
-use crate::args::{DemoArgs, EchoArgs, PkiArgs, RunArgs};
+use crate::args::{DemoArgs, EchoArgs, PkiArgs, PlanArgs, RunArgs, SearchArgs};
 use crate::echo::{Echo, EchoOptions};
 use crate::floor::Floor;
 use crate::pki::{self, KeyKind, Pki, PkiOptions};
-use crate::report::print;
-use crate::{demo, run_command};
+use crate::report::{Report, print};
+use crate::{capacity, compare, demo, hlog, run_command, search};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -58,16 +59,35 @@ pub enum Command {
     Demo(DemoArgs),
     /// An upstream that sends back what it gets, to put behind the server that is measured.
     Echo(EchoArgs),
+    /// Two results beside each other, as ratios with confidence intervals.
+    Compare {
+        #[arg(value_name = "A.json")]
+        first: PathBuf,
+        #[arg(value_name = "B.json")]
+        second: PathBuf,
+    },
     /// The raw cryptography of mutual TLS on this CPU.
     Floor {
         /// The kind of every key.
         #[arg(long, value_enum, default_value_t)]
         key: KeyKind,
     },
+    /// Histogram logs of several hosts into one: histograms add, percentiles never average.
+    Merge {
+        #[arg(value_name = "FILE.hlog", required = true)]
+        logs: Vec<PathBuf>,
+        /// Write what they hold together to this file.
+        #[arg(long, value_name = "FILE")]
+        hlog: Option<PathBuf>,
+    },
     /// A test PKI as files.
     Pki(PkiArgs),
+    /// Cores and hosts for a load, from what was measured.
+    Plan(PlanArgs),
     /// Load on a server.
     Run(Box<RunArgs>),
+    /// The highest rate at which conditions hold.
+    Search(Box<SearchArgs>),
 }
 
 /// The first address of `HOST:PORT`, and its host.
@@ -108,9 +128,59 @@ pub fn main() -> ExitCode {
         Command::Echo(args) => run_echo(&args),
         Command::Floor { key } => print_floor(key),
         Command::Pki(args) => write_pki(&args),
+        Command::Compare { first, second } => print_or_fail(compare_files(&first, &second)),
+        Command::Merge { logs, hlog } => print_or_fail(merge_files(&logs, hlog.as_deref())),
+        Command::Plan(args) => print_or_fail(capacity::plan(&args)),
         Command::Run(args) => run_command::run(&args),
+        Command::Search(args) => search::run(&args),
     }
     .into()
+}
+
+/// Prints what came of files that a person named.
+fn print_or_fail(result: Result<String, String>) -> Status {
+    match result {
+        Ok(text) => {
+            print(&text);
+            Status::Held
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            Status::Usage
+        }
+    }
+}
+
+fn compare_files(first: &Path, second: &Path) -> Result<String, String> {
+    compare::table(&Report::read(first)?, &Report::read(second)?)
+}
+
+fn merge_files(paths: &[PathBuf], to: Option<&Path>) -> Result<String, String> {
+    let logs = paths
+        .iter()
+        .map(|path| hlog::read(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(to) = to {
+        let mut entries: Vec<hlog::Entry> = logs.iter().flatten().cloned().collect();
+        entries.sort_by_key(|entry| entry.at);
+        hlog::write(to, &entries)?;
+    }
+    let mut table = format!(
+        "{:<16} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
+        "µs", "samples", "p50", "p90", "p99", "p99.9", "p99.99"
+    );
+    for (tag, latency) in hlog::merge(&logs) {
+        let cells: String = [0.5, 0.9, 0.99, 0.999, 0.9999]
+            .map(|quantile| {
+                let us = latency.quantile_us(quantile);
+                let us = us.map_or_else(|| "-".to_owned(), |us| format!("{us:.0}"));
+                format!(" {us:>9}")
+            })
+            .concat();
+        let name = tag.as_deref().unwrap_or("unit");
+        table.push_str(&format!("{name:<16} {:>10}{cells}\n", latency.count()));
+    }
+    Ok(table)
 }
 
 /// Runs until the process is ended.
@@ -189,7 +259,6 @@ fn write_pki(args: &PkiArgs) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
     use std::time::Duration;
 
     use super::*;
@@ -292,6 +361,12 @@ mod tests {
                 "run a:1 --insecure --cert c --key k --identities d",
                 "cannot be used",
             ),
+            ("search a:1 --insecure", "--slo"),
+            ("search a:1 --insecure --slo p99<1s --precision 90%", "50%"),
+            ("plan --rate 50k", "--from"),
+            ("plan --from r.json --rate 50k --utilisation 0", "above 0"),
+            ("compare a.json", "B.json"),
+            ("merge", "FILE.hlog"),
             ("echo nowhere", "nowhere"),
             ("pki", "<DIRECTORY>"),
             ("pki d --key rsa1024", "rsa2048"),

@@ -370,6 +370,7 @@ fn finish(
         identity,
         verdict,
         status,
+        search: None,
         details: None,
         schema: SCHEMA.to_owned(),
     };

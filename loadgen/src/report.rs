@@ -11,6 +11,7 @@ use crate::cli::Status;
 use crate::details::Details;
 use crate::identity_check::IdentityCounts;
 use crate::run::Measured;
+use crate::search::Found;
 use crate::statistics::{Kind, Statistics};
 
 /// Prints for people. A reader that has gone, as `head` does, is no error.
@@ -163,12 +164,58 @@ pub struct Report {
     pub verdict: String,
     /// What the verdict's exit code means: see [`Status`].
     pub status: Status,
+    /// Only of a search, whose other figures are those of the run that its answer rests on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Found>,
     /// Only of a run.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Details>,
 }
 
 impl Report {
+    /// One without a figure.
+    pub fn empty() -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            phases: Vec::new(),
+            handshakes: None,
+            identity: IdentityCounts::default(),
+            verdict: String::new(),
+            status: Status::TargetFailed,
+            search: None,
+            details: None,
+        }
+    }
+
+    /// Reads one back.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        /// Bytes of a result.
+        const RESULT_BYTES_MAX: u64 = 256 << 20;
+        let named = |reason: String| {
+            format!(
+                "{}: {reason}; expected a result that this version wrote with --json",
+                path.display()
+            )
+        };
+        let meta = std::fs::metadata(path).map_err(|error| named(error.to_string()))?;
+        if meta.len() > RESULT_BYTES_MAX {
+            return Err(named(format!("{} bytes are too many", meta.len())));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+        Self::parse(&text).map_err(named)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let value: serde_json::Value =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        match value.get("schema").and_then(serde_json::Value::as_str) {
+            Some(SCHEMA) => {}
+            Some(other) => return Err(format!("its schema is {other:?} and not {SCHEMA:?}")),
+            None => return Err("it names no schema".to_owned()),
+        }
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
     /// Writes it as JSON.
     pub fn write_json(&self, path: &Path) -> Result<(), String> {
         let text = serde_json::to_string_pretty(self).map_err(|error| error.to_string());
@@ -289,6 +336,7 @@ mod tests {
             identity,
             verdict: "held".to_owned(),
             status: Status::Held,
+            search: None,
             details: None,
             schema: SCHEMA.to_owned(),
         }
@@ -362,6 +410,22 @@ mod tests {
             json["phases"][1]["server_cpu_us_per_unit"], 5e-4,
             "µs for one byte"
         );
+    }
+
+    #[test]
+    fn results_read_back_and_others_are_refused() {
+        let text = serde_json::to_string(&report()).unwrap();
+        let back = Report::parse(&text).unwrap();
+        assert_eq!(back.phases.len(), 2);
+        assert!(back.details.is_none());
+        let other = text.replace("ringgate-loadgen/1", "ringgate-loadgen/2");
+        assert!(Report::parse(&other).unwrap_err().contains("loadgen/2"));
+        for len in (0..text.len()).filter(|len| text.is_char_boundary(*len)) {
+            assert!(Report::parse(&text[..len]).is_err(), "{len}");
+        }
+        assert!(Report::parse("{}").unwrap_err().contains("no schema"));
+        let path = std::env::temp_dir().join("ringgate-no-such-result.json");
+        assert!(Report::read(&path).unwrap_err().contains("--json"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use core_affinity::CoreId;
 use rustls_pki_types::ServerName;
@@ -80,6 +80,8 @@ pub struct Measured {
     pub duration: Duration,
     pub server_cpu: Option<Duration>,
     pub open_loop: bool,
+    /// When measuring began.
+    pub started: Option<SystemTime>,
     pub series: Series,
     /// The share of this host's CPU time that its hypervisor gave to others, 0 to 1.
     pub stolen: f64,
@@ -198,6 +200,7 @@ struct WatchedRun<'a> {
     readings: Vec<Reading>,
     ticks: [CpuTicks; 2],
     memory: [Option<u64>; 2],
+    started: Option<SystemTime>,
     ended: Instant,
     stopped: bool,
 }
@@ -216,6 +219,7 @@ impl<'a> WatchedRun<'a> {
             readings: Vec::new(),
             ticks: Default::default(),
             memory: [plan.resident_bytes(), None],
+            started: None,
             ended: from + plan.duration,
             stopped: false,
         }
@@ -268,6 +272,7 @@ impl<'a> WatchedRun<'a> {
         };
         if self.readings.is_empty() {
             self.ticks[0] = CpuTicks::now();
+            self.started = Some(SystemTime::now());
         }
         self.readings.push(reading);
         self.ticks[1] = CpuTicks::now();
@@ -292,6 +297,7 @@ impl<'a> WatchedRun<'a> {
             Some(_) => self.plan.duration,
         };
         measured.stopped = self.stopped;
+        measured.started = self.started;
         if self.plan.server.is_some() {
             for (number, pair) in self.readings.windows(2).enumerate() {
                 self.series.server_cpu(number, pair[1].since(&pair[0]));

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use core_affinity::CoreId;
@@ -28,6 +28,7 @@ use crate::run::{Measured, RunPlan, measure_watched};
 use crate::series::interval_len;
 use crate::statistics::Kind;
 use crate::verdict::judge;
+use crate::{csv, hlog};
 
 /// Measured time, time before it begins, and what each identity adds that is to have a session by then.
 const DURATION: Duration = Duration::from_secs(10);
@@ -43,30 +44,28 @@ struct Floors {
 
 /// Does what the arguments say.
 pub fn run(args: &RunArgs) -> Status {
-    let (plan, floors) = match prepare(args) {
-        Ok(prepared) => prepared,
+    match run_once(args) {
+        Ok(status) => status,
         Err(Refused(status, error)) => {
             eprintln!("{error}");
-            return status;
+            status
         }
-    };
-    let stop = Arc::new(AtomicBool::new(false));
-    if let Err(error) = stop_by_hand(&stop) {
-        eprintln!("Ctrl-C will end this without a report: {error}");
     }
+}
+
+fn run_once(args: &RunArgs) -> Result<Status, Refused> {
+    let prepared = prepare(args)?;
+    let plan = &prepared.plan;
+    let stop = Arc::new(AtomicBool::new(false));
+    heed_signals(&stop);
+    wait_for_start(args, &stop);
     let measured = {
         let interval_s = interval_len(plan.duration).as_secs_f64();
         let mut progress = Progress::new(!args.quiet, interval_s, plan.duration.as_secs_f64());
-        measure_watched(&plan, &stop, &mut |interval| progress.tell(interval))
+        measure_watched(plan, &stop, &mut |interval| progress.tell(interval))
     };
-    let measured = match measured {
-        Ok(measured) => measured,
-        Err(error) => {
-            eprintln!("{error}");
-            return Status::GeneratorLimit;
-        }
-    };
-    let report = report(args, &plan, &measured, floors);
+    let measured = measured.map_err(|error| Refused(Status::GeneratorLimit, error.to_string()))?;
+    let report = report(args, &prepared, &measured);
     if !args.quiet {
         let connections = phases_of_connections(&measured);
         print(&format!(
@@ -76,16 +75,47 @@ pub fn run(args: &RunArgs) -> Status {
             report.verdict
         ));
     }
-    match args
-        .json
-        .as_deref()
-        .map_or(Ok(()), |path| report.write_json(path))
-    {
-        Ok(()) => report.status,
-        Err(error) => {
-            eprintln!("{error}");
-            Status::Usage
-        }
+    write_outputs(args, &report, Some(&measured))?;
+    Ok(report.status)
+}
+
+/// Writes the files that were asked for.
+pub fn write_outputs(
+    args: &RunArgs,
+    report: &Report,
+    measured: Option<&Measured>,
+) -> Result<(), Refused> {
+    if let Some(path) = &args.json {
+        report.write_json(path)?;
+    }
+    if let (Some(path), Some(details)) = (&args.csv, &report.details) {
+        csv::write(path, &details.series)?;
+    }
+    if let (Some(path), Some(measured)) = (&args.hlog, measured) {
+        hlog::write(path, &hlog::entries(measured))?;
+    }
+    Ok(())
+}
+
+/// Waits for the common start of several hosts, or for Ctrl-C.
+fn wait_for_start(args: &RunArgs, stop: &AtomicBool) {
+    const LOOK: Duration = Duration::from_millis(50);
+    let Some(start) = args.start_at.map(Duration::from_secs) else {
+        return;
+    };
+    let left = || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        start.saturating_sub(now.unwrap_or_default())
+    };
+    while !left().is_zero() && !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(left().min(LOOK));
+    }
+}
+
+/// Lets Ctrl-C and SIGTERM end a run.
+pub fn heed_signals(stop: &Arc<AtomicBool>) {
+    if let Err(error) = stop_by_hand(stop) {
+        eprintln!("Ctrl-C will end this without a report: {error}");
     }
 }
 
@@ -99,17 +129,26 @@ fn stop_by_hand(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn report(args: &RunArgs, plan: &RunPlan, measured: &Measured, floors: Floors) -> Report {
+/// What a run is made of.
+pub struct Prepared {
+    pub plan: RunPlan,
+    floors: Floors,
+}
+
+/// All that was measured, with the verdict.
+pub fn report(args: &RunArgs, prepared: &Prepared, measured: &Measured) -> Report {
+    let Prepared { plan, floors } = prepared;
     let verdict = judge(measured, args.threshold.as_ref(), &notes(args, measured));
     let steps = plan.pace.as_ref().map(|pace| pace.steps.as_slice());
     let steps = steps.filter(|_| args.ramp.is_some()).unwrap_or_default();
     Report {
         schema: SCHEMA.to_owned(),
-        phases: phases(args, measured, floors),
+        phases: phases(args, measured, *floors),
         handshakes: Some(Handshakes::new(&measured.statistics, args.resume)),
         identity: measured.identity,
         verdict: verdict.text,
         status: verdict.status,
+        search: None,
         details: Some(Details::new(measured, settings(args, plan), steps)),
     }
 }
@@ -130,7 +169,12 @@ fn settings(args: &RunArgs, plan: &RunPlan) -> Settings {
         size: plan.workload.payload.len(),
         resume: args.resume,
         identities: plan.credentials.count(),
-        rate: args.rate,
+        rate: plan
+            .pace
+            .as_ref()
+            .filter(|_| args.ramp.is_none())
+            .and_then(|pace| pace.steps.first())
+            .map(|step| step.rate),
         arrival: plan
             .pace
             .as_ref()
@@ -196,7 +240,8 @@ fn phases(args: &RunArgs, measured: &Measured, floors: Floors) -> Vec<Phase> {
     phases
 }
 
-fn prepare(args: &RunArgs) -> Result<(RunPlan, Floors), Refused> {
+/// Reads what the arguments name, and refuses what cannot be run.
+pub fn prepare(args: &RunArgs) -> Result<Prepared, Refused> {
     let (target, host) = resolve(&args.target)?;
     let name = args.sni.as_ref().unwrap_or(&host);
     let server_name = ServerName::try_from(name.clone())
@@ -281,7 +326,7 @@ fn prepare(args: &RunArgs) -> Result<(RunPlan, Floors), Refused> {
             .map_err(|error| format!("--server-pid: {error}"))?;
     }
     let floors = floors(args.mode, size, pool.first()).unwrap_or_default();
-    Ok((plan, floors))
+    Ok(Prepared { plan, floors })
 }
 
 /// Loads what must be refused.
@@ -316,7 +361,7 @@ fn add_bad(args: &RunArgs, credentials: &mut Credentials) -> Result<(), String> 
 }
 
 /// Why nothing was run.
-struct Refused(Status, String);
+pub struct Refused(pub Status, pub String);
 
 impl From<String> for Refused {
     fn from(error: String) -> Self {

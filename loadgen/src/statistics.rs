@@ -72,6 +72,14 @@ impl Latency {
         (self.count() > 0).then(|| ns_to_us(self.0.max()))
     }
 
+    /// Adds what another program counted, with other bounds perhaps.
+    pub fn add_histogram(&mut self, other: &Histogram<u64>) {
+        for step in other.iter_recorded() {
+            self.0
+                .saturating_record_n(step.value_iterated_to(), step.count_at_value());
+        }
+    }
+
     pub fn add(&mut self, other: &Self) {
         self.0.add(&other.0).expect("all have the same bounds");
     }

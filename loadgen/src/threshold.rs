@@ -86,6 +86,13 @@ impl FromStr for Threshold {
 }
 
 impl Thresholds {
+    /// Whether one of them is about errors.
+    pub fn bounds_errors(&self) -> bool {
+        self.0
+            .iter()
+            .any(|threshold| threshold.metric == Metric::ErrorRatio)
+    }
+
     /// The conditions that do not hold, with what was measured.
     pub fn missed(&self, statistics: &Statistics, confirmed_per_s: f64) -> Vec<String> {
         let missed = self.0.iter().filter_map(|threshold| {
@@ -121,6 +128,13 @@ impl Threshold {
             Metric::Quantile(_) => format!("{value:.0}us"),
             Metric::Rate => format!("{value:.0} a second"),
         }
+    }
+}
+
+impl fmt::Display for Thresholds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<&str> = self.0.iter().map(|one| one.text.as_str()).collect();
+        f.write_str(&all.join(","))
     }
 }
 

@@ -92,6 +92,29 @@ pub fn rate(text: &str) -> Result<f64, UnitError> {
     }
 }
 
+/// `500M`, `1.5G`: bytes a second, up to 10 TB.
+pub fn bytes_per_s(text: &str) -> Result<f64, UnitError> {
+    let wrong = || UnitError {
+        text: text.to_owned(),
+        what: "number of bytes a second",
+        example: "500M or 1.5G",
+    };
+    let (number, unit) = split(text).ok_or_else(wrong)?;
+    let scale = match unit {
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * scale;
+    if bytes > 0.0 && bytes <= 1e13 {
+        Ok(bytes)
+    } else {
+        Err(wrong())
+    }
+}
+
 /// `1k:20k:1k/10s`: rates from the first to the second in steps of the third, each for the time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ramp {
@@ -196,6 +219,8 @@ mod tests {
         assert_eq!(size("1KiB"), Ok(1024));
         assert_eq!(size("64"), Ok(64));
         assert_eq!(rate("1.5k"), Ok(1500.0));
+        assert_eq!(bytes_per_s("1.5G"), Ok(1.5e9));
+        assert!(bytes_per_s("0").is_err() && bytes_per_s("1T").is_err());
         assert_eq!(ratio("0.5%"), Ok(0.005));
         assert_eq!(ratio("0.99"), Ok(0.99));
     }

@@ -3,6 +3,7 @@
 mod bad;
 mod hold;
 mod open_loop;
+mod outputs;
 mod program;
 mod resumption;
 mod server;

@@ -9,13 +9,13 @@ use crate::pki;
 use crate::server::{Behaviour, Server};
 
 /// A server with its PKI in files.
-struct World {
-    server: Server,
+pub struct World {
+    pub server: Server,
     directory: std::path::PathBuf,
 }
 
 impl World {
-    fn new(name: &str, behaviour: Behaviour) -> Self {
+    pub fn new(name: &str, behaviour: Behaviour) -> Self {
         let pki: Pki = pki();
         let name = format!("ringgate-program-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
@@ -27,11 +27,16 @@ impl World {
         }
     }
 
-    fn command(&self, more: &str) -> Command {
+    pub fn command(&self, more: &str) -> Command {
+        self.command_of("run", more)
+    }
+
+    /// `run` or `search`.
+    pub fn command_of(&self, verb: &str, more: &str) -> Command {
         let directory = self.directory.display();
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate-loadgen"));
         let line = format!(
-            "run {} --sni localhost --ca {directory}/ca.pem --identities {directory} \
+            "{verb} {} --sni localhost --ca {directory}/ca.pem --identities {directory} \
              --warmup 0ms {more}",
             self.server.address()
         );
@@ -40,11 +45,11 @@ impl World {
         command
     }
 
-    fn run(&self, more: &str) -> (Option<i32>, String) {
+    pub fn run(&self, more: &str) -> (Option<i32>, String) {
         told(self.command(more).output().unwrap())
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.directory.join(name).display().to_string()
     }
 }
@@ -55,7 +60,7 @@ impl Drop for World {
     }
 }
 
-fn told(output: Output) -> (Option<i32>, String) {
+pub fn told(output: Output) -> (Option<i32>, String) {
     let text = [output.stdout, output.stderr].concat();
     (
         output.status.code(),
