@@ -56,7 +56,11 @@ fn timed(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
+/// Nothing of what a filter on the command line leaves out.
 fn say(what: &str, name: &str, size: usize, layer: f64, raw: f64) {
+    if !(layer / raw).is_finite() {
+        return;
+    }
     println!(
         "{what} {name} {size}: {layer:.0} ns = {:.2} x the AEAD's {raw:.0} ns",
         layer / raw
