@@ -210,6 +210,9 @@ pub struct RunArgs {
     /// Write histograms to this file, for HdrHistogram's tools and for `merge`.
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
+    /// Write one page for people to this file; it needs no network.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Begin at this moment, in seconds of Unix time: several hosts at once.
     #[arg(long, value_name = "SECONDS")]
     pub start_at: Option<u64>,

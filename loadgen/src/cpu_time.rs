@@ -140,6 +140,28 @@ pub fn of_this_thread() -> Duration {
     read_schedstat(Path::new("/proc/thread-self/schedstat")).unwrap_or_default()
 }
 
+/// Times of the calling thread since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThreadTimes {
+    pub on_cpu: Duration,
+    /// Ready to run, but others had the CPU.
+    pub waiting: Duration,
+}
+
+impl ThreadTimes {
+    /// Now; zeros where the scheduler keeps no accounts.
+    pub fn now() -> Self {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        let mut fields = text
+            .split_ascii_whitespace()
+            .map(|field| field.parse().map(Duration::from_nanos).unwrap_or_default());
+        Self {
+            on_cpu: fields.next().unwrap_or_default(),
+            waiting: fields.next().unwrap_or_default(),
+        }
+    }
+}
+
 /// The first field is the time on a CPU in ns (Documentation/scheduler/sched-stats.rst).
 fn read_schedstat(path: &Path) -> Result<Duration, CpuTimeError> {
     let text = std::fs::read_to_string(path).map_err(|error| failed(path, &error))?;

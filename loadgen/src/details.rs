@@ -71,6 +71,9 @@ pub struct Generator {
     pub late_p99_us: Option<f64>,
     /// Share of this host's CPU time that its hypervisor gave to others.
     pub stolen: f64,
+    /// The share of the time that a load thread at most was ready and had no CPU.
+    #[serde(default)]
+    pub waited: f64,
 }
 
 /// What the server used, as far as it was watched.
@@ -174,6 +177,7 @@ impl Details {
                 sent_ratio: statistics.sent_ratio(),
                 late_p99_us: statistics.late.quantile_us(0.99),
                 stolen: measured.stolen,
+                waited: statistics.own_waited,
             },
             server,
             latency_us: phases

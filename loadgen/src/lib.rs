@@ -11,7 +11,7 @@
 //! - [`run`]: one measured run; [`client`]: the connections of a load thread
 //! - [`statistics`], [`series`], [`failure`], [`cpu_time`], [`host`], [`floor`]: what is measured,
 //!   and beside what
-//! - [`progress`], [`report`], [`details`], [`verdict`], [`csv`], [`hlog`]: what is shown and
+//! - [`progress`], [`report`], [`details`], [`verdict`], [`csv`], [`hlog`], [`page`]: what is shown and
 //!   written of it
 #![deny(unsafe_code)]
 
@@ -31,6 +31,7 @@ pub mod hlog;
 pub mod host;
 pub mod identity_check;
 pub mod interval_estimate;
+pub mod page;
 pub mod pki;
 pub mod progress;
 pub mod proxy_header;

@@ -28,7 +28,7 @@ use crate::run::{Measured, RunPlan, measure_watched};
 use crate::series::interval_len;
 use crate::statistics::Kind;
 use crate::verdict::judge;
-use crate::{csv, hlog};
+use crate::{csv, hlog, page};
 
 /// Measured time, time before it begins, and what each identity adds that is to have a session by then.
 const DURATION: Duration = Duration::from_secs(10);
@@ -87,6 +87,9 @@ pub fn write_outputs(
 ) -> Result<(), Refused> {
     if let Some(path) = &args.json {
         report.write_json(path)?;
+    }
+    if let Some(path) = &args.html {
+        page::write(path, report)?;
     }
     if let (Some(path), Some(details)) = (&args.csv, &report.details) {
         csv::write(path, &details.series)?;
@@ -196,6 +199,13 @@ fn notes(args: &RunArgs, measured: &Measured) -> Vec<String> {
         let stolen = measured.stolen * 100.0;
         notes.push(format!("{stolen:.0}% of this host's CPU time was stolen"));
     }
+    if measured.statistics.own_waited > 0.1 {
+        let waited = measured.statistics.own_waited * 100.0;
+        notes.push(format!(
+            "a load thread waited {waited:.0}% of the time for a CPU that others used: times are \
+             of this host's load too"
+        ));
+    }
     if let Some(late) = measured.statistics.late.quantile_us(0.99) {
         notes.push(format!(
             "units began within {late:.0} µs of the schedule at p99"
@@ -230,8 +240,13 @@ fn phases(args: &RunArgs, measured: &Measured, floors: Floors) -> Vec<Phase> {
         Mode::Rr => (Unit::Request, "rr"),
     };
     let kinds = args.mode == Mode::Handshake && args.resume > 0.0;
-    // A mix of both kinds has no floor of its own.
-    let floor_us = floors.unit_us.filter(|_| !kinds);
+    let resumed = measured.statistics.resumed_ratio();
+    let mixed = |(full, of_resumed): (f64, f64)| full * (1.0 - resumed) + of_resumed * resumed;
+    let floor_us = if kinds {
+        floors.unit_us.zip(floors.resumed_us).map(mixed)
+    } else {
+        floors.unit_us
+    };
     let mut phases = vec![Phase::new(name, unit, measured, floor_us)];
     if kinds {
         phases.push(Phase::of_kind(Kind::Full, measured, floors.unit_us));

@@ -127,6 +127,8 @@ pub struct Statistics {
     pub own_cpu: Duration,
     /// The busiest load thread's share of its CPU, 0 to 1.
     pub own_busy: f64,
+    /// The share of the time, 0 to 1, that a load thread at most was ready to run and had no CPU.
+    pub own_waited: f64,
 }
 
 impl Statistics {
@@ -233,6 +235,7 @@ impl Statistics {
         self.corrected.add(&other.corrected);
         self.own_cpu += other.own_cpu;
         self.own_busy = self.own_busy.max(other.own_busy);
+        self.own_waited = self.own_waited.max(other.own_waited);
     }
 }
 

@@ -12,7 +12,7 @@ fn every_identity_is_delivered_and_strangers_are_refused() {
     let file = format!("ringgate-demo-test-{}.json", std::process::id());
     let json = std::env::temp_dir().join(file);
     let args = DemoArgs {
-        duration: Duration::from_millis(300),
+        duration: Duration::from_secs(1),
         json: Some(json.clone()),
         keep: false,
         key: KeyKind::P256,

@@ -236,7 +236,11 @@ impl Driver {
             .send(self.recorder.notes.finish(cpu_time::of_this_thread()));
         let mut statistics = self.recorder.statistics;
         statistics.due = due;
-        (statistics.own_cpu, statistics.own_busy) = cpu.spent();
+        (
+            statistics.own_cpu,
+            statistics.own_busy,
+            statistics.own_waited,
+        ) = cpu.spent();
         Outcomes {
             statistics,
             identity: self.identity,

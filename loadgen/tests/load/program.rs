@@ -73,8 +73,8 @@ fn exit_codes_say_how_it_went() {
     let world = World::new("codes", Behaviour::Echo);
     let json = world.path("result.json");
     for (more, code, said) in [
-        ("-d 300ms", 0, "held"),
-        ("-d 300ms --threshold p50<1us", 99, "missed: p50<1us"),
+        ("-d 1s", 0, "held"),
+        ("-d 1s --threshold p50<1us", 99, "missed: p50<1us"),
         (
             "-d 300ms --tls 1.2 --ciphers TLS_AES_128_GCM_SHA256",
             1,
@@ -87,7 +87,7 @@ fn exit_codes_say_how_it_went() {
         assert_eq!(got, Some(code), "{more}: {text}");
         assert!(text.contains(said), "{more}: {text}");
     }
-    let (code, text) = world.run(&format!("-d 300ms --quiet --json {json}"));
+    let (code, text) = world.run(&format!("-d 1s --quiet --json {json}"));
     assert_eq!((code, text.as_str()), (Some(0), ""));
     let result: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
