@@ -35,8 +35,10 @@ impl CpuTicks {
     /// The share of CPU time that was stolen since `earlier`, 0 to 1.
     #[allow(clippy::cast_precision_loss)]
     pub fn stolen_since(&self, earlier: &Self) -> f64 {
+        /// Ticks below which a share would be chance: the accounts go by hundredths of a second.
+        const ALL_MIN: u64 = 100;
         let all = self.all.saturating_sub(earlier.all);
-        if all == 0 {
+        if all < ALL_MIN {
             return 0.0;
         }
         self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64
@@ -105,6 +107,11 @@ mod tests {
         };
         assert!((second.stolen_since(&first) - 0.05).abs() < 1e-9);
         assert!(first.stolen_since(&first) < 1e-9);
+        let soon = CpuTicks {
+            all: 1_050,
+            stolen: 140,
+        };
+        assert!(soon.stolen_since(&first) < 1e-9, "too soon to say");
         assert_eq!(CpuTicks::parse("cpu 1 2"), None);
         assert!(CpuTicks::now().all > 0);
     }

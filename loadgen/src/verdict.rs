@@ -69,6 +69,11 @@ pub fn judge(measured: &Measured, thresholds: Option<&Thresholds>, notes: &[Stri
     let (status, first) = if served_wrongly > 0 {
         let text = format!("failed: {served_wrongly} clients that must be refused were served");
         (Status::TargetFailed, text)
+    } else if was_all_refused(statistics) {
+        (
+            Status::TargetFailed,
+            "failed: nothing was served".to_owned(),
+        )
     } else if let Some(limit) = generator_limit(measured) {
         let text = format!("the generator was the limit ({limit}): nothing is said of the server");
         (Status::GeneratorLimit, text)
@@ -112,6 +117,13 @@ pub fn judge(measured: &Measured, thresholds: Option<&Thresholds>, notes: &[Stri
         status,
         text: all.join("; "),
     }
+}
+
+/// Whether nothing was served for reasons that are no matter of time, nor of this host.
+fn was_all_refused(statistics: &Statistics) -> bool {
+    statistics.confirmed == 0
+        && statistics.failed() > 0
+        && statistics.errors.keys().all(|failure| !failure.is_local())
 }
 
 /// Clients that must be refused and were served: nothing is worse.
@@ -193,6 +205,17 @@ mod tests {
         assert_eq!(status(&failing, Some("err<5%")), Status::Held);
         assert_eq!(status(&failing, Some("err<0.01%")), Status::ThresholdMissed);
         assert_eq!(status(&measured(1.0, None), None), Status::GeneratorLimit);
+    }
+
+    #[test]
+    fn a_server_that_serves_nobody_failed_however_busy_this_host_is() {
+        let mut refused = measured(1.0, None);
+        (refused.statistics.confirmed, refused.stolen) = (0, 0.5);
+        assert_eq!(status(&refused, None), Status::GeneratorLimit);
+        refused.statistics.fail(Failure::UnexpectedEof);
+        assert_eq!(status(&refused, None), Status::TargetFailed);
+        refused.statistics.fail(Failure::LocalPorts);
+        assert_eq!(status(&refused, None), Status::GeneratorLimit);
     }
 
     #[test]
