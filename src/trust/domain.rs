@@ -65,6 +65,8 @@ pub struct TrustDomain {
     pub(super) unknown_revocation: RevocationPolicy,
     pub(super) expired_crl: RevocationPolicy,
     pub(super) policy: Rules,
+    /// As it was configured.
+    configured: Policy,
     digest: [u8; 32],
 }
 
@@ -92,6 +94,7 @@ impl TrustDomain {
             unknown_revocation: sources.unknown_revocation,
             expired_crl: sources.expired_crl,
             policy: Rules::new(&sources.policy),
+            configured: sources.policy,
         })
     }
 
@@ -114,7 +117,7 @@ impl TrustDomain {
     }
 
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        &self.configured
     }
 
     /// SHA-256 over what decides here: anchors, CRLs, policy and revocation settings. The order of
