@@ -74,6 +74,20 @@ fn uri() -> impl Strategy<Value = String> {
         .prop_map(|(begin, path, end)| format!("{begin}{path}{end}"))
 }
 
+/// A SPIFFE ID, or a pattern of some.
+fn spiffe(segments: &'static [&'static str]) -> impl Strategy<Value = String> {
+    let domain = select(&["a", "b"][..]);
+    (domain, prop::collection::vec(select(segments), 1..4))
+        .prop_map(|(domain, path)| format!("spiffe://{domain}/{}", path.join("/")))
+}
+
+fn uris() -> impl Strategy<Value = Vec<String>> {
+    prop_oneof![
+        prop::collection::vec(uri(), 0..3),
+        spiffe(&["a", "b"]).prop_map(|id| vec![id]),
+    ]
+}
+
 fn dns() -> impl Strategy<Value = String> {
     let labels = select(&["a", "B", "b", "*", "", "1", "a_", "-"][..]);
     (
@@ -99,7 +113,8 @@ fn matcher() -> impl Strategy<Value = Option<Matcher>> {
         4 => dns().prop_map(|name| NamePattern::parse(&name).ok().map(Matcher::Dns)),
         1 => hash().prop_map(|hash| Some(Matcher::Fingerprint(hash))),
         2 => text().prop_map(|unit| Some(Matcher::OrganizationalUnit(unit))),
-        6 => uri().prop_map(|id| SpiffePattern::parse(&id).ok().map(Matcher::Spiffe)),
+        6 => spiffe(&["a", "b", "*", "**"])
+            .prop_map(|id| SpiffePattern::parse(&id).ok().map(Matcher::Spiffe)),
         1 => hash().prop_map(|hash| Some(Matcher::SpkiPin(hash))),
         6 => uri().prop_map(move |uri| read(&uri).map(Matcher::Uri)),
     ]
@@ -123,7 +138,7 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 prop_compose! {
     fn identity()(
-        uris in prop::collection::vec(uri(), 0..3),
+        uris in uris(),
         dns_names in prop::collection::vec(dns(), 0..3),
         common_name in prop::option::of(text()),
         organizational_units in prop::collection::vec(text(), 0..3),
