@@ -17,6 +17,7 @@ use super::policy::{Effect, Matcher, Policy};
 pub use super::refusal::Refusal;
 use super::refusal::{detail, reason, seconds, span, uri_constraints, utc};
 use super::revocation::{Claim, FindPath};
+use super::rules::Rules;
 use super::spiffe::TrustDomainName;
 use super::summary::{ChainSummary, anchor_digest};
 use super::{Decision, Identity};
@@ -63,7 +64,9 @@ pub struct TrustDomain {
     pub(super) crls: Crls,
     pub(super) unknown_revocation: RevocationPolicy,
     pub(super) expired_crl: RevocationPolicy,
-    pub(super) policy: Policy,
+    pub(super) policy: Rules,
+    /// As it was configured.
+    configured: Policy,
     digest: [u8; 32],
 }
 
@@ -90,7 +93,8 @@ impl TrustDomain {
             anchors,
             unknown_revocation: sources.unknown_revocation,
             expired_crl: sources.expired_crl,
-            policy: sources.policy,
+            policy: Rules::new(&sources.policy),
+            configured: sources.policy,
         })
     }
 
@@ -113,7 +117,7 @@ impl TrustDomain {
     }
 
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        &self.configured
     }
 
     /// SHA-256 over what decides here: anchors, CRLs, policy and revocation settings. The order of

@@ -17,6 +17,7 @@ pub mod policy;
 mod refusal;
 mod rejudge;
 mod revocation;
+mod rules;
 pub mod spiffe;
 pub mod stek;
 pub mod summary;

@@ -1,5 +1,7 @@
 //! One normalised matcher for host names: in SNI, in certificates and in policy rules.
 
+use std::borrow::Cow;
+
 /// Bytes of a label (RFC 1035 section 2.3.4).
 const LABEL_LEN_MAX: usize = 63;
 
@@ -80,6 +82,19 @@ impl NamePattern {
 impl std::fmt::Display for NamePattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// A host name in lower case without a trailing dot; `None` if `name` is none.
+pub(super) fn normalized(name: &str) -> Option<Cow<'_, str>> {
+    check(name).ok()?;
+    Some(lower_case(name.strip_suffix('.').unwrap_or(name)))
+}
+
+pub(super) fn lower_case(text: &str) -> Cow<'_, str> {
+    match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => text.to_ascii_lowercase().into(),
+        false => text.into(),
     }
 }
 

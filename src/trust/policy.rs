@@ -1,9 +1,10 @@
-//! Identity -> Decision. Deny wins; nothing matching means refused.
+//! What rules ask for, as written; [`super::rules`] decides by them. Deny wins; nothing matching means
+//! refused.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::Identity;
-use super::name::NamePattern;
+use super::name::{NamePattern, lower_case};
 use super::spiffe::SpiffePattern;
 
 /// What a rule that matches does.
@@ -111,6 +112,17 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Of a URI or pattern: the scheme and authority in lower case, then the segments of the path.
+pub(super) fn uri_segments(uri: &str) -> Option<impl Iterator<Item = Cow<'_, str>>> {
+    let parts = Parts::of(uri)?;
+    let begin = [parts.scheme, parts.authority].map(lower_case);
+    Some(
+        begin
+            .into_iter()
+            .chain(parts.path.split('/').map(Cow::Borrowed)),
+    )
+}
+
 /// RFC 3986 section 3.1.
 fn is_scheme(scheme: &str) -> bool {
     scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -140,7 +152,7 @@ pub struct PatternError {
     pub problem: &'static str,
 }
 
-/// What a rule asks of an identity.
+/// What a rule asks of an identity. Each looks only at its own kind of name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Matcher {
     /// Every identity that was verified.
@@ -159,23 +171,6 @@ pub enum Matcher {
     SpkiPin([u8; 32]),
     /// A URI SAN.
     Uri(UriPattern),
-}
-
-impl Matcher {
-    /// Each kind looks only at its own kind of name: an email or common name is never compared
-    /// with a DNS or URI rule (CVE-2022-21656).
-    fn matches(&self, identity: &Identity) -> bool {
-        match self {
-            Self::Any => true,
-            Self::CommonName(name) => identity.common_name.as_ref() == Some(name),
-            Self::Dns(pattern) => identity.dns_names.iter().any(|name| pattern.matches(name)),
-            Self::Fingerprint(fingerprint) => identity.fingerprint == *fingerprint,
-            Self::OrganizationalUnit(unit) => identity.organizational_units.contains(unit),
-            Self::Spiffe(pattern) => identity.spiffe_id().is_some_and(|id| pattern.matches(id)),
-            Self::SpkiPin(pin) => identity.spki_pin == *pin,
-            Self::Uri(pattern) => identity.uris.iter().any(|uri| pattern.matches(uri)),
-        }
-    }
 }
 
 /// A named rule; it matches when every kind of matcher that it has finds one match (alternatives
@@ -198,16 +193,6 @@ impl Rule {
             )
         })
     }
-
-    fn matches(&self, identity: &Identity) -> bool {
-        let kind = std::mem::discriminant::<Matcher>;
-        !self.matchers.is_empty()
-            && self.matchers.iter().all(|matcher| {
-                self.matchers
-                    .iter()
-                    .any(|other| kind(other) == kind(matcher) && other.matches(identity))
-            })
-    }
 }
 
 /// The rules of a trust domain. Their order decides only which of several rules is named.
@@ -224,29 +209,15 @@ pub enum Decision {
     Unmatched,
 }
 
-impl Policy {
-    /// Denied if any deny rule matches; otherwise allowed by the first allow rule that matches;
-    /// otherwise unmatched, which is a refusal too.
-    pub fn decide(&self, identity: &Identity) -> Decision {
-        let first = |effect| {
-            self.rules
-                .iter()
-                .find(|rule| rule.effect == effect && rule.matches(identity))
-                .map(|rule| Arc::clone(&rule.name))
-        };
-        if let Some(rule) = first(Effect::Deny) {
-            return Decision::Denied { rule };
-        }
-        match first(Effect::Allow) {
-            Some(rule) => Decision::Allowed { rule },
-            None => Decision::Unmatched,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::Identity;
+    use crate::trust::rules::Rules;
+
+    fn decide(policy: &Policy, identity: &Identity) -> Decision {
+        Rules::new(policy).decide(identity)
+    }
 
     fn identity() -> Identity {
         Identity {
@@ -282,7 +253,7 @@ mod tests {
         let policy = Policy {
             rules: vec![rule("r", Effect::Allow, matchers)],
         };
-        policy.decide(&identity()) == Decision::Allowed { rule: "r".into() }
+        decide(&policy, &identity()) == Decision::Allowed { rule: "r".into() }
     }
 
     fn uri(text: &str) -> Matcher {
@@ -315,7 +286,7 @@ mod tests {
         let policy = Policy {
             rules: vec![rule("r", Effect::Allow, vec![dns("cn.example.org")])],
         };
-        assert_eq!(policy.decide(&identity), Decision::Unmatched);
+        assert_eq!(decide(&policy, &identity), Decision::Unmatched);
     }
 
     #[test]
@@ -346,7 +317,7 @@ mod tests {
             vec![allow.clone(), deny.clone()],
             vec![deny.clone(), allow.clone()],
         ] {
-            let decision = Policy { rules }.decide(&identity());
+            let decision = decide(&Policy { rules }, &identity());
             assert_eq!(decision, Decision::Denied { rule: "out".into() });
         }
         let other = rule(
@@ -354,12 +325,10 @@ mod tests {
             Effect::Deny,
             vec![Matcher::CommonName("Mail".to_owned())],
         );
-        let decision = Policy {
-            rules: vec![other, allow],
-        }
-        .decide(&identity());
+        let rules = vec![other, allow];
+        let decision = decide(&Policy { rules }, &identity());
         assert_eq!(decision, Decision::Allowed { rule: "in".into() });
-        assert_eq!(Policy::default().decide(&identity()), Decision::Unmatched);
+        assert_eq!(decide(&Policy::default(), &identity()), Decision::Unmatched);
     }
 
     #[test]
