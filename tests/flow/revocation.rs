@@ -8,12 +8,14 @@ use ringgate::close_reason::CloseReason;
 use ringgate::shard::Counters;
 use ringgate::shard::mailbox::{Mailbox, Review};
 use ringgate::snapshot::LiveRevocation;
-use rustls::AlertDescription;
+use rustls::{AlertDescription, SupportedProtocolVersion};
 
 use crate::pem::pem;
 use crate::pki::{self, Leaf};
 use crate::upstream::{Manner, Upstream};
-use crate::world::{EVERYONE, FILES, LIMIT, TlsStream, World, alert, alert_in, finish, load};
+use crate::world::{
+    EVERYONE, FILES, LIMIT, SERVER_NAME, TlsStream, World, alert, alert_in, finish, load,
+};
 
 /// A rule for each of two clients.
 const TWO_RULES: &str = r#"rule = [
@@ -69,8 +71,16 @@ fn echo(stream: &mut TlsStream) {
 }
 
 fn connected(world: &World, leaves: &[Leaf; 2]) -> [TlsStream; 2] {
+    connected_by(world, leaves, &rustls::version::TLS13)
+}
+
+fn connected_by(
+    world: &World,
+    leaves: &[Leaf; 2],
+    version: &'static SupportedProtocolVersion,
+) -> [TlsStream; 2] {
     [0, 1].map(|at| {
-        let mut stream = world.connect(&leaves[at]);
+        let mut stream = world.connect_as(Some(&leaves[at]), SERVER_NAME, &[version]);
         echo(&mut stream);
         stream
     })
@@ -84,23 +94,45 @@ fn told(mut stream: TlsStream) -> AlertDescription {
 
 #[test]
 fn revoke_live() {
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        revoked_live(Loss::Crl, version, AlertDescription::CertificateRevoked);
+        revoked_live(Loss::Rule, version, AlertDescription::AccessDenied);
+        revoked_live(Loss::Anchor, version, AlertDescription::UnknownCA);
+    }
+}
+
+/// What takes a client's right away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Loss {
+    Crl,
+    Rule,
+    Anchor,
+}
+
+fn revoked_live(
+    loss: Loss,
+    version: &'static SupportedProtocolVersion,
+    expected: AlertDescription,
+) {
+    let what = format!("{loss:?}, {:?}", version.version);
     let upstream = Upstream::new(Manner::Echo);
-    let crl = "crl = [\"revoked.pem\"]";
-    let more = [
-        (
-            "a CRL",
-            TWO_RULES,
-            crl,
-            AlertDescription::CertificateRevoked,
-        ),
-        ("a rule", ONE_RULE, crl, AlertDescription::AccessDenied),
-        ("an anchor", TWO_RULES, crl, AlertDescription::UnknownCA),
-    ];
-    for (what, rules, more, expected) in more {
-        let world = world(&config(&upstream, TWO_RULES, crl));
-        let mut leaves = clients(&world);
-        if what == "an anchor" {
-            // The other client's anchor goes, this one's stays.
+    let more = "min_version = \"1.2\"\ncrl = [\"revoked.pem\"]";
+    let before = config(&upstream, TWO_RULES, more);
+    let after = match loss {
+        Loss::Rule => config(&upstream, ONE_RULE, more),
+        Loss::Crl | Loss::Anchor => before.clone(),
+    };
+    let world = world(&before);
+    let mut leaves = clients(&world);
+    // Files that are written here are not read before the installation that follows.
+    match loss {
+        Loss::Crl => {
+            let revoked = pem("X509 CRL", &world.client_ca.crl(&[2]));
+            world.folder.write("revoked.pem", &revoked);
+        }
+        Loss::Rule => {}
+        // The other client's anchor goes, this one's stays.
+        Loss::Anchor => {
             let other = pki::Ca::root("Others");
             let both = [&other, &world.client_ca].map(|ca| pem("CERTIFICATE", &ca.certificate));
             let crls = [&other, &world.client_ca].map(|ca| pem("X509 CRL", &ca.crl(&[])));
@@ -108,40 +140,29 @@ fn revoke_live() {
             world.folder.write("revoked.pem", &crls.concat());
             let named = vec![pki::dns("two.example")];
             leaves[1] = other.issue(pki::client_with("two", named));
-            install(&world, &config(&upstream, TWO_RULES, crl));
+            install(&world, &before);
             world.folder.write("clients.pem", &both[1]);
-        } else if what == "a CRL" {
-            world
-                .folder
-                .write("revoked.pem", &pem("X509 CRL", &world.client_ca.crl(&[2])));
-            // Not read yet.
         }
-        let [mut one, two] = connected(&world, &leaves);
-        let review = install(&world, &config(&upstream, rules, more));
-        assert_eq!((review.judged, review.lost), (2, 1), "{what}");
-        assert!(review.finished && review.examples.is_empty());
-        assert_eq!(told(two), expected, "{what}");
-        world.closed(CloseReason::AccessWithdrawn, 1);
-        let report = world.report();
-        assert_eq!(report.reason, CloseReason::AccessWithdrawn);
-        assert!(report.detail.contains("two"), "{what}: {}", report.detail);
-        assert!(report.identity.is_some() && report.service.is_some());
-        // Who keeps its right notices nothing, and is served by what is installed now.
-        echo(&mut one);
-        let again = install(&world, &config(&upstream, rules, more));
-        assert_eq!(
-            (again.judged, again.lost),
-            (0, 0),
-            "{what}: nothing changed"
-        );
-        echo(&mut one);
-        finish(one);
-        assert_eq!(
-            alert(world.connect(&leaves[1])),
-            expected,
-            "{what}: a new one"
-        );
     }
+    let [mut one, two] = connected_by(&world, &leaves, version);
+    let review = install(&world, &after);
+    assert_eq!((review.judged, review.lost), (2, 1), "{what}");
+    assert!(review.finished && review.examples.is_empty());
+    assert_eq!(told(two), expected, "{what}");
+    world.closed(CloseReason::AccessWithdrawn, 1);
+    let report = world.report();
+    assert_eq!(report.reason, CloseReason::AccessWithdrawn);
+    assert!(report.detail.contains("two"), "{what}: {}", report.detail);
+    assert!(report.identity.is_some() && report.service.is_some());
+    // Who keeps its right notices nothing, and is served by what is installed now.
+    echo(&mut one);
+    let again = install(&world, &after);
+    let nothing_changed = (again.judged, again.lost);
+    assert_eq!(nothing_changed, (0, 0), "{what}");
+    echo(&mut one);
+    finish(one);
+    let new = world.connect_as(Some(&leaves[1]), SERVER_NAME, &[version]);
+    assert_eq!(alert(new), expected, "{what}: a new one");
 }
 
 #[test]

@@ -318,8 +318,9 @@ impl World {
         while !self.terminator(&check) {
             assert!(
                 Instant::now() < until,
-                "not within {LIMIT:?}: {what}; {}",
-                self.reasons()
+                "not within {LIMIT:?}: {what}; {}{}",
+                self.reasons(),
+                self.under_way(),
             );
             std::thread::yield_now();
         }
@@ -328,6 +329,18 @@ impl World {
     /// Connects to upstreams that were started so far.
     pub fn upstream_connects(&self) -> u64 {
         self.figure(Counters::upstream_connects)
+    }
+
+    /// What goes on, for the message of a test that waited in vain.
+    fn under_way(&self) -> String {
+        format!(
+            "open {}, handshaking {}, operations in flight {}, submissions {}, completions {}",
+            self.figure(Counters::open),
+            self.figure(Counters::handshaking),
+            self.figure(Counters::operations_in_flight),
+            self.figure(Counters::submissions),
+            self.figure(Counters::completions),
+        )
     }
 
     pub fn reasons(&self) -> String {
