@@ -105,7 +105,9 @@ pub(super) fn setup_remedy(error: &io::Error) -> String {
         }
         Some(libc::EINVAL) => "the kernel lacks DEFER_TASKRUN: 6.1 or newer is needed".into(),
         Some(libc::ENOMEM) => {
-            "not enough memory may be locked: raise LimitMEMLOCK= or `ulimit -l`".into()
+            "no memory for the ring: raise LimitMEMLOCK= or `ulimit -l`, or the memory limit of the \
+             container"
+                .into()
         }
         Some(libc::EMFILE | libc::ENFILE) => {
             "no descriptor is left: raise LimitNOFILE= or `ulimit -n`".into()

@@ -1,6 +1,8 @@
 //! Setting a ring up.
 
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use io_uring::IoUring;
 
@@ -83,8 +85,24 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
     })
 }
 
-/// With the flags of the design; `NO_SQARRAY` (kernel 6.6) is left out where it is not known.
+/// How often a ring is asked for whose memory the kernel did not find, and the pause between.
+const SETUP_ATTEMPTS: usize = 20;
+const SETUP_PAUSE: Duration = Duration::from_millis(10);
+
+/// With the flags of the design. Where files fill the memory (page cache), the kernel gives up
+/// (`ENOMEM`) before it has taken enough of it back, and finds it when it is asked again.
 pub(super) fn io_uring(options: &RingOptions) -> io::Result<IoUring> {
+    for _ in 1..SETUP_ATTEMPTS {
+        match io_uring_once(options) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => thread::sleep(SETUP_PAUSE),
+            result => return result,
+        }
+    }
+    io_uring_once(options)
+}
+
+/// `NO_SQARRAY` (kernel 6.6) is left out where it is not known.
+fn io_uring_once(options: &RingOptions) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder
         .dontfork()
