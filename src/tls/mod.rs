@@ -2,6 +2,7 @@
 
 pub mod acceptor;
 pub mod handshake;
+mod key_schedule;
 pub mod record;
 mod resolver;
 mod traffic_secrets;
