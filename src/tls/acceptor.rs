@@ -12,7 +12,6 @@ use rustls::{InconsistentKeys, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::key_schedule;
 use super::resolver::Resolver;
 use super::traffic_secrets::Capture;
 use crate::clock::Clock;
@@ -88,7 +87,7 @@ impl Acceptor {
     pub fn new(options: AcceptorOptions) -> Result<Self, AcceptorError> {
         check(&options)?;
         let routes: Arc<[Route]> = options.routes.into();
-        let provider = Arc::new(key_schedule::provider());
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let versions: &[_] = match options.min_version {
             MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             MinVersion::Tls13 => &[&rustls::version::TLS13],

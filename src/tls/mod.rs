@@ -2,7 +2,6 @@
 
 pub mod acceptor;
 pub mod handshake;
-mod key_schedule;
 pub mod record;
 mod resolver;
 mod traffic_secrets;
