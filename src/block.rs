@@ -154,6 +154,11 @@ impl Pool {
         self.capacity = capacity;
     }
 
+    /// How many blocks can be taken.
+    pub fn free(&self) -> usize {
+        self.capacity.saturating_sub(self.lent)
+    }
+
     /// How many blocks are out.
     pub fn lent(&self) -> usize {
         self.lent

@@ -55,6 +55,8 @@ pub enum Event<'a> {
 /// What the operator wants of a connection.
 #[derive(Debug)]
 pub enum Command {
+    /// Close now without a word, for this reason: a peer takes nothing.
+    Cut(CloseReason),
     /// End now, politely, for this reason.
     End(CloseReason),
     /// End a session whose client is no longer let in, for this reason; the refusal says why.
@@ -225,6 +227,7 @@ impl Connection {
     pub fn on(&mut self, event: Event<'_>, context: &mut Context<'_>) {
         match event {
             Event::Sent(side, block, result) => self.on_sent(side, block, result, context),
+            Event::Command(Command::Cut(reason)) => self.close(reason, context),
             Event::Command(Command::End(reason)) => self.end(reason, context),
             Event::Command(Command::Withdraw(reason, refusal)) => {
                 self.withdraw(reason, refusal, context);

@@ -21,6 +21,7 @@ pub struct Counters {
     submissions: AtomicU64,
     completions: AtomicU64,
     buffers_exhausted: AtomicU64,
+    parked: AtomicU64,
     reports_lost: AtomicU64,
     upstream_connects: AtomicU64,
     blocks_lent: AtomicU64,
@@ -67,6 +68,8 @@ figures! {
     completions;
     /// Receives that found no buffer.
     buffers_exhausted;
+    /// Times that what was received had to wait for blocks.
+    parked;
     /// Reports that found the queue to the control plane full.
     reports_lost;
     /// Connects to upstreams that were started.
@@ -114,6 +117,7 @@ impl Counters {
             submissions: AtomicU64::new(0),
             completions: AtomicU64::new(0),
             buffers_exhausted: AtomicU64::new(0),
+            parked: AtomicU64::new(0),
             reports_lost: AtomicU64::new(0),
             upstream_connects: AtomicU64::new(0),
             verdict_hits: AtomicU64::new(0),
@@ -133,6 +137,10 @@ impl Counters {
     /// Connections that ended for `reason`.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.closed[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_parked(&self) {
+        add(&self.parked, 1);
     }
 
     pub(super) fn count_accepted(&self) {

@@ -76,6 +76,8 @@ pub(super) struct Socket {
     /// The last receive took all that there was. Until then one buffer at a time is received: a
     /// peer that sends much does not fill every buffer before it is stopped, and its reset is seen.
     pub(super) drained: bool,
+    /// Receives that ended, or bytes received, which wait for blocks.
+    pub(super) parked: usize,
 }
 
 /// A connection with what the shard keeps for it.
@@ -141,7 +143,9 @@ impl Entry {
 
     /// Whether nothing is in flight any more, so that the entry can go.
     pub(super) fn is_quiet(&self) -> bool {
-        let idle = |socket: &Socket| socket.receive.is_none() && socket.send.is_none();
+        let idle = |socket: &Socket| {
+            socket.receive.is_none() && socket.send.is_none() && socket.parked == 0
+        };
         idle(&self.client) && idle(&self.upstream) && self.connect.is_none()
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::entry::Entry;
+use super::pressure;
 use crate::connection::{Event, Side};
 use crate::limits::BLOCK_LEN;
 use crate::ring::Received;
@@ -65,12 +66,26 @@ impl Handshakes {
 }
 
 impl Shard {
+    /// Whether what a client sent can be kept for its handshake, which takes no block.
+    pub(super) fn has_room_for_handshake(&mut self, key: u32, buffer: &Received) -> bool {
+        let len = self.ring.received(buffer).len();
+        self.connections.get(key as usize).is_some_and(|entry| {
+            let is_next = entry.connection.is_handshaking() && entry.client.parked == 0;
+            is_next && entry.waiting.len() + len <= BLOCK_LEN
+        })
+    }
+
     /// Keeps what a handshaking client sent until it is its turn. False where there is no handshake
     /// any more.
     pub(super) fn keeps_for_handshake(&mut self, key: u32, buffer: &Received) -> bool {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return false;
+        };
+        if !entry.connection.is_handshaking() {
+            return false;
+        }
         let len = self.ring.received(buffer).len();
-        let is_full = |entry: &Entry| entry.waiting.len() + len > BLOCK_LEN;
-        if self.connections.get(key as usize).is_some_and(is_full) {
+        if entry.waiting.len() + len > BLOCK_LEN {
             // A connection is never given more at once than a receive can bring.
             self.handshakes.forget(key);
             self.take_step(key);
@@ -94,7 +109,9 @@ impl Shard {
             return;
         }
         let began = self.clock.now();
-        while let Some(key) = self.handshakes.pop() {
+        while pressure::has_room(&self.pool)
+            && let Some(key) = self.handshakes.pop()
+        {
             self.take_step(key);
             if self.clock.now() - began >= TURN_BUDGET {
                 return;

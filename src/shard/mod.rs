@@ -12,6 +12,7 @@ mod front;
 mod handshakes;
 mod install;
 pub mod mailbox;
+mod pressure;
 mod reporting;
 mod review;
 mod tenure;
@@ -41,6 +42,7 @@ use entry::{Entry, Kind};
 use front::Front;
 use handshakes::Handshakes;
 use mailbox::{Command, Inbox};
+use pressure::Parked;
 use review::UnderWay;
 use tenure::TimeUp;
 use timers::Timers;
@@ -76,6 +78,8 @@ pub struct Shard {
     inbox: Inbox,
     waker: Waker,
     handshakes: Handshakes,
+    /// What was received and waits for blocks.
+    parked: Parked,
     /// Connections and sides whose receive found no buffer.
     starving: Vec<Token>,
     /// Reused by every event.
@@ -142,6 +146,7 @@ impl Shard {
             inbox,
             waker,
             handshakes: Handshakes::default(),
+            parked: Parked::default(),
             starving: Vec::new(),
             actions: Vec::new(),
             review: None,
@@ -168,6 +173,8 @@ impl Shard {
             self.turn();
             self.commands();
             self.deadlines();
+            self.relieve();
+            self.unpark();
             self.feed_starving();
             self.go_on_with_handshakes();
             self.go_on_with_review();
@@ -182,12 +189,18 @@ impl Shard {
     }
 
     fn until_next_deadline(&self) -> Duration {
-        if self.review.is_some() || !self.handshakes.is_empty() {
+        let handshakes_go_on = !self.handshakes.is_empty() && pressure::has_room(&self.pool);
+        let receives_go_on = !self.starving.is_empty() && self.ring.free_buffers() > 0;
+        if self.review.is_some() || handshakes_go_on || receives_go_on {
             return Duration::ZERO;
         }
         let gates = self.gates.iter().filter_map(|(_, gate)| gate.paused_until);
         let draining = self.draining.filter(|_| !self.stopping);
-        let next = gates.chain(self.timers.next()).chain(draining).min();
+        let others = [draining, self.parked.relief_at()];
+        let next = gates
+            .chain(self.timers.next())
+            .chain(others.into_iter().flatten())
+            .min();
         let wait = next.map(|at| at.saturating_duration_since(self.now));
         // A millisecond more than asked: waking just before a deadline is a wasted turn.
         wait.map_or(TURN_MAX, |wait| {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::entry::Kind;
+use super::pressure::What;
 use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
 use crate::limits::BLOCK_LEN;
@@ -44,13 +45,23 @@ impl Shard {
     }
 
     fn received(&mut self, key: u32, side: Side, buffer: Received, more: bool) {
-        if let Some(entry) = self.connections.get_mut(key as usize)
-            && !more
-        {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return self.ring.give_back(buffer);
+        };
+        if !more {
             let socket = entry.socket(side);
             socket.receive = None;
             socket.drained = self.ring.received(&buffer).len() < BLOCK_LEN;
         }
+        if self.must_wait() && !self.has_room_for_handshake(key, &buffer) {
+            self.park(key, side, What::Received(buffer));
+        } else {
+            self.deliver(key, side, buffer);
+        }
+    }
+
+    /// Hands a connection what was received for it.
+    pub(super) fn deliver(&mut self, key: u32, side: Side, buffer: Received) {
         let is_kept = side == Side::Client && self.keeps_for_handshake(key, &buffer);
         if !is_kept && let Some(entry) = self.connections.get_mut(key as usize) {
             let mut context = Context {
@@ -84,17 +95,27 @@ impl Shard {
                 self.starving.push(Kind::receive(side).token(key));
                 self.retire(key);
             }
-            ReceiveEnd::EndOfStream => {
+            ReceiveEnd::EndOfStream if socket.parked > 0 => {
                 socket.wanted = false;
-                self.client_left_handshake(key, side);
-                self.dispatch(key, Event::Ended(side, Ok(())));
+                self.park(key, side, What::EndOfStream);
             }
+            ReceiveEnd::EndOfStream => self.deliver_end(key, side),
+            // A reset makes what came before it worthless.
             ReceiveEnd::Failed(error) => {
                 socket.wanted = false;
                 self.client_left_handshake(key, side);
                 self.dispatch(key, Event::Ended(side, Err(error)));
             }
         }
+    }
+
+    /// Tells a connection that a side's stream has ended.
+    pub(super) fn deliver_end(&mut self, key: u32, side: Side) {
+        if let Some(entry) = self.connections.get_mut(key as usize) {
+            entry.socket(side).wanted = false;
+        }
+        self.client_left_handshake(key, side);
+        self.dispatch(key, Event::Ended(side, Ok(())));
     }
 
     /// Starts receives that found no buffer again, as many as there are buffers now.
@@ -126,7 +147,7 @@ impl Shard {
         let Some(descriptor) = &socket.descriptor else {
             return false;
         };
-        let starts = socket.wanted && socket.receive.is_none();
+        let starts = socket.wanted && socket.receive.is_none() && socket.parked == 0;
         if starts {
             let token = Kind::receive(side).token(key);
             socket.receive = Some(if socket.drained {

@@ -3,6 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ringgate::close_reason::CloseReason;
@@ -10,7 +14,7 @@ use ringgate::limits::{BLOCKS_PER_DIRECTION, RECEIVE_BUFFERS};
 use ringgate::shard::Counters;
 
 use crate::upstream::{Manner, Upstream};
-use crate::world::{FILES, TlsStream, World, finish, patterned};
+use crate::world::{FILES, Folder, TlsStream, World, finish, patterned};
 
 /// More than the kernel's socket buffers on both sides take together.
 const MUCH: usize = 32 << 20;
@@ -130,6 +134,136 @@ fn sixteen_that_stall_both_ways() {
     let (most, bound) = (world.figure(Counters::blocks_lent_max), bound(34));
     assert!(most <= bound, "{most} blocks, {bound} allowed");
     world.closed(CloseReason::Complete, 17);
+    world.reaches("blocks", 0, Counters::blocks_lent);
+}
+
+/// Clients that send much to an upstream which takes it only when told, so many that the blocks of
+/// the smallest pool are not enough for them.
+const HOARDERS: usize = 130;
+const HOARD: usize = 1 << 20;
+
+/// Serves as an upstream, on a Unix socket because those hold little; counts what it read, once the
+/// gate can be passed.
+fn small_upstream(folder: &Folder, gate: &Arc<RwLock<()>>) -> (String, Arc<AtomicUsize>) {
+    let path = folder.write("unused", "").with_file_name("small.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (gate, read) = (Arc::clone(gate), Arc::new(AtomicUsize::new(0)));
+    let total = Arc::clone(&read);
+    // The threads end with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (gate, total) = (Arc::clone(&gate), Arc::clone(&total));
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                drop(gate.read());
+                let mut buffer = vec![0; 64 * 1024];
+                while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                    total.fetch_add(len, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (format!("unix:{}", path.display()), read)
+}
+
+/// A world in which hoarders hold every block, those, and how much their upstream has read.
+fn without_blocks(
+    folder: &Folder,
+    echo: &Upstream,
+    gate: &Arc<RwLock<()>>,
+) -> (World, Vec<JoinHandle<bool>>, Arc<AtomicUsize>) {
+    let (small, read) = small_upstream(folder, gate);
+    let listener = |name: &str, upstream: &str, more: &str| {
+        format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nname = \"{name}\"\n{FILES}\
+             upstream = \"{upstream}\"\n{more}\n{}\n",
+            crate::world::EVERYONE
+        )
+    };
+    let config = [
+        listener(
+            "small",
+            &small,
+            "proxy_protocol = \"off\"\nhandshake_timeout = \"5m\"\nidle_timeout = \"1h\"",
+        ),
+        listener(
+            "echo",
+            &echo.address.to_string(),
+            "handshake_timeout = \"5m\"",
+        ),
+        "[limits]\nbuffers = \"16MiB\"\n".to_owned(),
+    ]
+    .concat();
+    let world = World::with(|_, _, _| {}, &config);
+    let client = world.client();
+    let hoarders = (0..HOARDERS).map(|_| {
+        let mut stream = world.connect(&client);
+        std::thread::spawn(move || {
+            let sent = patterned(HOARD);
+            let all = stream.write_all(&sent).is_ok();
+            all && finish(stream) == b""
+        })
+    });
+    let hoarders = hoarders.collect();
+    // Nothing moves any more, and it is blocks that are missing.
+    let mut sent = 0;
+    world.eventually("something that waits for blocks", |terminator| {
+        std::thread::sleep(Duration::from_millis(200));
+        let mut mailboxes = terminator.mailboxes();
+        let counters = mailboxes.next().unwrap().counters();
+        let before = std::mem::replace(&mut sent, counters.submissions());
+        counters.parked() > 0 && before == sent
+    });
+    (world, hoarders, read)
+}
+
+#[test]
+fn what_finds_no_block_waits_and_is_not_lost() {
+    let (gate, echo) = (Arc::new(RwLock::new(())), Upstream::new(Manner::Echo));
+    let (folder, shut) = (Folder::new(), gate.write().unwrap());
+    let (world, hoarders, read) = without_blocks(&folder, &echo, &gate);
+    assert_eq!(world.ends(), 0, "{}", world.reasons());
+    drop(shut);
+    for hoarder in hoarders {
+        assert!(
+            hoarder.join().is_ok_and(|whole| whole),
+            "{}",
+            world.reasons()
+        );
+    }
+    world.closed(CloseReason::Complete, HOARDERS as u64);
+    assert_eq!(read.load(Ordering::Relaxed), HOARDERS * HOARD);
+    another_is_served(&world);
+    world.reaches("blocks", 0, Counters::blocks_lent);
+    world.quiet();
+}
+
+#[test]
+fn those_that_hold_most_give_way_to_those_that_waited_long() {
+    let (gate, echo) = (Arc::new(RwLock::new(())), Upstream::new(Manner::Echo));
+    let (folder, shut) = (Folder::new(), gate.write().unwrap());
+    let (world, hoarders, _) = without_blocks(&folder, &echo, &gate);
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| another_is_served(&world));
+        // A connection that it gives up again, and its own.
+        world.reaches("accepted", 2 + HOARDERS as u64, Counters::accepted);
+        // However long nothing else moves: it is the clock that ends somebody.
+        let cut = |counters: &Counters| counters.closed(CloseReason::BufferLimit);
+        assert_eq!(world.figure(cut), 0, "{}", world.reasons());
+        // What is freed first goes to those that waited longest, who hoard as well.
+        world.eventually("room for another", |_| {
+            world.clock.advance(Duration::from_secs(1));
+            std::thread::sleep(Duration::from_millis(100));
+            served.is_finished()
+        });
+        served.join().unwrap();
+    });
+    let ended = world.figure(|counters| counters.closed(CloseReason::BufferLimit));
+    assert!(ended > 0 && ended < HOARDERS as u64, "{}", world.reasons());
+    drop(shut);
+    let whole = hoarders.into_iter().map(|hoarder| hoarder.join().is_ok());
+    let whole = whole.filter(|whole| *whole).count() as u64;
+    assert_eq!(whole, HOARDERS as u64 - ended, "{}", world.reasons());
     world.reaches("blocks", 0, Counters::blocks_lent);
 }
 

@@ -313,9 +313,9 @@ impl World {
         });
     }
 
-    pub fn eventually(&self, what: &str, check: impl Fn(&mut Terminator) -> bool) {
+    pub fn eventually(&self, what: &str, mut check: impl FnMut(&mut Terminator) -> bool) {
         let until = Instant::now() + LIMIT;
-        while !self.terminator(&check) {
+        while !self.terminator(&mut check) {
             assert!(
                 Instant::now() < until,
                 "not within {LIMIT:?}: {what}; {}{}",

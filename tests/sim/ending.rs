@@ -19,7 +19,7 @@ impl World<'_> {
     pub fn ending_by(&self, event: &Event<'_>) -> Option<CloseReason> {
         let handshaking = self.connection.is_handshaking();
         match event {
-            Event::Command(Command::End(reason)) => Some(*reason),
+            Event::Command(Command::Cut(reason) | Command::End(reason)) => Some(*reason),
             // A handshake is concluded first.
             Event::Command(Command::Withdraw(reason, _)) => (!handshaking).then_some(*reason),
             Event::Deadline if handshaking => Some(CloseReason::HandshakeTimeout),
