@@ -70,18 +70,12 @@ pub fn judge(measured: &Measured, thresholds: Option<&Thresholds>, notes: &[Stri
         let text = format!("failed: {served_wrongly} clients that must be refused were served");
         (Status::TargetFailed, text)
     } else if was_all_refused(statistics) {
-        (
-            Status::TargetFailed,
-            "failed: nothing was served".to_owned(),
-        )
+        (Status::TargetFailed, nothing_served(statistics))
     } else if let Some(limit) = generator_limit(measured) {
         let text = format!("the generator was the limit ({limit}): nothing is said of the server");
         (Status::GeneratorLimit, text)
     } else if statistics.confirmed == 0 {
-        (
-            Status::TargetFailed,
-            "failed: nothing was served".to_owned(),
-        )
+        (Status::TargetFailed, nothing_served(statistics))
     } else if !missed.is_empty() {
         (
             Status::ThresholdMissed,
@@ -117,6 +111,17 @@ pub fn judge(measured: &Measured, thresholds: Option<&Thresholds>, notes: &[Stri
         status,
         text: all.join("; "),
     }
+}
+
+/// That nothing was served, and what most of it met.
+fn nothing_served(statistics: &Statistics) -> String {
+    let most = statistics.errors.iter().max_by_key(|(_, count)| **count);
+    let met = most.map_or_else(String::new, |(failure, _)| {
+        let meaning = failure.meaning();
+        let meaning = meaning.map_or_else(String::new, |meaning| format!(" ({meaning})"));
+        format!(", {failure}{meaning}")
+    });
+    format!("failed: nothing was served{met}")
 }
 
 /// Whether nothing was served for reasons that are no matter of time, nor of this host.
