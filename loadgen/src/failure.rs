@@ -105,6 +105,10 @@ impl Failure {
                 _ => return None,
             },
             Self::ConfirmTimeout => "it gave no session ticket: --confirm echo",
+            Self::EchoMismatch => {
+                "another answer than what was sent: does the upstream echo, and take the PROXY \
+                 header if one is sent (`echo --proxy`)?"
+            }
             Self::NotTls => "it speaks no TLS at this port",
             Self::RequestTimeout => {
                 "shaken hands, and nothing came back: is there an echo behind it?"
@@ -113,6 +117,7 @@ impl Failure {
             Self::TcpTimeout => "no answer to SYN: is the host up, and no firewall between?",
             Self::TcpUnreachable => "no route leads there",
             Self::TlsTimeout => "connected, and no handshake came back",
+            Self::UnexpectedEof => "it hung up: is its upstream there?",
             _ => return None,
         })
     }
@@ -120,6 +125,12 @@ impl Failure {
     /// Whether the server said no: an alert, a refused connection, or an end.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Alert(_) | Self::TcpReset | Self::UnexpectedEof)
+    }
+}
+
+impl From<&std::io::Error> for Failure {
+    fn from(error: &std::io::Error) -> Self {
+        Self::from_errno(error.raw_os_error().unwrap_or_default())
     }
 }
 

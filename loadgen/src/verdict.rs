@@ -17,6 +17,9 @@ const SENT_MIN: f64 = 0.99;
 /// A share of stolen CPU time past which times mean little.
 const STOLEN_MAX: f64 = 0.05;
 
+/// A share of the time past which a load thread that stood still has measured itself.
+const STOOD_STILL_MAX: f64 = 0.05;
+
 /// A verdict with its exit code, and in plain words.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Verdict {
@@ -38,6 +41,13 @@ pub fn generator_limit(measured: &Measured) -> Option<String> {
         let stolen = measured.stolen * 100.0;
         return Some(format!(
             "its hypervisor gave {stolen:.0}% of this host's CPU time to others"
+        ));
+    }
+    let stood_still = statistics.stood_still.as_secs_f64();
+    if stood_still > STOOD_STILL_MAX * measured.duration.as_secs_f64() {
+        return Some(format!(
+            "a load thread stood still for {stood_still:.1} s, as on a host that is suspended or \
+             overloaded"
         ));
     }
     let server_busy = measured.server_cpu.map_or(0.0, |cpu| cpu.as_secs_f64())
@@ -179,6 +189,13 @@ mod tests {
         let mut stolen = measured(0.1, None);
         stolen.stolen = 0.2;
         assert_eq!(status(&stolen, None), Status::GeneratorLimit);
+        let mut suspended = measured(0.1, None);
+        suspended.statistics.stood_still = Duration::from_millis(400);
+        assert!(generator_limit(&suspended).is_none());
+        // What failed meanwhile is not the server's doing.
+        suspended.statistics.stood_still = Duration::from_secs(4);
+        suspended.statistics.fail(Failure::TlsTimeout);
+        assert_eq!(status(&suspended, None), Status::GeneratorLimit);
     }
 
     #[test]
