@@ -264,6 +264,9 @@ pub struct PlanArgs {
     pub utilisation: Option<f64>,
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub cores_per_host: u32,
+    /// A run to check the plan by: what it took of the server is printed beside what the costs say.
+    #[arg(long, value_name = "RESULT.json")]
+    pub beside: Option<PathBuf>,
 }
 
 fn precision(text: &str) -> Result<f64, String> {

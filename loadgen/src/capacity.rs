@@ -77,7 +77,14 @@ pub fn plan(args: &PlanArgs) -> Result<String, String> {
     };
     let planned = compute(&costs, &wanted, args.utilisation)?;
     let searched = costs.utilisation.is_some() && args.utilisation.is_none();
-    Ok(planned.text(&wanted, slo.or(costs.slo).as_deref(), searched))
+    let outcome = match &args.beside {
+        Some(path) => costs
+            .beside(&Report::read(path)?)
+            .map_err(|error| format!("{}: {error}", path.display()))?,
+        None => String::new(),
+    };
+    let slo = slo.or_else(|| costs.slo.clone());
+    Ok(planned.text(&wanted, slo.as_deref(), searched) + &outcome)
 }
 
 impl Costs {
@@ -130,6 +137,39 @@ impl Costs {
                 _ => {}
             }
         }
+    }
+
+    /// What a run took of the server, and what these costs say that its units take.
+    #[allow(clippy::cast_precision_loss)]
+    fn beside(&self, report: &Report) -> Result<String, String> {
+        const WANTED: &str = "expected a run with --server-pid";
+        let details = report.details.as_ref().ok_or(WANTED)?;
+        let server = details.server.as_ref().ok_or(WANTED)?;
+        let seconds: f64 = details.series.iter().map(|row| row.len_s).sum();
+        let a_second = |of: fn(&Row) -> u64| {
+            details.series.iter().map(of).sum::<u64>() as f64 / seconds.max(f64::MIN_POSITIVE)
+        };
+        let confirmed = a_second(|row| row.confirmed);
+        let (what, amount, cost) = match details.settings.mode.as_str() {
+            "handshake" => {
+                let share = a_second(|row| row.resumed) / confirmed.max(f64::MIN_POSITIVE);
+                let what = format!("handshakes/s, {:.0}% of them resumed,", share * 100.0);
+                (what, confirmed, Some(self.handshake(share)?))
+            }
+            "rr" => ("requests/s".to_owned(), confirmed, self.request),
+            "bulk" => ("bytes/s".to_owned(), a_second(|row| row.bytes), self.byte),
+            other => return Err(format!("a run with --mode {other} has no rate")),
+        };
+        let cost = cost.ok_or_else(|| format!("no result says what {what} cost"))?;
+        let predicted = cost.scaled(amount * 1e-6);
+        let off = (server.busy_cpus / predicted.value.max(f64::MIN_POSITIVE) - 1.0) * 100.0;
+        Ok(format!(
+            "\nbeside a run: {amount:.0} {what} took {:.3} CPUs, and {} were predicted: {:.1}% {}\n",
+            server.busy_cpus,
+            show(&predicted, 3),
+            off.abs(),
+            if off < 0.0 { "less" } else { "more" }
+        ))
     }
 
     /// The cost of a handshake of which this share resumes: on the line through the runs with the
@@ -345,6 +385,32 @@ mod tests {
             ..WANTED
         };
         assert!(error(&[run("handshake", 900, 1.0)], &wanted).contains("--mode rr"));
+    }
+
+    #[test]
+    fn a_prediction_stands_beside_its_outcome() {
+        let costs = costs(&[run("handshake", 0, 200.0), run("handshake", 1_000, 100.0)]);
+        let mut outcome = Report::empty();
+        let error = costs.beside(&outcome).unwrap_err();
+        assert!(error.contains("--server-pid"), "{error}");
+        let mut details = run("handshake", 500, 0.0);
+        for row in &mut details.series {
+            row.len_s = 1.0;
+        }
+        // 1000 a second at 149.85 µs, the mean of the noise.
+        details.server = Some(crate::details::Server {
+            busy_cpus: 0.165,
+            ..Default::default()
+        });
+        outcome.details = Some(details);
+        let text = costs.beside(&outcome).unwrap();
+        assert!(
+            text.contains("1000 handshakes/s, 50% of them resumed, took 0.165 CPUs")
+                && text.contains("10.1% more"),
+            "{text}"
+        );
+        outcome.details.as_mut().unwrap().settings.mode = "rr".to_owned();
+        assert!(costs.beside(&outcome).is_err());
     }
 
     #[test]

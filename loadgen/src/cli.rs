@@ -11,10 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{DemoArgs, EchoArgs, PkiArgs, PlanArgs, RunArgs, SearchArgs};
 use crate::echo::{Echo, EchoOptions};
-use crate::floor::Floor;
-use crate::pki::{self, KeyKind, Pki, PkiOptions};
+use crate::pki::{self, Pki, PkiOptions};
 use crate::report::{Report, print};
-use crate::{capacity, compare, demo, hlog, run_command, search};
+use crate::{capacity, compare, demo, floor, hlog, run_command, search};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -66,12 +65,8 @@ pub enum Command {
         #[arg(value_name = "B.json")]
         second: PathBuf,
     },
-    /// The raw cryptography of mutual TLS on this CPU.
-    Floor {
-        /// The kind of every key.
-        #[arg(long, value_enum, default_value_t)]
-        key: KeyKind,
-    },
+    /// The raw cryptography of mutual TLS on this CPU, for each kind of key and group.
+    Floor,
     /// Histogram logs of several hosts into one: histograms add, percentiles never average.
     Merge {
         #[arg(value_name = "FILE.hlog", required = true)]
@@ -126,7 +121,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Echo(args) => run_echo(&args),
-        Command::Floor { key } => print_floor(key),
+        Command::Floor => print_floor(),
         Command::Pki(args) => write_pki(&args),
         Command::Compare { first, second } => print_or_fail(compare_files(&first, &second)),
         Command::Merge { logs, hlog } => print_or_fail(merge_files(&logs, hlog.as_deref())),
@@ -205,34 +200,11 @@ fn run_echo(args: &EchoArgs) -> Status {
     }
 }
 
-fn print_floor(key: KeyKind) -> Status {
-    let Ok(floor) = Floor::measure(key) else {
+fn print_floor() -> Status {
+    let Ok(table) = floor::table() else {
         eprintln!("the cryptographic library failed on this CPU");
         return Status::GeneratorLimit;
     };
-    let mut table = format!("µs for each operation on this CPU, {key:?}:\n");
-    for (name, us) in [
-        ("X25519 key pair and agreement", floor.key_exchange_us),
-        ("signature", floor.sign_us),
-        ("verification", floor.verify_us),
-        ("HKDF extract and expand, SHA-256", floor.hkdf_us),
-        ("AES-128-GCM, 1 KiB", floor.aead_1k_us),
-        ("AES-128-GCM, 16 KiB", floor.aead_16k_us),
-        (
-            "full mutual handshake on the server, chain verdict known",
-            floor.full_handshake_us(0),
-        ),
-        (
-            "the same, and one signature of the chain",
-            floor.full_handshake_us(1),
-        ),
-        (
-            "resumed mutual handshake on the server",
-            floor.resumed_handshake_us(),
-        ),
-    ] {
-        table.push_str(&format!("  {us:>9.3}  {name}\n"));
-    }
     print(&table);
     Status::Held
 }
@@ -249,7 +221,16 @@ fn write_pki(args: &PkiArgs) -> Status {
         wrong_ca: args.wrong_ca,
     };
     match Pki::generate(&options).and_then(|pki| pki::write(&pki, &args.directory)) {
-        Ok(()) => Status::Held,
+        Ok(()) => {
+            let directory = args.directory.display();
+            print(&format!(
+                "the server gets {directory}/server.pem, server.key and, to verify clients, \
+                 client-ca.pem\nthe load gets --ca {directory}/ca.pem --identities {directory}, \
+                 and knows the server as {}, localhost and 127.0.0.1\n",
+                options.server_name
+            ));
+            Status::Held
+        }
         Err(error) => {
             eprintln!("{error}");
             Status::Usage

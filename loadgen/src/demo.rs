@@ -21,7 +21,7 @@ use crate::client::{
 use crate::cpu_time::Watched;
 use crate::echo::{Echo, EchoOptions};
 use crate::failure::Failure;
-use crate::floor::Floor;
+use crate::floor::{Algorithms, Floor};
 use crate::identity_check::{Delivered, IdentityCounts};
 use crate::pki::{self, Credential, Pki, PkiOptions};
 use crate::report::{Phase, Report, SCHEMA, Unit, print};
@@ -100,7 +100,7 @@ impl Demo {
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         let server_cpu = *cpus.first().ok_or("no CPU to run on: is /proc there?")?;
         let load_cpu = cpus.get(1).or_else(|| cpus.first()).copied();
-        let floor = on_cpu(server_cpu, Floor::measure, args.key)?
+        let floor = on_cpu(server_cpu, Floor::measure, Algorithms::of_key(args.key))?
             .map_err(|_| "the cryptographic library failed on this CPU")?;
         let delivered = Arc::new(Delivered::default());
         let echo = Echo::start(EchoOptions {
@@ -316,13 +316,15 @@ fn phase_fault(name: &str, measured: &Measured) -> Option<String> {
     if statistics.confirmed == 0 {
         return Some(format!("{name}: nothing was served"));
     }
-    (statistics.failed() > 0).then(|| {
-        format!(
+    if statistics.failed() > 0 {
+        return Some(format!(
             "{name}: {} of {} failed",
             statistics.failed(),
             statistics.confirmed
-        )
-    })
+        ));
+    }
+    let lost = measured.server_lost.as_ref();
+    lost.map(|lost| format!("{name}: CPU time of the server: {lost}"))
 }
 
 /// Why a phase of resumed handshakes was none, or delivered none of their identities.

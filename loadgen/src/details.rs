@@ -74,6 +74,9 @@ pub struct Generator {
     /// The share of the time that a load thread at most was ready and had no CPU.
     #[serde(default)]
     pub waited: f64,
+    /// How long a load thread at most slept past the moment at which it was to wake.
+    #[serde(default)]
+    pub stood_still_s: f64,
 }
 
 /// What the server used, as far as it was watched.
@@ -178,6 +181,7 @@ impl Details {
                 late_p99_us: statistics.late.quantile_us(0.99),
                 stolen: measured.stolen,
                 waited: statistics.own_waited,
+                stood_still_s: statistics.stood_still.as_secs_f64(),
             },
             server,
             latency_us: phases

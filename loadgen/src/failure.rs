@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rustls::AlertDescription;
+use rustls::{AlertDescription, HandshakeType, InvalidMessage};
 
 /// What happened to a connection that was not served. The names are stable: they are the keys of
 /// `errors` in the JSON.
@@ -20,6 +20,8 @@ pub enum Failure {
     LocalDescriptors,
     /// No ephemeral port was left here.
     LocalPorts,
+    /// What came in answer to the ClientHello is no TLS.
+    NotTls,
     /// Connected and shaken hands, but no answer came in time.
     RequestTimeout,
     /// A client that must be refused, of this kind, was served.
@@ -29,6 +31,8 @@ pub enum Failure {
     TcpRefused,
     TcpReset,
     TcpTimeout,
+    /// No route leads to the host or its network, or a router said so.
+    TcpUnreachable,
     /// The server broke the protocol, or its certificate did not verify.
     Tls(String),
     /// The handshake was not done in time.
@@ -73,6 +77,7 @@ impl Failure {
             ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable => Self::LocalPorts,
             ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Self::TcpReset,
             ErrorKind::ConnectionRefused => Self::TcpRefused,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Self::TcpUnreachable,
             ErrorKind::TimedOut => Self::TcpTimeout,
             _ => Self::System(errno),
         }
@@ -88,9 +93,44 @@ impl Failure {
         matches!(self, Self::ServedWrongly(_))
     }
 
+    /// What a person may look for who meets nothing else, where the name alone does not say it.
+    pub fn meaning(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Alert(AlertName(name)) => match name.as_str() {
+                "certificate_required" => {
+                    "it wants a client certificate: --cert and --key, or --identities"
+                }
+                "protocol_version" => "it has none of the offered TLS versions: --tls",
+                "unknown_ca" => "it does not know the CA of these clients",
+                _ => return None,
+            },
+            Self::ConfirmTimeout => "it gave no session ticket: --confirm echo",
+            Self::EchoMismatch => {
+                "another answer than what was sent: does the upstream echo, and take the PROXY \
+                 header if one is sent (`echo --proxy`)?"
+            }
+            Self::NotTls => "it speaks no TLS at this port",
+            Self::RequestTimeout => {
+                "shaken hands, and nothing came back: is there an echo behind it?"
+            }
+            Self::TcpRefused => "nothing listens there",
+            Self::TcpTimeout => "no answer to SYN: is the host up, and no firewall between?",
+            Self::TcpUnreachable => "no route leads there",
+            Self::TlsTimeout => "connected, and no handshake came back",
+            Self::UnexpectedEof => "it hung up: is its upstream there?",
+            _ => return None,
+        })
+    }
+
     /// Whether the server said no: an alert, a refused connection, or an end.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Alert(_) | Self::TcpReset | Self::UnexpectedEof)
+    }
+}
+
+impl From<&std::io::Error> for Failure {
+    fn from(error: &std::io::Error) -> Self {
+        Self::from_errno(error.raw_os_error().unwrap_or_default())
     }
 }
 
@@ -98,6 +138,14 @@ impl From<rustls::Error> for Failure {
     fn from(error: rustls::Error) -> Self {
         match error {
             rustls::Error::AlertReceived(description) => Self::Alert(description.into()),
+            rustls::Error::InvalidMessage(
+                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+            )
+            // An echo of plaintext.
+            | rustls::Error::InappropriateHandshakeMessage {
+                got_type: HandshakeType::ClientHello,
+                ..
+            } => Self::NotTls,
             other => Self::Tls(other.to_string()),
         }
     }
@@ -112,12 +160,14 @@ impl fmt::Display for Failure {
             Self::IdentityMismatch => "identity_mismatch",
             Self::LocalDescriptors => "local:descriptors",
             Self::LocalPorts => "local:ports",
+            Self::NotTls => "not_tls",
             Self::RequestTimeout => "request_timeout",
             Self::ServedWrongly(kind) => return write!(f, "served:{kind}"),
             Self::System(errno) => return write!(f, "errno:{errno}"),
             Self::TcpRefused => "tcp_refused",
             Self::TcpReset => "tcp_reset",
             Self::TcpTimeout => "tcp_timeout",
+            Self::TcpUnreachable => "tcp_unreachable",
             Self::Tls(what) => return write!(f, "tls:{what}"),
             Self::TlsTimeout => "tls_timeout",
             Self::UnexpectedEof => "unexpected_eof",
@@ -160,7 +210,9 @@ mod tests {
             (110, "tcp_timeout"),
             (99, "local:ports"),
             (24, "local:descriptors"),
-            (113, "errno:113"),
+            (101, "tcp_unreachable"),
+            (113, "tcp_unreachable"),
+            (71, "errno:71"),
         ] {
             assert_eq!(Failure::from_errno(errno).to_string(), name);
         }

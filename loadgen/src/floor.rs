@@ -4,42 +4,68 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::agreement::{self, EphemeralPrivateKey, UnparsedPublicKey, X25519};
+use aws_lc_rs::aead::{
+    self, AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::{ALL_KX_GROUPS, kx_group};
+use rustls::{CipherSuite, NamedGroup};
 
+use crate::client::{cipher_name, group_name};
 use crate::pki::KeyKind;
+
+/// What a handshake agrees on, as far as its cost goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Algorithms {
+    /// The kind of every key.
+    pub key: KeyKind,
+    pub group: NamedGroup,
+    /// Of the records.
+    pub suite: CipherSuite,
+}
+
+impl Algorithms {
+    /// X25519 and AES-128-GCM, which cost the least.
+    pub fn of_key(key: KeyKind) -> Self {
+        Self {
+            key,
+            group: NamedGroup::X25519,
+            suite: CipherSuite::TLS13_AES_128_GCM_SHA256,
+        }
+    }
+}
 
 /// Times in µs of one operation each.
 #[derive(Clone, Copy, Debug)]
 pub struct Floor {
-    /// X25519: a key pair and the agreement.
+    /// The server's part: its own key pair and the agreement, or the encapsulation.
     pub key_exchange_us: f64,
     pub sign_us: f64,
     pub verify_us: f64,
     /// Extract and expand, SHA-256.
     pub hkdf_us: f64,
-    /// AES-128-GCM over 1 KiB.
+    /// A record of 1 KiB sealed.
     pub aead_1k_us: f64,
-    /// AES-128-GCM over 16 KiB.
+    /// A record of 16 KiB sealed.
     pub aead_16k_us: f64,
 }
 
 impl Floor {
-    /// Times every operation; takes about 100 ms. Signatures are of `key`'s kind.
-    pub fn measure(key: KeyKind) -> Result<Self, Unspecified> {
-        let (sign_us, verify_us) = time_signatures(key)?;
+    /// Times every operation; takes about 100 ms.
+    pub fn measure(of: Algorithms) -> Result<Self, Unspecified> {
+        let (sign_us, verify_us) = time_signatures(of.key)?;
         Ok(Self {
-            key_exchange_us: time_key_exchange()?,
+            key_exchange_us: time_key_exchange(of.group)?,
             sign_us,
             verify_us,
             hkdf_us: time_hkdf()?,
-            aead_1k_us: time_aead(1 << 10)?,
-            aead_16k_us: time_aead(1 << 14)?,
+            aead_1k_us: time_aead(of.suite, 1 << 10)?,
+            aead_16k_us: time_aead(of.suite, 1 << 14)?,
         })
     }
 
@@ -88,18 +114,80 @@ fn keep<T>(value: T) {
     let _ = black_box(value);
 }
 
-fn time_key_exchange() -> Result<f64, Unspecified> {
-    let random = SystemRandom::new();
-    let peer = EphemeralPrivateKey::generate(&X25519, &random)?.compute_public_key()?;
+/// Groups and kinds of keys whose handshakes people choose between.
+const GROUPS: [&dyn SupportedKxGroup; 4] = [
+    kx_group::X25519,
+    kx_group::SECP256R1,
+    kx_group::SECP384R1,
+    kx_group::X25519MLKEM768,
+];
+const KEYS: [(&str, KeyKind); 3] = [
+    ("P-256", KeyKind::P256),
+    ("Ed25519", KeyKind::Ed25519),
+    ("RSA-2048", KeyKind::Rsa2048),
+];
+
+/// The table of this CPU: each operation, and what mutual handshakes come to on the server for every
+/// kind of key and group.
+pub fn table() -> Result<String, Unspecified> {
+    let exchanges = GROUPS
+        .into_iter()
+        .map(|group| Ok((group_name(group.name()), time_key_exchange(group.name())?)))
+        .collect::<Result<Vec<_>, Unspecified>>()?;
+    let keys = KEYS
+        .into_iter()
+        .map(|(name, kind)| Ok((name, time_signatures(kind)?)))
+        .collect::<Result<Vec<_>, Unspecified>>()?;
+
+    let mut table = format!("{:<34}", "µs of this CPU, of the server");
+    for (name, _) in &exchanges {
+        table.push_str(&format!(" {name:>14}"));
+    }
+    table.push('\n');
+    let mut row = |name: &str, beside: f64| {
+        table.push_str(&format!("{name:<34}"));
+        for (_, exchange) in &exchanges {
+            table.push_str(&format!(" {:>14.1}", exchange + beside));
+        }
+        table.push('\n');
+    };
+    for (name, (sign, verify)) in &keys {
+        row(&format!("full, {name}, verdict remembered"), sign + verify);
+        row(
+            &format!("full, {name}, one link checked"),
+            sign + 2.0 * verify,
+        );
+    }
+    row("resumed: the key exchange alone", 0.0);
+    table.push_str("\nµs of one operation\n");
+    let mut operation = |name: String, us: f64| table.push_str(&format!("{us:>10.3}  {name}\n"));
+    for (name, (sign, verify)) in &keys {
+        operation(format!("{name} signature"), *sign);
+        operation(format!("{name} verification"), *verify);
+    }
+    operation("HKDF extract and expand, SHA-256".to_owned(), time_hkdf()?);
+    for suite in [
+        CipherSuite::TLS13_AES_128_GCM_SHA256,
+        CipherSuite::TLS13_AES_256_GCM_SHA384,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    ] {
+        for (size, len) in [("1 KiB", 1 << 10), ("16 KiB", 1 << 14)] {
+            let us = time_aead(suite, len)?;
+            operation(format!("{}, {size} sealed", cipher_name(suite)), us);
+        }
+    }
+    Ok(table)
+}
+
+/// What the server does for its key share, as rustls does it: with a client's share at hand.
+fn time_key_exchange(group: NamedGroup) -> Result<f64, Unspecified> {
+    let known = ALL_KX_GROUPS.iter().find(|known| known.name() == group);
+    let group = known.ok_or(Unspecified)?;
+    let client = group.start().map_err(|_| Unspecified)?;
     time(
         || {
-            let own = EphemeralPrivateKey::generate(&X25519, &random)?;
-            black_box(own.compute_public_key()?);
-            let peer = UnparsedPublicKey::new(&X25519, peer.as_ref());
-            agreement::agree_ephemeral(own, peer, Unspecified, |secret| {
-                black_box(secret);
-                Ok(())
-            })
+            let exchanged = group.start_and_complete(client.pub_key());
+            exchanged.map(keep).map_err(|_| Unspecified)
         },
         4,
     )
@@ -156,9 +244,22 @@ fn time_hkdf() -> Result<f64, Unspecified> {
     )
 }
 
-fn time_aead(len: usize) -> Result<f64, Unspecified> {
+/// The cipher of a suite's records.
+fn cipher(suite: CipherSuite) -> Option<&'static aead::Algorithm> {
+    let name = cipher_name(suite);
+    let of = [
+        ("AES_128_GCM", &AES_128_GCM),
+        ("AES_256_GCM", &AES_256_GCM),
+        ("CHACHA20_POLY1305", &CHACHA20_POLY1305),
+    ];
+    let found = of.into_iter().find(|(part, _)| name.contains(part));
+    found.map(|(_, algorithm)| algorithm)
+}
+
+fn time_aead(suite: CipherSuite, len: usize) -> Result<f64, Unspecified> {
     const ITERATIONS_BYTES: u32 = 1 << 20;
-    let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &[3; 16])?);
+    let cipher = cipher(suite).ok_or(Unspecified)?;
+    let key = LessSafeKey::new(UnboundKey::new(cipher, &[3; 32][..cipher.key_len()])?);
     let mut data = vec![5; len];
     time(
         || {
@@ -197,6 +298,35 @@ mod tests {
         for key in [KeyKind::Ed25519, KeyKind::P256, KeyKind::Rsa2048] {
             let (sign, verify) = time_signatures(key).unwrap();
             assert!(sign > 0.0 && verify > 0.0, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn every_group_and_suite_that_can_be_agreed_on_can_be_timed() {
+        for group in ALL_KX_GROUPS {
+            assert!(
+                time_key_exchange(group.name()).unwrap() > 0.0,
+                "{:?}",
+                group.name()
+            );
+        }
+        for suite in rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES {
+            assert!(cipher(suite.suite()).is_some(), "{:?}", suite.suite());
+        }
+        assert!(time_key_exchange(NamedGroup::FFDHE2048).is_err());
+    }
+
+    #[test]
+    fn the_table_has_every_kind_of_handshake() {
+        let table = table().unwrap();
+        for named in [
+            "X25519MLKEM768",
+            "secp256r1",
+            "RSA-2048",
+            "resumed",
+            "CHACHA20",
+        ] {
+            assert!(table.contains(named), "{named}: {table}");
         }
     }
 }

@@ -11,8 +11,8 @@
 //! - [`run`]: one measured run; [`client`]: the connections of a load thread
 //! - [`statistics`], [`series`], [`failure`], [`cpu_time`], [`host`], [`floor`]: what is measured,
 //!   and beside what
-//! - [`progress`], [`report`], [`details`], [`verdict`], [`csv`], [`hlog`], [`page`]: what is shown and
-//!   written of it
+//! - [`progress`], [`report`], [`details`], [`verdict`]: what is shown of it; [`outputs`]: what is
+//!   written, as [`csv`], [`hlog`] and [`page`] too
 #![deny(unsafe_code)]
 
 pub mod args;
@@ -31,6 +31,7 @@ pub mod hlog;
 pub mod host;
 pub mod identity_check;
 pub mod interval_estimate;
+pub mod outputs;
 pub mod page;
 pub mod pki;
 pub mod progress;

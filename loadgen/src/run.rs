@@ -64,8 +64,6 @@ impl RunPlan {
 pub enum RunError {
     #[error(transparent)]
     Driver(#[from] DriverError),
-    #[error("CPU time of the server: {0}")]
-    ServerCpu(#[from] CpuTimeError),
     #[error("starting a load thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error("a load thread panicked")]
@@ -79,6 +77,8 @@ pub struct Measured {
     pub identity: IdentityCounts,
     pub duration: Duration,
     pub server_cpu: Option<Duration>,
+    /// Why there is no CPU time of a server that was to be watched to the end.
+    pub server_lost: Option<String>,
     pub open_loop: bool,
     /// When measuring began.
     pub started: Option<SystemTime>,
@@ -160,11 +160,7 @@ pub fn measure_watched(
     drop(reporting);
     let slow = slow_plan(plan, until, stop).map(|plan| std::thread::spawn(|| run_slow(plan)));
 
-    let followed = watched.follow(&heard, stop, watch);
-    if followed.is_err() {
-        // Nothing is left running behind an error.
-        stop.store(true, Ordering::Relaxed);
-    }
+    watched.follow(&heard, stop, watch);
     let mut measured = Measured {
         open_loop: plan.pace.is_some(),
         ..Measured::default()
@@ -181,7 +177,6 @@ pub fn measure_watched(
         let outcome = slow.join().map_err(|_| RunError::Panicked)??;
         measured.slow = Some(outcome);
     }
-    followed?;
     watched.finish(&mut measured);
     Ok(measured)
 }
@@ -196,8 +191,9 @@ struct WatchedRun<'a> {
     series: Series,
     /// How many threads have told of each interval.
     told: Vec<usize>,
-    /// The server's CPU time at the beginning and at the end of each interval.
-    readings: Vec<Reading>,
+    /// The server's CPU time at the beginning and at the end of each interval, while it was there.
+    readings: Vec<Option<Reading>>,
+    lost: Option<CpuTimeError>,
     ticks: [CpuTicks; 2],
     memory: [Option<u64>; 2],
     started: Option<SystemTime>,
@@ -217,6 +213,7 @@ impl<'a> WatchedRun<'a> {
             series: Series::new(interval_len),
             told: Vec::new(),
             readings: Vec::new(),
+            lost: None,
             ticks: Default::default(),
             memory: [plan.resident_bytes(), None],
             started: None,
@@ -231,16 +228,16 @@ impl<'a> WatchedRun<'a> {
         heard: &Receiver<Interval>,
         stop: &AtomicBool,
         watch: &mut dyn FnMut(&Interval),
-    ) -> Result<(), RunError> {
+    ) {
         loop {
             let now = Instant::now();
             if stop.load(Ordering::Relaxed) && !self.stopped && now < self.ended {
                 (self.stopped, self.ended) = (true, now);
-                self.read_server()?;
+                self.read_server();
             }
             let next = self.next_reading();
             if next.is_some_and(|next| next <= now) {
-                self.read_server()?;
+                self.read_server();
                 continue;
             }
             let wait = next.map_or(HEED, |next| (next - now).min(HEED));
@@ -250,9 +247,9 @@ impl<'a> WatchedRun<'a> {
                 Err(RecvTimeoutError::Disconnected) => {
                     if self.next_reading().is_some() && !self.readings.is_empty() {
                         self.ended = Instant::now();
-                        self.read_server()?;
+                        self.read_server();
                     }
-                    return Ok(());
+                    return;
                 }
             }
         }
@@ -265,11 +262,12 @@ impl<'a> WatchedRun<'a> {
         (number <= self.count && !self.stopped).then(|| moment.min(self.ended))
     }
 
-    fn read_server(&mut self) -> Result<(), RunError> {
-        let reading = match &self.plan.server {
-            Some(server) => server.read()?,
-            None => Reading::default(),
-        };
+    /// A server that has gone costs its figures and not those of the load.
+    fn read_server(&mut self) {
+        let reading = self.plan.server.as_ref().and_then(|server| {
+            let reading = server.read();
+            reading.map_err(|error| self.lost = Some(error)).ok()
+        });
         if self.readings.is_empty() {
             self.ticks[0] = CpuTicks::now();
             self.started = Some(SystemTime::now());
@@ -277,7 +275,6 @@ impl<'a> WatchedRun<'a> {
         self.readings.push(reading);
         self.ticks[1] = CpuTicks::now();
         self.memory[1] = self.plan.resident_bytes();
-        Ok(())
     }
 
     fn hear(&mut self, interval: &Interval, watch: &mut dyn FnMut(&Interval)) {
@@ -298,14 +295,15 @@ impl<'a> WatchedRun<'a> {
         };
         measured.stopped = self.stopped;
         measured.started = self.started;
-        if self.plan.server.is_some() {
-            for (number, pair) in self.readings.windows(2).enumerate() {
-                self.series.server_cpu(number, pair[1].since(&pair[0]));
-            }
-            if let [first, .., last] = &self.readings[..] {
-                measured.server_cpu = Some(last.since(first));
+        for (number, pair) in self.readings.windows(2).enumerate() {
+            if let [Some(before), Some(after)] = pair {
+                self.series.server_cpu(number, after.since(before));
             }
         }
+        if let [Some(first), .., Some(last)] = &self.readings[..] {
+            measured.server_cpu = Some(last.since(first));
+        }
+        measured.server_lost = self.lost.map(|error| error.to_string());
         measured.stolen = self.ticks[1].stolen_since(&self.ticks[0]);
         if let [Some(before), Some(after)] = self.memory {
             measured.server_grew = Some(after.saturating_sub(before));

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use core_affinity::CoreId;
-use rustls::SignatureAlgorithm;
+use rustls::{NamedGroup, ProtocolVersion, SignatureAlgorithm};
 use rustls_pki_types::ServerName;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -19,8 +19,9 @@ use crate::client::{
 };
 use crate::cpu_time::Watched;
 use crate::details::{Details, Settings};
-use crate::floor::Floor;
+use crate::floor::{Algorithms, Floor};
 use crate::host::{descriptors, ephemeral_ports, lacks_descriptors};
+use crate::outputs;
 use crate::pki::{self, Credential, KeyKind};
 use crate::progress::Progress;
 use crate::report::{Handshakes, Phase, Report, SCHEMA, Unit, print};
@@ -28,7 +29,6 @@ use crate::run::{Measured, RunPlan, measure_watched};
 use crate::series::interval_len;
 use crate::statistics::Kind;
 use crate::verdict::judge;
-use crate::{csv, hlog, page};
 
 /// Measured time, time before it begins, and what each identity adds that is to have a session by then.
 const DURATION: Duration = Duration::from_secs(10);
@@ -75,29 +75,8 @@ fn run_once(args: &RunArgs) -> Result<Status, Refused> {
             report.verdict
         ));
     }
-    write_outputs(args, &report, Some(&measured))?;
+    outputs::write(args, &report, Some(&measured))?;
     Ok(report.status)
-}
-
-/// Writes the files that were asked for.
-pub fn write_outputs(
-    args: &RunArgs,
-    report: &Report,
-    measured: Option<&Measured>,
-) -> Result<(), Refused> {
-    if let Some(path) = &args.json {
-        report.write_json(path)?;
-    }
-    if let Some(path) = &args.html {
-        page::write(path, report)?;
-    }
-    if let (Some(path), Some(details)) = (&args.csv, &report.details) {
-        csv::write(path, &details.series)?;
-    }
-    if let (Some(path), Some(measured)) = (&args.hlog, measured) {
-        hlog::write(path, &hlog::entries(measured))?;
-    }
-    Ok(())
 }
 
 /// Waits for the common start of several hosts, or for Ctrl-C.
@@ -135,18 +114,23 @@ fn stop_by_hand(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
 /// What a run is made of.
 pub struct Prepared {
     pub plan: RunPlan,
-    floors: Floors,
+    /// Of the clients: their kind of key, and the links of a chain.
+    presented: Option<(KeyKind, u32)>,
 }
 
 /// All that was measured, with the verdict.
 pub fn report(args: &RunArgs, prepared: &Prepared, measured: &Measured) -> Report {
-    let Prepared { plan, floors } = prepared;
+    let plan = &prepared.plan;
     let verdict = judge(measured, args.threshold.as_ref(), &notes(args, measured));
     let steps = plan.pace.as_ref().map(|pace| pace.steps.as_slice());
     let steps = steps.filter(|_| args.ramp.is_some()).unwrap_or_default();
     Report {
         schema: SCHEMA.to_owned(),
-        phases: phases(args, measured, *floors),
+        phases: phases(
+            args,
+            measured,
+            floors(args, prepared, measured).unwrap_or_default(),
+        ),
         handshakes: Some(Handshakes::new(&measured.statistics, args.resume)),
         identity: measured.identity,
         verdict: verdict.text,
@@ -194,6 +178,9 @@ fn notes(args: &RunArgs, measured: &Measured) -> Vec<String> {
     }
     if args.confirm == Confirm::None && args.mode != Mode::Rr && args.mode != Mode::Bulk {
         notes.push("unconfirmed: the server may have refused these clients".to_owned());
+    }
+    if let Some(lost) = &measured.server_lost {
+        notes.push(format!("CPU time of the server is not known: {lost}"));
     }
     if measured.stolen > 0.01 {
         let stolen = measured.stolen * 100.0;
@@ -257,6 +244,7 @@ fn phases(args: &RunArgs, measured: &Measured, floors: Floors) -> Vec<Phase> {
 
 /// Reads what the arguments name, and refuses what cannot be run.
 pub fn prepare(args: &RunArgs) -> Result<Prepared, Refused> {
+    outputs::check(args)?;
     let (target, host) = resolve(&args.target)?;
     let name = args.sni.as_ref().unwrap_or(&host);
     let server_name = ServerName::try_from(name.clone())
@@ -301,7 +289,12 @@ pub fn prepare(args: &RunArgs) -> Result<Prepared, Refused> {
         None => args.duration.unwrap_or(DURATION),
     };
     let sources = sources(args, target.ip())?;
-    if let Some(lack) = lacks_descriptors(args.connections, descriptors()) {
+    // Those of a ring are counted by thread; only such of chosen sources are the process's.
+    let connections = match sources {
+        Sources::Any => args.connections.div_ceil(args.threads),
+        Sources::Loopback(_) => args.connections,
+    };
+    if let Some(lack) = lacks_descriptors(connections, descriptors()) {
         return Err(Refused(Status::GeneratorLimit, lack));
     }
     let plan = RunPlan {
@@ -330,7 +323,7 @@ pub fn prepare(args: &RunArgs) -> Result<Prepared, Refused> {
         sources,
         distribution: args.identity_dist,
         slow: args.slow.unwrap_or(0),
-        cpus: cpus(args),
+        cpus: cpus(args)?,
         delivered: None,
         server: (!args.server_pid.is_empty()).then(|| Watched::Processes(args.server_pid.clone())),
     };
@@ -340,8 +333,8 @@ pub fn prepare(args: &RunArgs) -> Result<Prepared, Refused> {
             .read()
             .map_err(|error| format!("--server-pid: {error}"))?;
     }
-    let floors = floors(args.mode, size, pool.first()).unwrap_or_default();
-    Ok(Prepared { plan, floors })
+    let presented = pool.first().and_then(presented);
+    Ok(Prepared { plan, presented })
 }
 
 /// Loads what must be refused.
@@ -397,14 +390,22 @@ fn pace(args: &RunArgs) -> Option<Pace> {
 }
 
 /// The CPUs that were named, or the last ones of this process: servers tend to have the first.
-fn cpus(args: &RunArgs) -> Vec<CoreId> {
-    if !args.cpus.is_empty() {
-        return args.cpus.iter().map(|&id| CoreId { id }).collect();
-    }
+fn cpus(args: &RunArgs) -> Result<Vec<CoreId>, String> {
     let own = core_affinity::get_core_ids().unwrap_or_default();
+    if !args.cpus.is_empty() {
+        let foreign = args.cpus.iter().find(|&&id| !own.contains(&CoreId { id }));
+        if let Some(foreign) = foreign {
+            let usable: Vec<String> = own.iter().map(|cpu| cpu.id.to_string()).collect();
+            return Err(format!(
+                "--cpus {foreign}: this process may run on {}",
+                usable.join(",")
+            ));
+        }
+        return Ok(args.cpus.iter().map(|&id| CoreId { id }).collect());
+    }
     let mut last: Vec<CoreId> = own.iter().rev().take(args.threads).copied().collect();
     last.reverse();
-    last
+    Ok(last)
 }
 
 /// Where connections come from. Each address has so many ephemeral ports; a server on loopback can
@@ -462,10 +463,8 @@ pub fn payload(size: usize) -> Arc<[u8]> {
         .collect()
 }
 
-/// The floors, where they are known: with a client certificate, and for sizes that were timed. The
-/// server's key is taken to be of the client's kind.
-fn floors(mode: Mode, size: usize, client: Option<&Credential>) -> Option<Floors> {
-    let client = client?;
+/// Key and links of a client's chain. The server's key is taken to be of the same kind.
+fn presented(client: &Credential) -> Option<(KeyKind, u32)> {
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&client.key).ok()?;
     let key = match key.algorithm() {
         SignatureAlgorithm::ECDSA => KeyKind::P256,
@@ -473,17 +472,31 @@ fn floors(mode: Mode, size: usize, client: Option<&Credential>) -> Option<Floors
         SignatureAlgorithm::RSA => KeyKind::Rsa2048,
         _ => return None,
     };
-    let floor = Floor::measure(key).ok()?;
-    let unit_us = match mode {
-        Mode::Bulk => Some(floor.byte_us()),
-        Mode::Handshake | Mode::Hold => {
-            Some(floor.full_handshake_us(u32::try_from(client.chain.len()).ok()?))
-        }
-        Mode::Rr => (size == 1 << 10).then(|| floor.request_1k_us()),
-    };
+    Some((key, u32::try_from(client.chain.len()).ok()?))
+}
+
+/// The floors, where they are known: with a client certificate, for sizes that are timed, and with
+/// what most handshakes agreed on.
+fn floors(args: &RunArgs, prepared: &Prepared, measured: &Measured) -> Option<Floors> {
+    let (key, links) = prepared.presented?;
+    let agreed = measured.statistics.agreed.iter();
+    let (most, _) = agreed.max_by_key(|(agreed, count)| (agreed.group.is_some(), *count))?;
+    let floor = Floor::measure(Algorithms {
+        key,
+        group: most.group.unwrap_or(NamedGroup::X25519),
+        suite: most.suite,
+    });
+    let floor = floor.ok()?;
+    let size = prepared.plan.workload.payload.len();
     Some(Floors {
-        unit_us,
-        resumed_us: Some(floor.resumed_handshake_us()),
+        unit_us: match args.mode {
+            Mode::Bulk => Some(floor.byte_us()),
+            Mode::Handshake | Mode::Hold => Some(floor.full_handshake_us(links)),
+            Mode::Rr => (size == 1 << 10).then(|| floor.request_1k_us()),
+        },
+        // A session of TLS 1.2 is resumed without a key exchange.
+        resumed_us: (most.version == ProtocolVersion::TLSv1_3)
+            .then(|| floor.resumed_handshake_us()),
     })
 }
 
@@ -545,6 +558,9 @@ fn phases_of_connections(measured: &Measured) -> String {
             });
             rows.push((name, percentiles));
         }
+    }
+    if rows.is_empty() {
+        return lines;
     }
     lines.push_str(&format!(
         "{:<16} {:>9} {:>9} {:>9} {:>9} {:>9}\n",

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::SearchArgs;
 use crate::cli::Status;
 use crate::client::Pace;
+use crate::outputs;
 use crate::report::{Report, print};
 use crate::run::{Measured, measure_watched};
 use crate::run_command::{self, Prepared, Refused};
@@ -132,12 +133,14 @@ fn search(args: &SearchArgs) -> Result<Status, Refused> {
         ..Found::default()
     };
     // The last trial that held, which the answer rests on.
-    let mut best: Option<(Report, Trial)> = None;
+    let mut best: Option<Best> = None;
     let mut limit = None;
+    let mut stopped = false;
     while found.trials.len() < TRIALS_MAX && !stop.load(Ordering::Relaxed) {
         prepared.plan.pace = Some(Pace::steady(search.next, run.arrival));
         let (measured, mut trial) = try_rate(&prepared, &args.slo, &stop, search.next)?;
         if measured.stopped {
+            stopped = true;
             break;
         }
         if !run.quiet {
@@ -152,10 +155,13 @@ fn search(args: &SearchArgs) -> Result<Status, Refused> {
         if trial.held
             && best
                 .as_ref()
-                .is_none_or(|(_, best)| best.rate <= trial.rate)
+                .is_none_or(|best| best.trial.rate <= trial.rate)
         {
-            let report = run_command::report(run, &prepared, &measured);
-            best = Some((report, trial.clone()));
+            best = Some(Best {
+                report: run_command::report(run, &prepared, &measured),
+                trial: trial.clone(),
+                measured,
+            });
         }
         let held = trial.held;
         found.trials.push(trial);
@@ -168,7 +174,29 @@ fn search(args: &SearchArgs) -> Result<Status, Refused> {
         }
     }
     let is_confirmed = search.confirmed >= CONFIRMATIONS;
-    finish(args, found, best.filter(|_| is_confirmed), limit)
+    let end = match limit {
+        Some(limit) => End::GeneratorLimit(limit),
+        None if is_confirmed => End::Confirmed,
+        None if stopped || stop.load(Ordering::Relaxed) => End::Stopped,
+        None => End::NoRate,
+    };
+    finish(args, found, best, &end)
+}
+
+/// A trial that held.
+struct Best {
+    report: Report,
+    trial: Trial,
+    measured: Measured,
+}
+
+/// Why a search ended.
+enum End {
+    Confirmed,
+    GeneratorLimit(String),
+    NoRate,
+    /// By hand.
+    Stopped,
 }
 
 fn try_rate(
@@ -225,29 +253,32 @@ fn line(trial: &Trial) -> String {
     )
 }
 
-/// The answer in one sentence, and the result as a file.
+/// The answer in one sentence, and the result as a file. Without an answer the figures are those of
+/// the best rate that was not confirmed.
 fn finish(
     args: &SearchArgs,
     mut found: Found,
-    best: Option<(Report, Trial)>,
-    limit: Option<String>,
+    best: Option<Best>,
+    end: &End,
 ) -> Result<Status, Refused> {
-    let (mut report, trial) = match best {
-        Some((report, trial)) => (report, Some(trial)),
+    let (mut report, best) = match best {
+        Some(best) => (best.report, Some((best.trial, best.measured))),
         None => (Report::empty(), None),
     };
-    found.rate = trial.as_ref().map(|trial| trial.rate);
-    let busy = trial.as_ref().and_then(|trial| trial.server_busy_cpus);
-    found.server_cpus = busy.map(|busy| args.server_cpus.unwrap_or_else(|| whole_cpus(busy)));
-    found.utilisation = busy
-        .zip(found.server_cpus)
-        .map(|(busy, cpus)| busy / f64::from(cpus));
-    (report.status, report.verdict) = match (&limit, found.rate) {
-        (Some(limit), _) => (
-            Status::GeneratorLimit,
-            format!("the generator was the limit ({limit}): the server may hold more"),
-        ),
-        (None, Some(rate)) => (
+    let held_once = best.as_ref().map_or_else(
+        || format!("no rate had held {} until then", found.slo),
+        |(trial, _)| format!("{:.0} a second held {} until then", trial.rate, found.slo),
+    );
+    if let (End::Confirmed, Some((trial, _))) = (end, &best) {
+        found.rate = Some(trial.rate);
+        let busy = trial.server_busy_cpus;
+        found.server_cpus = busy.map(|busy| args.server_cpus.unwrap_or_else(|| whole_cpus(busy)));
+        found.utilisation = busy
+            .zip(found.server_cpus)
+            .map(|(busy, cpus)| busy / f64::from(cpus));
+    }
+    (report.status, report.verdict) = match (end, found.rate) {
+        (End::Confirmed, Some(rate)) => (
             Status::Held,
             format!(
                 "{rate:.0} a second hold {}, confirmed {CONFIRMATIONS} times{}",
@@ -258,7 +289,18 @@ fn finish(
                 ))
             ),
         ),
-        (None, None) => (
+        (End::GeneratorLimit(limit), _) => (
+            Status::GeneratorLimit,
+            format!(
+                "the generator was the limit ({limit}): the server may hold more; {held_once}, \
+                 unconfirmed"
+            ),
+        ),
+        (End::Stopped, _) => (
+            Status::GeneratorLimit,
+            format!("stopped by hand before an answer; {held_once}, unconfirmed"),
+        ),
+        (End::Confirmed | End::NoRate, _) => (
             Status::TargetFailed,
             format!("no rate was found that holds {}", found.slo),
         ),
@@ -267,7 +309,8 @@ fn finish(
     if !args.run.quiet {
         print(&format!("{}\n", report.verdict));
     }
-    run_command::write_outputs(&args.run, &report, None)?;
+    let measured = best.as_ref().map(|(_, measured)| measured);
+    outputs::write(&args.run, &report, measured)?;
     Ok(report.status)
 }
 

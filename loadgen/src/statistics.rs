@@ -129,6 +129,8 @@ pub struct Statistics {
     pub own_busy: f64,
     /// The share of the time, 0 to 1, that a load thread at most was ready to run and had no CPU.
     pub own_waited: f64,
+    /// How long a load thread at most slept past the moment at which it was to wake.
+    pub stood_still: Duration,
 }
 
 impl Statistics {
@@ -236,6 +238,7 @@ impl Statistics {
         self.own_cpu += other.own_cpu;
         self.own_busy = self.own_busy.max(other.own_busy);
         self.own_waited = self.own_waited.max(other.own_waited);
+        self.stood_still = self.stood_still.max(other.stood_still);
     }
 }
 

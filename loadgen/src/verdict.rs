@@ -17,6 +17,9 @@ const SENT_MIN: f64 = 0.99;
 /// A share of stolen CPU time past which times mean little.
 const STOLEN_MAX: f64 = 0.05;
 
+/// A share of the time past which a load thread that stood still has measured itself.
+const STOOD_STILL_MAX: f64 = 0.05;
+
 /// A verdict with its exit code, and in plain words.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Verdict {
@@ -38,6 +41,13 @@ pub fn generator_limit(measured: &Measured) -> Option<String> {
         let stolen = measured.stolen * 100.0;
         return Some(format!(
             "its hypervisor gave {stolen:.0}% of this host's CPU time to others"
+        ));
+    }
+    let stood_still = statistics.stood_still.as_secs_f64();
+    if stood_still > STOOD_STILL_MAX * measured.duration.as_secs_f64() {
+        return Some(format!(
+            "a load thread stood still for {stood_still:.1} s, as on a host that is suspended or \
+             overloaded"
         ));
     }
     let server_busy = measured.server_cpu.map_or(0.0, |cpu| cpu.as_secs_f64())
@@ -70,18 +80,12 @@ pub fn judge(measured: &Measured, thresholds: Option<&Thresholds>, notes: &[Stri
         let text = format!("failed: {served_wrongly} clients that must be refused were served");
         (Status::TargetFailed, text)
     } else if was_all_refused(statistics) {
-        (
-            Status::TargetFailed,
-            "failed: nothing was served".to_owned(),
-        )
+        (Status::TargetFailed, nothing_served(statistics))
     } else if let Some(limit) = generator_limit(measured) {
         let text = format!("the generator was the limit ({limit}): nothing is said of the server");
         (Status::GeneratorLimit, text)
     } else if statistics.confirmed == 0 {
-        (
-            Status::TargetFailed,
-            "failed: nothing was served".to_owned(),
-        )
+        (Status::TargetFailed, nothing_served(statistics))
     } else if !missed.is_empty() {
         (
             Status::ThresholdMissed,
@@ -117,6 +121,17 @@ pub fn judge(measured: &Measured, thresholds: Option<&Thresholds>, notes: &[Stri
         status,
         text: all.join("; "),
     }
+}
+
+/// That nothing was served, and what most of it met.
+fn nothing_served(statistics: &Statistics) -> String {
+    let most = statistics.errors.iter().max_by_key(|(_, count)| **count);
+    let met = most.map_or_else(String::new, |(failure, _)| {
+        let meaning = failure.meaning();
+        let meaning = meaning.map_or_else(String::new, |meaning| format!(" ({meaning})"));
+        format!(", {failure}{meaning}")
+    });
+    format!("failed: nothing was served{met}")
 }
 
 /// Whether nothing was served for reasons that are no matter of time, nor of this host.
@@ -174,6 +189,13 @@ mod tests {
         let mut stolen = measured(0.1, None);
         stolen.stolen = 0.2;
         assert_eq!(status(&stolen, None), Status::GeneratorLimit);
+        let mut suspended = measured(0.1, None);
+        suspended.statistics.stood_still = Duration::from_millis(400);
+        assert!(generator_limit(&suspended).is_none());
+        // What failed meanwhile is not the server's doing.
+        suspended.statistics.stood_still = Duration::from_secs(4);
+        suspended.statistics.fail(Failure::TlsTimeout);
+        assert_eq!(status(&suspended, None), Status::GeneratorLimit);
     }
 
     #[test]

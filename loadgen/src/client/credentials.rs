@@ -59,6 +59,8 @@ impl Credentials {
         trust: ServerTrust,
         offer: &Offer,
     ) -> Result<Self, CredentialsError> {
+        // The first random number of a process takes some 100 ms of gathering entropy: not of a run.
+        let _ = offer.provider.secure_random.fill(&mut [0; 32]);
         let insecure = matches!(trust, ServerTrust::Insecure);
         let verifier = Arc::new(OnceVerifier::new(trust, &offer.provider)?);
         let presented: Vec<Option<&Credential>> = match pool {

@@ -147,6 +147,7 @@ impl Driver {
             }
             now = Instant::now();
             self.ring.wait(Some(wake.saturating_duration_since(now)))?;
+            self.recorder.woke(wake.max(now), Instant::now());
             self.complete_all();
         }
         Ok(self.finish(&cpu))
@@ -308,7 +309,7 @@ impl Driver {
         };
         let (descriptor, connecting) = match connected {
             Ok(connecting) => connecting,
-            Err(error) => return self.rest(index, Some(failure(&error)), now),
+            Err(error) => return self.rest(index, Some(Failure::from(&error)), now),
         };
         self.opening += usize::from(self.plan.workload.work == Work::Hold);
         slot.live = Some(Live {
@@ -346,7 +347,7 @@ impl Driver {
                 if let Some(live) = &mut self.slots[index].live {
                     live.connecting = None;
                 }
-                self.end(index, Some(failure(&error)), now);
+                self.end(index, Some(Failure::from(&error)), now);
             }
             Outcome::Received { buffer, more } => self.received(index, buffer, more, now),
             Outcome::ReceiveEnded(end) => self.receive_ended(index, end, now),
@@ -439,7 +440,7 @@ impl Driver {
             ReceiveEnd::Failed(_) if live.connection.progress() == Progress::Finished => {
                 self.end(index, None, now);
             }
-            ReceiveEnd::Failed(error) => self.end(index, Some(failure(&error)), now),
+            ReceiveEnd::Failed(error) => self.end(index, Some(Failure::from(&error)), now),
         }
     }
 
@@ -468,7 +469,7 @@ impl Driver {
                 self.pool.give(block);
                 // The alert that explains a reset may wait to be read: the receive tells.
                 if live.receiving.is_none() || live.connection.progress() == Progress::Finished {
-                    self.end(index, Some(failure(&error)), now);
+                    self.end(index, Some(Failure::from(&error)), now);
                 }
             }
         }
@@ -593,8 +594,4 @@ impl Driver {
             Work::Requests => self.vacant.push(index),
         }
     }
-}
-
-fn failure(error: &std::io::Error) -> Failure {
-    Failure::from_errno(error.raw_os_error().unwrap_or_default())
 }

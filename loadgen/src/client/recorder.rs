@@ -62,6 +62,16 @@ impl Recorder {
         }
     }
 
+    /// The thread was to wake at `wake` and did at `now`. What that is late beyond a scheduler's turn
+    /// is time in which this host stood still, as one does that is suspended.
+    pub fn woke(&mut self, wake: Instant, now: Instant) {
+        const TURN: Duration = Duration::from_millis(100);
+        let late = now.saturating_duration_since(wake.max(self.from));
+        if late > TURN {
+            self.statistics.stood_still += late;
+        }
+    }
+
     pub fn serve(&mut self, served: &Served, now: Instant) {
         if !self.counts(now) {
             return;
@@ -82,5 +92,32 @@ impl Recorder {
         }
         let latency: Duration = if self.open_loop { corrected } else { plain };
         self.notes.served(served.kind, served.bytes, latency);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_oversleeping_within_the_run_is_standing_still() {
+        let from = Instant::now();
+        let at = |ms: u64| from + Duration::from_millis(ms);
+        let mut recorder = Recorder {
+            statistics: Statistics::default(),
+            from: at(100),
+            until: at(10_000),
+            open_loop: true,
+            notes: Notes::new(from, Duration::from_secs(1), Duration::ZERO),
+        };
+        recorder.woke(at(200), at(190));
+        recorder.woke(at(200), at(290));
+        assert_eq!(recorder.statistics.stood_still, Duration::ZERO);
+        recorder.woke(at(0), at(300));
+        recorder.woke(at(400), at(2_400));
+        assert_eq!(
+            recorder.statistics.stood_still,
+            Duration::from_millis(2_200)
+        );
     }
 }

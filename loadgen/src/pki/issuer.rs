@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
 use super::{
@@ -22,6 +24,11 @@ pub fn make_pool(certificate: &Path, key: &Path, count: u32) -> Result<Vec<Crede
         reason,
         remedy: "expected the PKCS#8 key of a CA, as `ringgate-loadgen pki DIR` leaves one",
     };
+    let of_rustls =
+        any_supported_type(&authority.key).map_err(|error| unusable(error.to_string()))?;
+    CertifiedKey::new(authority.chain.clone(), of_rustls)
+        .keys_match()
+        .map_err(|_| unusable(format!("is not the key of {}", certificate.display())))?;
     let signer = KeyPair::try_from(authority.key.secret_der())
         .map_err(|error| unusable(error.to_string()))?;
     let kind = if signer.algorithm() == &PKCS_ED25519 {

@@ -2,6 +2,7 @@
 
 mod bad;
 mod hold;
+mod mishaps;
 mod open_loop;
 mod outputs;
 mod program;

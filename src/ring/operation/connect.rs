@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use io_uring::{opcode, squeue, types};
 use socket2::{Domain, Socket, Type};
@@ -14,7 +14,7 @@ use crate::ring::address::Target;
 use crate::ring::descriptor::{Descriptor, DescriptorKind, Inner, plain};
 use crate::ring::inflight::{Holds, LEADER, Operation, Token};
 
-/// TCP_NODELAY's value; the kernel reads it from here while the option is set.
+/// The value of options; the kernel reads it from here while one is set.
 static ENABLED: libc::c_int = 1;
 
 impl Ring {
@@ -145,9 +145,31 @@ fn open_plain(domain: Domain, source: Option<IpAddr>) -> io::Result<Descriptor> 
         socket.set_tcp_nodelay(true)?;
     }
     if let Some(source) = source {
+        choose_port_at_connect(&socket)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     Ok(Descriptor(Inner::Plain(OwnedFd::from(socket))))
+}
+
+/// Has connect choose the port and not bind (ip(7), IP_BIND_ADDRESS_NO_PORT, Linux 4.2): one that bind
+/// takes is lost to every other connection of the host, and one that connect takes only to those from
+/// the same address to the same target.
+fn choose_port_at_connect(socket: &Socket) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the value is a static int of the length that is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const ENABLED).cast(),
+            u32::try_from(size_of_val(&ENABLED)).expect("an int is small"),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 pub(super) fn complete(ring: &mut Ring, slot: Option<u32>, result: i32) -> io::Result<()> {
@@ -155,4 +177,26 @@ pub(super) fn complete(ring: &mut Ring, slot: Option<u32>, result: i32) -> io::R
         ring.slots.connect_ended(slot);
     }
     io_result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chosen_source_takes_no_port_before_it_connects() {
+        for source in ["127.0.0.2", "::1"] {
+            let source: IpAddr = source.parse().unwrap();
+            let domain = Domain::for_address(SocketAddr::new(source, 0));
+            let opened = match open_plain(domain, Some(source)) {
+                Err(error) if source.is_ipv6() => {
+                    println!("skipped: {source}: {error}");
+                    continue;
+                }
+                opened => opened.unwrap(),
+            };
+            let local = opened.local_address().unwrap();
+            assert_eq!((local.ip(), local.port()), (source, 0));
+        }
+    }
 }
