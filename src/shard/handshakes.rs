@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Shard;
-use super::entry::Entry;
 use super::pressure;
 use crate::connection::{Event, Side};
 use crate::limits::BLOCK_LEN;

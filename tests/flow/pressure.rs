@@ -14,7 +14,7 @@ use ringgate::limits::{BLOCKS_PER_DIRECTION, RECEIVE_BUFFERS};
 use ringgate::shard::Counters;
 
 use crate::upstream::{Manner, Upstream};
-use crate::world::{FILES, Folder, TlsStream, World, finish, patterned};
+use crate::world::{FILES, Folder, LIMIT, TlsStream, World, finish, patterned};
 
 /// More than the kernel's socket buffers on both sides take together.
 const MUCH: usize = 32 << 20;
@@ -43,6 +43,7 @@ fn beside_an_echo(stalling: &Upstream, echo: &Upstream) -> World {
 fn another_is_served(world: &World) {
     let mut stream = world.connect(&world.client());
     stream.sock = TcpStream::connect(world.addresses()[1]).unwrap();
+    stream.sock.set_read_timeout(Some(LIMIT)).unwrap();
     let sent = patterned(200_000);
     for sent in sent.chunks(10_000) {
         stream.write_all(sent).unwrap();
