@@ -96,7 +96,7 @@ impl Crls {
         anchors: &Anchors,
     ) -> Self {
         read.sort_by(|(a_der, a), (b_der, b)| {
-            let newest_first = b.about.this_update.cmp(&a.about.this_update);
+            let newest_first = b.about.version().cmp(&a.about.version());
             newest_first.then_with(|| a_der.as_ref().cmp(b_der.as_ref()))
         });
         let mut keys: HashMap<&[u8], &Option<Vec<u8>>> = HashMap::new();

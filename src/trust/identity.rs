@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::asn1_rs::{Any, BitString, Sequence};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, GeneralSubtree, ParsedExtension};
+use x509_parser::num_bigint::BigUint;
 use x509_parser::oid_registry::OID_X509_EXT_KEY_USAGE;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
@@ -203,6 +204,8 @@ pub struct RevocationList {
     pub issuer: String,
     /// Seconds since the Unix epoch.
     pub this_update: i64,
+    /// Its number (RFC 5280 section 5.2.3), if it has one. Several may be issued within a second.
+    number: Option<BigUint>,
     pub next_update: Option<i64>,
     /// How many certificates it revokes.
     pub revoked: usize,
@@ -220,6 +223,11 @@ pub struct CrlSeries {
 }
 
 impl RevocationList {
+    /// What is greater for a newer one of the same series.
+    pub fn version(&self) -> impl Ord {
+        (self.this_update, self.number.clone())
+    }
+
     pub fn from_der(crl: &[u8]) -> Result<Self, IdentityError> {
         let (rest, crl) = CertificateRevocationList::from_der(crl)
             .map_err(|error| IdentityError(format!("not a DER CRL ({error})")))?;
@@ -239,6 +247,7 @@ impl RevocationList {
         Ok(Self {
             issuer: distinguished_name(crl.issuer()),
             this_update: crl.last_update().timestamp(),
+            number: crl.crl_number().cloned(),
             next_update: crl.next_update().map(|time| time.timestamp()),
             revoked: crl.iter_revoked_certificates().count(),
             series: CrlSeries {
