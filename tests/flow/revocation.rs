@@ -165,6 +165,20 @@ fn revoked_live(
     assert_eq!(alert(new), expected, "{what}: a new one");
 }
 
+/// A route that is new may be stricter to the names that it takes over.
+#[test]
+fn a_client_is_judged_by_the_route_that_its_name_leads_to_now() {
+    let upstream = Upstream::new(Manner::Echo);
+    let text = config(&upstream, EVERYONE, "");
+    let world = world(&text);
+    let [mut one, two] = connected(&world, &clients(&world));
+    let route = format!("[[listener.route]]\nserver_names = [\"{SERVER_NAME}\"]\n{ONE_RULE}\n");
+    let review = install(&world, &format!("{text}{route}"));
+    assert_eq!((review.judged, review.lost), (2, 1));
+    assert_eq!(told(two), AlertDescription::AccessDenied);
+    echo(&mut one);
+}
+
 #[test]
 fn dry_run() {
     let upstream = Upstream::new(Manner::Echo);
