@@ -172,8 +172,10 @@ fn a_client_is_judged_by_the_route_that_its_name_leads_to_now() {
     let text = config(&upstream, EVERYONE, "");
     let world = world(&text);
     let [mut one, two] = connected(&world, &clients(&world));
-    let route = format!("[[listener.route]]\nserver_names = [\"{SERVER_NAME}\"]\n{ONE_RULE}\n");
-    let review = install(&world, &format!("{text}{route}"));
+    // The one for another name goes by the same rules as before.
+    let routes = [("other.example", EVERYONE), (SERVER_NAME, ONE_RULE)]
+        .map(|(name, rule)| format!("[[listener.route]]\nserver_names = [\"{name}\"]\n{rule}\n"));
+    let review = install(&world, &format!("{text}{}", routes.concat()));
     assert_eq!((review.judged, review.lost), (2, 1));
     assert_eq!(told(two), AlertDescription::AccessDenied);
     echo(&mut one);
