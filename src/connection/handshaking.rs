@@ -1,10 +1,20 @@
 //! From the first byte to the moment policy lets the client in.
 
+use std::time::Duration;
+
+use rustls::ProtocolVersion;
+
 use super::relay::Direction;
 use super::{ConnectPermit, Connection, Context, Event, Refused, Side, Stage, greeting};
 use crate::close_reason::CloseReason;
 use crate::connection::{Action, Greeting};
 use crate::tls::{Established, HandshakeFailure, Progress};
+
+/// How long session tickets wait for the answer to what the client sent behind its Finished. With it
+/// they cost no send of their own. Where nothing came behind the Finished they leave at once: a
+/// client that gathers its small writes (Nagle) may be waiting for our acknowledgement, which would
+/// else be delayed.
+const TICKET_WAIT: Duration = Duration::from_millis(20);
 
 impl Connection {
     pub(super) fn on_handshaking(&mut self, event: Event<'_>, context: &mut Context<'_>) {
@@ -36,7 +46,12 @@ impl Connection {
         match result {
             Ok(Progress::Continue) => self.outbound.pump(Side::Client, context),
             Ok(Progress::Established(session)) => {
-                self.outbound.pump(Side::Client, context);
+                if session.version == ProtocolVersion::TLSv1_3 && session.records.is_mid_record() {
+                    // The client does not wait for anything but its answer.
+                    self.ticket_leaves = Some(context.now + TICKET_WAIT);
+                } else {
+                    self.outbound.pump(Side::Client, context);
+                }
                 self.established(session, context);
             }
             Err(failure) => self.refuse(failure, context),

@@ -164,6 +164,8 @@ pub struct Connection {
     refused: Option<Box<Refused>>,
     /// The client was cut off while its upstream was being connected to.
     truncated: bool,
+    /// A ticket waits to leave together with the answer, until then at the latest.
+    ticket_leaves: Option<Instant>,
     /// Plaintext bytes relayed from the client and to it.
     bytes: [u64; 2],
 }
@@ -206,6 +208,7 @@ impl Connection {
             deadline,
             refused: None,
             truncated: false,
+            ticket_leaves: None,
             bytes: [0; 2],
         };
         match Handshake::new(acceptor) {
@@ -237,7 +240,10 @@ impl Connection {
 
     /// When to send [`Event::Deadline`].
     pub fn deadline(&self) -> Instant {
-        self.deadline
+        match self.ticket_leaves {
+            Some(leaves) if self.is_open() => leaves.min(self.deadline),
+            _ => self.deadline,
+        }
     }
 
     /// Whether the handshake is still going on.

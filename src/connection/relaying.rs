@@ -193,6 +193,7 @@ impl Connection {
             }
         }
         self.bytes[1] += bytes.len() as u64;
+        self.ticket_leaves = None;
         self.outbound.pump(Side::Client, context);
         self.outbound.balance(context);
         self.touch(context);
@@ -314,6 +315,9 @@ impl Connection {
     }
 
     fn open_deadline(&mut self, context: &mut Context<'_>) {
+        if self.ticket_leaves.take().is_some() {
+            return self.outbound.pump(Side::Client, context);
+        }
         match &mut self.stage {
             Stage::Connecting { timed_out, .. } if !*timed_out => {
                 *timed_out = true;

@@ -9,11 +9,12 @@ use rcgen::{
 };
 use ringgate::clock::Clock;
 use ringgate::close_reason::CloseReason;
-use ringgate::tls::acceptor::MinVersion;
+use ringgate::tls::acceptor::{MinVersion, Resumption};
 use ringgate::tls::{Acceptor, AcceptorOptions, Route};
 use ringgate::trust::TrustDomain;
 use ringgate::trust::domain::{RevocationPolicy, TrustSources};
 use ringgate::trust::policy::{Effect, Matcher, Policy, Rule, UriPattern};
+use ringgate::trust::stek::{Secret, Stek};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs as provider;
 use rustls::sign::CertifiedKey;
@@ -26,6 +27,7 @@ use rustls_pki_types::{PrivateKeyDer, UnixTime};
 
 use crate::pki::{self, Ca};
 
+const HOUR: Duration = Duration::from_secs(3600);
 const SERVER_NAME: &str = "server.test";
 pub const CLIENT_ID: &str = "spiffe://ringgate.test/client";
 
@@ -176,7 +178,12 @@ fn acceptor(ca: &Ca) -> Acceptor {
         default_route: Some(0),
         alpn: Vec::new(),
         min_version: MinVersion::Tls12,
-        resumption: None,
+        resumption: Some(Resumption {
+            listener: "sim".into(),
+            stek: Stek::new(Arc::new(Secret::new(&[7; 32]).unwrap()), HOUR),
+            cap: HOUR,
+            tickets: 1,
+        }),
         clock: Clock::manual(Duration::from_secs(pki::NOW.unsigned_abs())),
     })
     .unwrap()
@@ -197,6 +204,8 @@ fn client_config(
         .with_root_certificates(roots)
         .with_client_cert_resolver(Arc::new(Presents(key)));
     config.enable_secret_extraction = true;
+    // A run must not depend on those before it.
+    config.resumption = rustls::client::Resumption::disabled();
     config
 }
 

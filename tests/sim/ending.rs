@@ -23,6 +23,7 @@ impl World<'_> {
             // A handshake is concluded first.
             Event::Command(Command::Withdraw(reason, _)) => (!handshaking).then_some(*reason),
             Event::Deadline if handshaking => Some(CloseReason::HandshakeTimeout),
+            Event::Deadline if self.ticket_waits => None,
             Event::Deadline => match &self.connecting {
                 Some(connecting) if connecting.abandoned => {
                     Some(CloseReason::UpstreamConnectTimeout)

@@ -22,6 +22,8 @@ pub struct Hand {
     now: Instant,
     /// What it sent to the client and to the upstream.
     pub sent: [Vec<u8>; 2],
+    /// In how many sends.
+    pub sends: [usize; 2],
     pub closed: Option<CloseReason>,
 }
 
@@ -51,6 +53,7 @@ impl Hand {
             pool,
             now,
             sent: [Vec::new(), Vec::new()],
+            sends: [0; 2],
             closed: None,
         }
     }
@@ -68,12 +71,21 @@ impl Hand {
                 Action::Close(reason) => self.closed = Some(reason),
                 Action::Send(side, block) => {
                     let len = block.filled().len();
+                    self.sends[index(side)] += 1;
                     self.sent[index(side)].extend_from_slice(block.filled());
                     waiting.extend(self.actions(Event::Sent(side, block, Ok(len))));
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Lets the time pass until the connection wants to be told of it.
+    pub fn reach_deadline(&mut self) -> Duration {
+        let wait = self.connection.deadline() - self.now;
+        self.now += wait;
+        self.on(Event::Deadline);
+        wait
     }
 
     fn actions(&mut self, event: Event<'_>) -> Vec<Action> {

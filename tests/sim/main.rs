@@ -13,6 +13,7 @@ mod regressions;
 mod rng;
 mod scenario;
 mod seeds;
+mod tickets;
 mod trace;
 mod truncation;
 mod upstream;
