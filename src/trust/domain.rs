@@ -251,10 +251,11 @@ impl TrustDomain {
     ) -> Option<VerifiedPeer> {
         let anchor = group.position_of(path.anchor())?;
         let leaf = chain.certificates.first()?;
+        let anchor_spki = group.authorities.get(anchor)?.identity.spki_pin;
         let mut summary = ChainSummary {
-            entries: ChainSummary::entries(path),
+            entries: ChainSummary::entries(path, anchor_spki),
             anchor: anchor_digest(path.anchor()),
-            anchor_spki: group.authorities.get(anchor)?.identity.spki_pin,
+            anchor_spki,
             not_before: leaf.identity.not_before,
             not_after: leaf.identity.not_after,
         };

@@ -22,6 +22,9 @@ use super::stek::{OVERHEAD, Stek};
 use super::{Authorized, ChainEntry, ChainSummary, TrustDomain, cache};
 use crate::limits::{CHAIN_LEN_MAX, CLOCK_SKEW, TICKET_BYTES_MAX};
 
+/// Counts the forms that a ticket's header has had.
+const FORM: u64 = 2;
+
 /// Where a ticket counts: a listener and one of its routes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TicketScope([u8; 32]);
@@ -29,6 +32,8 @@ pub struct TicketScope([u8; 32]);
 impl TicketScope {
     pub fn new(listener: &str, route: &str) -> Self {
         let mut context = Context::new(&SHA256);
+        // A ticket of another form does not open.
+        context.update(&FORM.to_be_bytes());
         for name in [listener, route] {
             context.update(&(name.len() as u64).to_be_bytes());
             context.update(name.as_bytes());
@@ -199,6 +204,7 @@ impl Header {
         bytes.push(u8::try_from(chain.entries.len()).ok()?);
         for entry in &chain.entries {
             bytes.extend_from_slice(&entry.issuer);
+            bytes.extend_from_slice(&entry.key);
             bytes.push(u8::try_from(entry.serial.len()).ok()?);
             bytes.extend_from_slice(&entry.serial);
         }
@@ -223,6 +229,7 @@ impl Header {
         let entries = reader.list(|reader| {
             Some(ChainEntry {
                 issuer: reader.take()?,
+                key: reader.take()?,
                 serial: reader.short_bytes()?.into(),
             })
         })?;
@@ -292,6 +299,7 @@ mod tests {
         });
         let entries = (0..certificates).map(|at| ChainEntry {
             issuer: [4; 32],
+            key: [6; 32],
             serial: vec![5; at].into(),
         });
         Header {

@@ -172,6 +172,36 @@ fn missing_and_expired_crls_follow_their_policies() {
     assert_eq!(lost, Some(CloseReason::CertificateRevoked));
 }
 
+/// The CRL of the key that it has now says nothing of what the one before signed.
+#[test]
+fn an_issuer_that_changed_its_key_has_no_crl_for_the_one_before() {
+    let world = World::new();
+    // One below an intermediate, and one below the anchor.
+    for position in [1, 0] {
+        let before = || world.with_crls(&[], &[]);
+        for unknown in [RevocationPolicy::Deny, RevocationPolicy::Allow] {
+            let mut after = before();
+            after.unknown_revocation = unknown;
+            after.crls[position] = match position {
+                1 => world.root.intermediate("intermediate").crl(&[]),
+                _ => Ca::root("root").crl(&[]),
+            };
+            let lost = world.judged_again(before(), copy(&after));
+            assert_eq!(lost, Some(CloseReason::RevocationUnknown));
+            // With its own beside it, it is asked; what the other key revokes is none of its.
+            after.crls.push(before().crls.remove(position));
+            assert_eq!(world.judged_again(before(), copy(&after)), None);
+            after.crls[position] = match position {
+                1 => world.root.intermediate("intermediate").crl(&[7]),
+                _ => Ca::root("root").crl(&[70]),
+            };
+            assert_eq!(world.judged_again(before(), after), None);
+        }
+        let without_crls = sources(&world.root);
+        assert_eq!(world.judged_again(before(), without_crls), None);
+    }
+}
+
 fn copy(sources: &TrustSources) -> TrustSources {
     TrustSources {
         name: sources.name.clone(),
