@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ringgate::close_reason::CloseReason;
 use ringgate::shard::Counters;
 use ringgate::shard::mailbox::{Mailbox, Review};
-use ringgate::snapshot::LiveRevocation;
+use ringgate::snapshot::{Listener, LiveRevocation};
 use rustls::{AlertDescription, SupportedProtocolVersion};
 
 use crate::pem::pem;
@@ -235,6 +235,31 @@ fn off_means_nobody_looks() {
         alert(world.connect(&leaves[1])),
         AlertDescription::AccessDenied
     );
+}
+
+/// Whatever becomes of those who lost their right, the others let go of what was served before.
+#[test]
+fn nobody_who_stays_holds_what_was_served_before() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = world(&config(&upstream, TWO_RULES, ""));
+    let leaves = clients(&world);
+    for mode in ["close", "dry_run", "off"] {
+        let live = format!("[revocation]\nlive = \"{mode}\"\n[shards]\ncount = 1\n");
+        let [before, after] = [TWO_RULES, EVERYONE].map(|rules| {
+            let text = config(&upstream, rules, &live);
+            let file = world.folder.write("ringgate.toml", &text);
+            Arc::new(load(&file, &world.clock))
+        });
+        world.install(&before).unwrap();
+        let listener = Arc::clone(&before.listeners[0]);
+        drop(before);
+        let mut streams = connected(&world, &leaves);
+        world.install(&after).unwrap();
+        world.eventually(&format!("\"{mode}\": nobody holds the listener"), |_| {
+            !Listener::is_held(&listener)
+        });
+        streams.iter_mut().for_each(echo);
+    }
 }
 
 /// A handshake that began before is concluded by what is served when it ends.
