@@ -35,6 +35,9 @@ pub(super) type Problem = (String, String);
 /// Permission bits that let group or others read or change a file.
 const GROUP_AND_OTHERS: u32 = 0o066;
 
+/// That lets the group read it.
+const GROUP_READS: u32 = 0o040;
+
 /// Files read so far, and what was wrong with them.
 pub(super) struct Files<'a> {
     clock: &'a Clock,
@@ -455,12 +458,16 @@ pub(super) fn read(path: &Path, secrecy: Secrecy) -> Result<Vec<u8>, Problem> {
     }
     let file = File::open(path).map_err(refused)?;
     // Of the open file, so that what is checked is what is read.
-    let mode = file.metadata().map_err(refused)?.mode() & 0o7777;
-    if secrecy == Secrecy::OwnerOnly && mode & GROUP_AND_OTHERS != 0 {
+    let metadata = file.metadata().map_err(refused)?;
+    let (mode, user) = (metadata.mode() & 0o7777, rustix::process::geteuid());
+    if secrecy == Secrecy::OwnerOnly && is_open(mode, metadata.uid(), user.as_raw()) {
         let path = path.display();
         return Err((
             format!("the key in {path} is open to group or others (mode {mode:04o})"),
-            format!("chmod 600 {path}; if others had access to it, replace the key"),
+            format!(
+                "chmod 600 {path} (640 will do where root owns it and Ringgate runs as another \
+                 user); if others had access to it, replace the key"
+            ),
         ));
     }
     let mut bytes = Vec::new();
@@ -478,6 +485,17 @@ pub(super) fn read(path: &Path, secrecy: Secrecy) -> Result<Vec<u8>, Problem> {
     Ok(bytes)
 }
 
+/// Whether a file with this mode and owner is open to more than `user`, which is to read it, and
+/// root.
+fn is_open(mode: u32, owner: u32, user: u32) -> bool {
+    const ROOT: u32 = 0;
+    // So Kubernetes gives secrets to a pod whose user is not root (`fsGroup`): there is no other way
+    // to read them than by the group.
+    let by_group = owner == ROOT && user != ROOT;
+    let allowed = if by_group { GROUP_READS } else { 0 };
+    mode & GROUP_AND_OTHERS & !allowed != 0
+}
+
 fn describe(error: &PemError) -> String {
     match error {
         PemError::MissingSectionEnd { end_marker } => {
@@ -493,5 +511,30 @@ fn describe(error: &PemError) -> String {
             )
         }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_reads_a_key_only_where_root_keeps_it_for_another_user() {
+        for mode in [0o400, 0o600, 0o700] {
+            for owner in [0, 7] {
+                assert!(!is_open(mode, owner, 7));
+            }
+        }
+        for mode in [0o440, 0o640] {
+            assert!(!is_open(mode, 0, 7));
+            for (owner, user) in [(0, 0), (7, 7), (8, 7), (7, 0)] {
+                assert!(is_open(mode, owner, user), "{owner} {user}");
+            }
+        }
+        for mode in [0o420, 0o460, 0o404, 0o402, 0o444, 0o646] {
+            for (owner, user) in [(0, 0), (0, 7), (7, 7)] {
+                assert!(is_open(mode, owner, user), "{mode:o} {owner} {user}");
+            }
+        }
     }
 }
