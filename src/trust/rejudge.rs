@@ -69,8 +69,9 @@ impl TrustDomain {
     }
 
     /// Every CRL of the issuer's key is asked, not only the one that webpki would choose by the
-    /// certificate's distribution points: a serial number is an issuer's only once. Those of other
-    /// keys with its name say nothing, and as in a handshake they do not pass for its own.
+    /// certificate's distribution points: a serial number is an issuer's only once. But only that
+    /// one says that a certificate is good: as in a handshake, neither one for other certificates
+    /// nor one of another key with the issuer's name passes for it.
     fn still_unrevoked(
         &self,
         peer: &VerifiedPeer,
@@ -83,28 +84,28 @@ impl TrustDomain {
         let subject = &peer.identity().subject;
         let mut unknown = None;
         for (position, entry) in peer.chain().entries.iter().enumerate() {
-            let (mut asked, mut namesake): (Vec<&Crl>, _) = (Vec::new(), None);
+            let (mut is_covered, mut has_own, mut namesake) = (false, false, None);
             for crl in self.crls.of(&entry.issuer) {
+                let is_for = is_for(crl, position, entry, peer);
                 if !is_by_issuer(crl, entry, peer, vouching) {
-                    namesake = Some(crl);
+                    namesake = namesake.or_else(|| is_for.then_some(crl));
                     continue;
                 }
+                has_own = true;
                 if matches!(crl.list.find_serial(&entry.serial), Ok(Some(_))) {
                     return Err(revoked(peer.identity(), position, entry, crl));
                 }
-                // The newest come first; an older one that speaks of the same was replaced.
-                let scope = |crl: &Crl| crl.about.series.scope.clone();
-                let is_replaced = asked.iter().any(|newer| scope(newer) == scope(crl));
-                if self.expired_crl == RevocationPolicy::Deny && !is_replaced {
+                // The newest come first.
+                if is_for && !is_covered && self.expired_crl == RevocationPolicy::Deny {
                     unknown = unknown.or_else(|| expired(crl, now));
                 }
-                asked.push(crl);
+                is_covered |= is_for;
             }
-            if !asked.is_empty() {
+            if is_covered {
                 continue;
             }
             let certificate = position + 1;
-            if let Some(namesake) = namesake {
+            if let Some(namesake) = namesake.filter(|_| !has_own) {
                 let issuer = &namesake.about.issuer;
                 unknown.get_or_insert_with(|| {
                     format!(
@@ -115,7 +116,7 @@ impl TrustDomain {
             } else if self.unknown_revocation == RevocationPolicy::Deny {
                 unknown.get_or_insert_with(|| {
                     format!(
-                        "no CRL of the issuer of certificate {certificate} in the chain of \
+                        "no CRL of its issuer that is for certificate {certificate} in the chain of \
                          `{subject}` is configured"
                     )
                 });
@@ -126,6 +127,23 @@ impl TrustDomain {
             None => Ok(()),
         }
     }
+}
+
+/// Whether `crl` is for the certificate of `entry`.
+fn is_for(crl: &Crl, position: usize, entry: &ChainEntry, peer: &VerifiedPeer) -> bool {
+    if crl.about.series.scope.is_none() {
+        return true;
+    }
+    if position == 0 {
+        return crl.about.is_for(peer.leaf(), false);
+    }
+    let mut cas = peer.intermediates().iter();
+    let ca = cas.find(|der| {
+        EndEntityCert::try_from(*der).is_ok_and(|ca| {
+            *ca.serial() == *entry.serial && name_digest(ca.issuer()) == entry.issuer
+        })
+    });
+    ca.is_some_and(|ca| crl.about.is_for(ca, true))
 }
 
 /// Whether the key that signed the certificate of `entry` signed `crl`.
