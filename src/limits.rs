@@ -156,6 +156,9 @@ pub const PEM_BYTES_MAX: u64 = 64 << 20;
 /// Files of a directory of CRLs, those aside that are hidden.
 pub const CRL_FILES_PER_DIRECTORY_MAX: usize = 1024;
 
+/// Keys of an issuer's name of which is kept that they did not sign a CRL.
+pub const CRL_OTHER_KEYS_MAX: usize = 4;
+
 /// Bytes of the files of a directory of CRLs, all together.
 pub const CRL_DIRECTORY_BYTES_MAX: u64 = 256 << 20;
 

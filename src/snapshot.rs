@@ -112,6 +112,7 @@ impl Snapshot {
                     listener: Arc::clone(&listener.name),
                     stek: stek.clone(),
                     cap: config.resumption.cap,
+                    verdict_ttl: config.verdict_cache.ttl,
                     tickets: config.resumption.tickets,
                 });
                 load_listener(listener, resumption, &mut files, clock)

@@ -48,7 +48,7 @@ impl Judging {
             reloaded: domain(&root, "still in"),
             ticket: Vec::new(),
             verifier: Verifier::new(&aws_lc_rs::default_provider()),
-            tickets: Tickets::new(stek, RESUMPTION_CAP),
+            tickets: Tickets::new(stek, RESUMPTION_CAP, VERDICT_TTL),
             scope: TicketScope::new("front", "only"),
             client: client.expect("an allowed client"),
             state: state(&[&leaf, &intermediates[0]]),

@@ -249,6 +249,7 @@ fn acceptor(root: &Ca, servers: &Ca, key: Key) -> Acceptor {
             listener: "front".into(),
             stek: Stek::new(Arc::new(Secret::random()), STEK_ROTATION),
             cap: RESUMPTION_CAP,
+            verdict_ttl: VERDICT_TTL,
             tickets: 1,
         }),
         clock: Clock::manual(Duration::from_secs(NOW.unsigned_abs())),

@@ -101,9 +101,10 @@ impl Listeners {
         };
         let name = given.unwrap_or_else(by_address);
         let place = entry.map_or_else(|| table.place.clone(), |entry| entry.place);
-        // Two listeners named by the same address have their error already.
+        // Two listeners named by the same address have their error already, but on port 0.
+        let first = addresses.first().filter(|address| address.port() != 0);
         let twin = |taken: &&ListenerConfig| {
-            taken.name == name && taken.addresses.first() != addresses.first()
+            taken.name == name && (first.is_none() || taken.addresses.first() != first)
         };
         if let Some(taken) = self.configs.iter().find(twin) {
             let problem = format!(

@@ -12,7 +12,7 @@ use tracing_subscriber::registry;
 
 use super::report::escaped;
 use crate::config::{ConfigError, LogFormat, LogLevel, LogOptions};
-use crate::snapshot::Changes;
+use crate::snapshot::{Changes, Expiry};
 
 /// Changes of one kind that a line names.
 const CHANGES_SHOWN_MAX: usize = 16;
@@ -27,6 +27,12 @@ pub fn init(options: LogOptions) {
 pub fn warning(warning: &ConfigError) {
     let [problem, remedy] = [&warning.problem, &warning.remedy].map(|text| escaped(text));
     tracing::warn!(place = %warning.place, remedy, "{problem}");
+}
+
+/// Logs what expires, or has expired by `now`, in seconds since the Unix epoch.
+pub(super) fn expiring(expiry: &Expiry, now: i64) {
+    let (problem, remedy) = expiry.problem(now);
+    tracing::warn!(remedy, "{}", escaped(&problem));
 }
 
 /// What is wrong with a configuration, in one line.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ageing::Ageing;
 use super::loader::{Failure, Load, Loaded, Loader, Source};
 use super::log;
 use super::report::escaped;
@@ -88,6 +89,7 @@ pub(super) struct Reloader<'a> {
     wanted: Option<Cause>,
     going: Option<Going>,
     retired: Retired,
+    ageing: Ageing,
     status: Status,
 }
 
@@ -97,14 +99,15 @@ impl<'a> Reloader<'a> {
             loader: source.loader,
             watch: Some(source.watch),
             prepare,
-            clock,
             started: source.loaded.config.clone(),
+            ageing: Ageing::new(&source.loaded.snapshot, &clock),
             restart: Vec::new(),
             current: source.loaded,
             wanted: None,
             going: None,
             retired: Retired::default(),
             status: Status::default(),
+            clock,
         }
     }
 
@@ -136,6 +139,7 @@ impl<'a> Reloader<'a> {
     pub(super) fn tick<P: Port>(&mut self, shards: &mut [Shard<P>]) {
         self.sweep();
         self.look();
+        self.ageing.look(&self.current.snapshot, &self.clock);
         match self.going.take() {
             None => self.start(),
             Some(going) => self.go_on(going, shards),
@@ -227,6 +231,7 @@ impl<'a> Reloader<'a> {
         for (shard, installation) in shards.iter_mut().zip(change.installations) {
             shard.command(Command::Install(Box::new(installation)));
         }
+        self.ageing = Ageing::new(&loaded.snapshot, &self.clock);
         let before = std::mem::replace(&mut self.current, loaded);
         self.retired.add(before.snapshot);
         self.going = Some(Going {

@@ -97,17 +97,28 @@ pub(super) fn log_review(shard: usize, review: &Review) {
             "dry run: this client would no longer be let in"
         );
     }
-    tracing::info!(
-        shard,
-        generation = review.generation,
-        judged = review.judged,
-        ended = if dry_run { 0 } else { review.lost },
-        would_end = dry_run.then_some(review.lost),
-        took_ms = review.took.as_secs_f64() * 1e3,
-        longest_turn_us = review.longest_turn.as_micros(),
-        finished = review.finished,
-        "open connections judged again"
-    );
+    // The level must be a constant.
+    macro_rules! line {
+        ($macro:ident) => {
+            tracing::$macro!(
+                shard,
+                generation = review.generation,
+                judged = review.judged,
+                ended = if dry_run { 0 } else { review.lost },
+                would_end = dry_run.then_some(review.lost),
+                took_ms = review.took.as_secs_f64() * 1e3,
+                longest_turn_us = review.longest_turn.as_micros(),
+                finished = review.finished,
+                "open connections judged again"
+            )
+        };
+    }
+    // Most reloads change nothing for anybody, and there may be many shards.
+    if review.judged == 0 && review.lost == 0 {
+        line!(debug);
+    } else {
+        line!(info);
+    }
 }
 
 /// `text` with control characters and quotes escaped: what a client sends must not end a field or
@@ -239,6 +250,34 @@ mod tests {
         let report = served(CloseReason::Complete);
         assert_eq!(lines(LogFormat::Human, &report, false), "");
         assert!(lines(LogFormat::Human, &report, true).contains("connection closed"));
+    }
+
+    #[test]
+    fn a_review_gets_a_line_where_somebody_was_judged() {
+        let said = |judged, lost, level| {
+            let review = Review {
+                generation: 7,
+                mode: LiveRevocation::Close,
+                judged,
+                lost,
+                examples: Vec::new(),
+                took: Duration::ZERO,
+                longest_turn: Duration::ZERO,
+                finished: true,
+            };
+            let options = LogOptions {
+                format: LogFormat::Human,
+                level,
+                access: false,
+            };
+            logged(options, || log_review(0, &review)).contains("open connections judged again")
+        };
+        // A listener that is gone takes its clients along, and nobody is judged.
+        for (judged, lost) in [(1, 0), (0, 1)] {
+            assert!(said(judged, lost, LogLevel::Info));
+        }
+        assert!(!said(0, 0, LogLevel::Info));
+        assert!(said(0, 0, LogLevel::Debug));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
-use crate::limits::WATCHED_DIRECTORIES_MAX;
+use crate::limits::{CRL_FILES_PER_DIRECTORY_MAX, WATCHED_DIRECTORIES_MAX};
 
 /// How long nothing must have happened before files are read: whoever writes several takes a while.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -242,14 +242,24 @@ fn cannot_watch(directory: &Path, error: Errno) -> String {
 }
 
 /// The entries of directories that decide what `path` leads to: every link on the way and what
-/// stands at its end; if that is a directory, all in it, too. Where the path leads nowhere, the
-/// entry that is missing is the last.
+/// stands at its end; if that is a directory, all in it, and what the links in it lead to.
 fn entries(path: &Path) -> Vec<(PathBuf, Names)> {
-    let this = |name: &OsStr| Names::These(HashSet::from([name.to_owned()]));
     let mut found = Vec::new();
-    let Ok(path) = std::path::absolute(path) else {
-        return found;
-    };
+    if let Some(directory) = follow(path, &mut found) {
+        for link in links_in(&directory) {
+            // A directory in it is none of what it stands for.
+            follow(&link, &mut found);
+        }
+        found.push((directory, Names::All));
+    }
+    found
+}
+
+/// Adds the entries on the way to what `path` leads to; returns that if it is a directory. Where the
+/// path leads nowhere, the entry that is missing is the last.
+fn follow(path: &Path, found: &mut Vec<(PathBuf, Names)>) -> Option<PathBuf> {
+    let this = |name: &OsStr| Names::These(HashSet::from([name.to_owned()]));
+    let path = std::path::absolute(path).ok()?;
     let (mut directory, mut links) = (PathBuf::from("/"), 0);
     let mut left: VecDeque<OsString> = components(&path);
     while let Some(name) = left.pop_front() {
@@ -263,7 +273,7 @@ fn entries(path: &Path) -> Vec<(PathBuf, Names)> {
             found.push((directory.clone(), this(&name)));
             links += 1;
             if links > LINKS_MAX {
-                return found;
+                return None;
             }
             if target.is_absolute() {
                 directory = PathBuf::from("/");
@@ -276,16 +286,23 @@ fn entries(path: &Path) -> Vec<(PathBuf, Names)> {
         let is_directory = entry.is_dir();
         if left.is_empty() || !is_directory {
             found.push((directory, this(&name)));
-            if is_directory {
-                found.push((entry, Names::All));
-            }
-            return found;
+            return is_directory.then_some(entry);
         }
         directory = entry;
     }
     // Only `/` or a path that ends in `..` comes here: no file.
-    found.push((directory, Names::All));
-    found
+    Some(directory)
+}
+
+/// The symbolic links in a directory, as far as they may lead to what it stands for.
+fn links_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| {
+        let is_hidden = entry.file_name().as_bytes().starts_with(b".");
+        !is_hidden && entry.file_type().is_ok_and(|kind| kind.is_symlink())
+    });
+    let links = links.map(|entry| entry.path());
+    links.take(CRL_FILES_PER_DIRECTORY_MAX).collect()
 }
 
 fn components(path: &Path) -> VecDeque<OsString> {
@@ -404,6 +421,23 @@ mod tests {
         fs::write(folder.at("..1/tls.crt"), "x").unwrap();
         assert!(!watch.has_changed(), "nothing leads there any more");
         fs::write(folder.at("..2/tls.crt"), "x").unwrap();
+        assert!(watch.has_changed());
+    }
+
+    #[test]
+    fn what_the_links_in_a_directory_lead_to_is_seen() {
+        let folder = Folder::new();
+        let (crls, elsewhere) = (folder.at("crls"), folder.at("elsewhere"));
+        fs::create_dir(&crls).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("a.crl"), "1").unwrap();
+        for (link, target) in [("a.crl", "../elsewhere/a.crl"), ("round", ".")] {
+            symlink(target, crls.join(link)).unwrap();
+        }
+        let mut watch = watching(&crls);
+        fs::write(elsewhere.join("other"), "x").unwrap();
+        assert!(!watch.has_changed(), "nothing leads there");
+        fs::write(elsewhere.join("a.crl"), "2").unwrap();
         assert!(watch.has_changed());
     }
 

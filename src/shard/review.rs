@@ -34,12 +34,12 @@ pub(super) struct UnderWay {
 impl Shard {
     /// Starts to judge the clients of all open connections again, by what is served now; the change
     /// to it `began` in this turn.
+    ///
+    /// Where nobody is to be ended or told of it, they are judged all the same: each connection would
+    /// keep what was served when it came, and with many reloads that is much.
     pub(super) fn begin_review(&mut self, generation: u64, began: Instant) {
         self.end_review(false);
         let mode = self.snapshot.live_revocation;
-        if mode == LiveRevocation::Off {
-            return;
-        }
         let figures = Review {
             generation,
             mode,
@@ -80,7 +80,9 @@ impl Shard {
     }
 
     fn end_review(&mut self, finished: bool) {
-        if let Some(review) = self.review.take() {
+        if let Some(review) = self.review.take()
+            && review.figures.mode != LiveRevocation::Off
+        {
             let took = self.clock.now() - review.began;
             self.inbox.review(Review {
                 took,
@@ -100,7 +102,8 @@ impl Shard {
         figures.lost += 1;
         if figures.mode == LiveRevocation::Close {
             self.withdraw(key, CloseReason::AccessWithdrawn, refusal);
-        } else if figures.examples.len() < REVIEW_EXAMPLES_MAX
+        } else if figures.mode == LiveRevocation::DryRun
+            && figures.examples.len() < REVIEW_EXAMPLES_MAX
             && let Some(entry) = self.connections.get(key as usize)
         {
             figures.examples.push(Lost {

@@ -1,6 +1,7 @@
 //! CRLs from files and directories, in PEM or DER.
 
 use std::fs;
+use std::mem::take;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(super) fn load(path: &Path) -> Result<Vec<LoadedCrl>, Problem> {
     if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
         load_directory(path)
     } else {
-        parse(path, read(path, Secrecy::Public)?)
+        parse(path, take(&mut *read(path, Secrecy::Public)?))
     }
 }
 
@@ -42,7 +43,7 @@ fn load_directory(path: &Path) -> Result<Vec<LoadedCrl>, Problem> {
     let mut crls = Vec::new();
     let mut bytes = 0;
     for file in files_of(path)? {
-        let content = read(&file, Secrecy::Public)?;
+        let mut content = read(&file, Secrecy::Public)?;
         bytes += content.len() as u64;
         if bytes > CRL_DIRECTORY_BYTES_MAX {
             let max = CRL_DIRECTORY_BYTES_MAX >> 20;
@@ -51,7 +52,7 @@ fn load_directory(path: &Path) -> Result<Vec<LoadedCrl>, Problem> {
                 "keep only the CRLs there that this route needs".to_owned(),
             ));
         }
-        crls.extend(parse(&file, content)?);
+        crls.extend(parse(&file, take(&mut *content))?);
     }
     if crls.is_empty() {
         return Err((

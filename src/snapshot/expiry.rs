@@ -72,7 +72,8 @@ impl Expiry {
         )
     }
 
-    fn problem(&self, now: i64) -> (String, &'static str) {
+    /// What is wrong with so little time left at `now`, and the remedy.
+    pub fn problem(&self, now: i64) -> (String, &'static str) {
         let told = self.told(now);
         match (self.kind, self.left(now) < 0) {
             (ExpiryKind::Crl, true) => (
@@ -141,7 +142,7 @@ impl Expiries {
             for crl in crls.iter() {
                 let series = (&crl.about.issuer, &crl.about.series);
                 let known = newest.entry(series).or_insert((&source.place, crl));
-                if crl.about.this_update > known.1.about.this_update {
+                if crl.about.version() > known.1.about.version() {
                     *known = (&source.place, crl);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +34,9 @@ pub(super) type Problem = (String, String);
 
 /// Permission bits that let group or others read or change a file.
 const GROUP_AND_OTHERS: u32 = 0o066;
+
+/// That lets the group read it.
+const GROUP_READS: u32 = 0o040;
 
 /// Files read so far, and what was wrong with them.
 pub(super) struct Files<'a> {
@@ -271,7 +274,7 @@ impl<'a> Files<'a> {
 
     /// The secret for ticket keys in a file; `None` when something is wrong, which is then reported.
     pub(super) fn secret(&mut self, file: &FileSetting) -> Option<Arc<Secret>> {
-        let content = Zeroizing::new(self.read(file, Secrecy::OwnerOnly)?);
+        let content = self.read(file, Secrecy::OwnerOnly)?;
         match Secret::new(&content) {
             Ok(secret) => Some(Arc::new(secret)),
             Err(error) => {
@@ -339,7 +342,7 @@ impl<'a> Files<'a> {
     }
 
     /// The bytes of a file; `None` when it cannot or must not be used, which is then reported.
-    fn read(&mut self, file: &FileSetting, secrecy: Secrecy) -> Option<Vec<u8>> {
+    fn read(&mut self, file: &FileSetting, secrecy: Secrecy) -> Option<Zeroizing<Vec<u8>>> {
         match read(&file.path, secrecy) {
             Ok(bytes) => Some(bytes),
             Err((problem, remedy)) => {
@@ -434,10 +437,10 @@ fn shown(file: &FileSetting) -> String {
 }
 
 /// The bytes of the file at `path`, through symbolic links; or the problem and its remedy.
-pub(super) fn read(path: &Path, secrecy: Secrecy) -> Result<Vec<u8>, Problem> {
-    let refused = |error: std::io::Error| {
+pub(super) fn read(path: &Path, secrecy: Secrecy) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let refused = |error: io::Error| {
         let remedy = match error.kind() {
-            std::io::ErrorKind::NotFound => {
+            ErrorKind::NotFound => {
                 "create it, or correct the path; a relative one starts at the directory of the \
                  configuration file"
             }
@@ -455,19 +458,19 @@ pub(super) fn read(path: &Path, secrecy: Secrecy) -> Result<Vec<u8>, Problem> {
     }
     let file = File::open(path).map_err(refused)?;
     // Of the open file, so that what is checked is what is read.
-    let mode = file.metadata().map_err(refused)?.mode() & 0o7777;
-    if secrecy == Secrecy::OwnerOnly && mode & GROUP_AND_OTHERS != 0 {
+    let metadata = file.metadata().map_err(refused)?;
+    let (mode, user) = (metadata.mode() & 0o7777, rustix::process::geteuid());
+    if secrecy == Secrecy::OwnerOnly && is_open(mode, metadata.uid(), user.as_raw()) {
         let path = path.display();
         return Err((
             format!("the key in {path} is open to group or others (mode {mode:04o})"),
-            format!("chmod 600 {path}; if others had access to it, replace the key"),
+            format!(
+                "chmod 600 {path} (640 will do where root owns it and Ringgate runs as another \
+                 user); if others had access to it, replace the key"
+            ),
         ));
     }
-    let mut bytes = Vec::new();
-    file.take(PEM_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(refused)?;
-    if bytes.len() as u64 > PEM_BYTES_MAX {
+    if metadata.len() > PEM_BYTES_MAX {
         let problem = format!(
             "{} is larger than {} MiB",
             path.display(),
@@ -475,7 +478,43 @@ pub(super) fn read(path: &Path, secrecy: Secrecy) -> Result<Vec<u8>, Problem> {
         );
         return Err((problem, "split it into several files".to_owned()));
     }
-    Ok(bytes)
+    let len = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    read_all(file, len).map_err(refused)?.ok_or_else(|| {
+        let problem = format!("{} grew while it was read", path.display());
+        let remedy = "write it under another name and rename it, then reload";
+        (problem, remedy.to_owned())
+    })
+}
+
+/// Whether a file with this mode and owner is open to more than `user`, which is to read it, and
+/// root.
+fn is_open(mode: u32, owner: u32, user: u32) -> bool {
+    const ROOT: u32 = 0;
+    // So Kubernetes gives secrets to a pod whose user is not root (`fsGroup`): there is no other way
+    // to read them than by the group.
+    let by_group = owner == ROOT && user != ROOT;
+    let allowed = if by_group { GROUP_READS } else { 0 };
+    mode & GROUP_AND_OTHERS & !allowed != 0
+}
+
+/// What `file` holds, if that is not more than `len` bytes. The buffer does not grow: what a secret
+/// was moved from would stay in memory.
+fn read_all(mut file: impl Read, len: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    // One more, by which it shows.
+    let mut bytes = Zeroizing::new(vec![0; len + 1]);
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => {
+                bytes.truncate(filled);
+                return Ok(Some(bytes));
+            }
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 fn describe(error: &PemError) -> String {
@@ -493,5 +532,61 @@ fn describe(error: &PemError) -> String {
             )
         }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_reads_a_key_only_where_root_keeps_it_for_another_user() {
+        for mode in [0o400, 0o600, 0o700] {
+            for owner in [0, 7] {
+                assert!(!is_open(mode, owner, 7));
+            }
+        }
+        for mode in [0o440, 0o640] {
+            assert!(!is_open(mode, 0, 7));
+            for (owner, user) in [(0, 0), (7, 7), (8, 7), (7, 0)] {
+                assert!(is_open(mode, owner, user), "{owner} {user}");
+            }
+        }
+        for mode in [0o420, 0o460, 0o404, 0o402, 0o444, 0o646] {
+            for (owner, user) in [(0, 0), (0, 7), (7, 7)] {
+                assert!(is_open(mode, owner, user), "{mode:o} {owner} {user}");
+            }
+        }
+    }
+
+    /// A byte at a time, with interruptions.
+    struct Slow<'a>(&'a [u8], bool);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            match self.1 {
+                true => Err(ErrorKind::Interrupted.into()),
+                false => self.0.read(&mut buffer[..1]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_into_one_buffer() {
+        for (content, len, expected) in [
+            (&b"key"[..], 3, Some(&b"key"[..])),
+            (b"", 0, Some(b"")),
+            // Cut off since its length was asked for.
+            (b"ke", 3, Some(b"ke")),
+            (b"keys", 3, None),
+            (b"k", 0, None),
+        ] {
+            let read = read_all(Slow(content, false), len).unwrap();
+            assert_eq!(read.as_ref().map(|bytes| &bytes[..]), expected);
+            assert!(read.is_none_or(|bytes| bytes.capacity() == len + 1));
+        }
+        let failing = File::open("/proc/self/mem").unwrap();
+        assert!(read_all(failing, 3).is_err());
     }
 }

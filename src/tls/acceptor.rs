@@ -64,6 +64,8 @@ pub struct Resumption {
     pub stek: Stek,
     /// How long after the last full handshake a client may resume.
     pub cap: Duration,
+    /// How long after a check of a client's chain it is checked again.
+    pub verdict_ttl: Duration,
     /// Tickets that a TLS 1.3 client gets, at least one. RFC 5077 gives a TLS 1.2 client one.
     pub tickets: usize,
 }
@@ -115,7 +117,7 @@ impl Acceptor {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         if let Some(resumption) = options.resumption {
-            let tickets = Tickets::new(resumption.stek, resumption.cap);
+            let tickets = Tickets::new(resumption.stek, resumption.cap, resumption.verdict_ttl);
             config.ticketer = Arc::new(Ticketer::new(tickets, options.clock));
             config.send_tls13_tickets = resumption.tickets;
         }

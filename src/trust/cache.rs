@@ -20,7 +20,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use super::peer::Standing;
 use super::refusal::seconds;
 use super::{Authorized, Identity, Refusal, TrustDomain, VerifiedPeer};
-use crate::limits::{CHAIN_BYTES_MAX, VERDICT_TTL};
+use crate::limits::CHAIN_BYTES_MAX;
 
 /// How much a [`VerdictCache`] may hold. Both bounds hold at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -137,8 +137,8 @@ fn with_cache<R>(work: impl FnOnce(&mut VerdictCache) -> R) -> Option<R> {
 }
 
 /// Whether the presented chain is let in by `domain` at `now`: from the cache, or by a check of the
-/// chain and policy. Where `vouched` still holds it stands for the check of the chain: that is what
-/// `domain` itself found before, as an authentic ticket says.
+/// chain and policy. Where `vouched` still holds it stands for the check of the chain, for so many
+/// seconds: that is what `domain` itself found before, as an authentic ticket says.
 ///
 /// Whether the peer holds the leaf's key is not checked here.
 pub(super) fn judge(
@@ -146,7 +146,7 @@ pub(super) fn judge(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     now: UnixTime,
-    vouched: Option<Standing>,
+    vouched: Option<(Standing, i64)>,
 ) -> Result<Authorized, Refusal> {
     let digest = domain.digest();
     let chain = Presented {
@@ -162,9 +162,8 @@ pub(super) fn judge(
     if let Some(verdict) = found.flatten() {
         return Ok(verdict);
     }
-    let ttl = with_cache(|cache| cache.ttl).unwrap_or(VERDICT_TTL.as_secs().cast_signed());
-    let vouched = vouched.filter(|standing| standing.holds(&digest, seconds(now), ttl));
-    let peer = match vouched.and_then(|standing| chain.vouched_for(standing)) {
+    let vouched = vouched.filter(|(standing, age)| standing.holds(&digest, seconds(now), *age));
+    let peer = match vouched.and_then(|(standing, _)| chain.vouched_for(standing)) {
         Some(peer) => peer,
         None => domain.verify(leaf, intermediates, now)?,
     };
@@ -258,6 +257,7 @@ impl Weighter<Key, Authorized> for Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::VERDICT_TTL;
     use crate::trust::ChainSummary;
 
     const BOUNDS: CacheBounds = CacheBounds {

@@ -10,18 +10,21 @@ use super::anchors::Anchors;
 use super::identity::{RevocationList, SignedCrl};
 use super::revocation::SIGNATURE_ALGORITHMS;
 use super::summary::name_digest;
+use crate::limits::CRL_OTHER_KEYS_MAX;
 
 /// A CRL as it is looked up, and what it says of itself.
 #[derive(Debug)]
 pub(super) struct Crl {
     pub list: CertRevocationList<'static>,
     pub about: RevocationList,
-    /// What its signature is over. Kept only where CAs have a name in common, and its signer is not
-    /// known.
+    /// What its signature is over. Kept only where its signer is not known from the start.
     signed: Option<SignedCrl>,
     /// [`name_digest`] of the key that its signature is known to be by. It has but one, and a large
     /// CRL takes milliseconds to hash.
     signer: OnceLock<[u8; 32]>,
+    /// Those of keys that its signature is known not to be by: the clients of a CA that changed its
+    /// key are judged one after the other.
+    others: [OnceLock<[u8; 32]>; CRL_OTHER_KEYS_MAX],
 }
 
 impl Crl {
@@ -39,6 +42,7 @@ impl Crl {
             about,
             signed: None,
             signer: OnceLock::new(),
+            others: [const { OnceLock::new() }; CRL_OTHER_KEYS_MAX],
         })
     }
 
@@ -53,11 +57,20 @@ impl Crl {
         let _ = self.signer.set(key);
     }
 
+    /// Whether the key with this digest signed, as far as that is known.
+    pub fn is_known_by(&self, key: &[u8; 32]) -> Option<bool> {
+        match self.signer.get() {
+            Some(signer) => Some(signer == key),
+            None if self.others.iter().any(|other| other.get() == Some(key)) => Some(false),
+            None => None,
+        }
+    }
+
     /// Whether the key of `issuer` signed this CRL.
-    fn is_signed_by(&self, issuer: &EndEntityCert<'_>) -> bool {
+    pub fn is_signed_by(&self, issuer: &EndEntityCert<'_>) -> bool {
         let key = name_digest(&issuer.subject_public_key_info());
-        if let Some(signer) = self.signer.get() {
-            return *signer == key;
+        if let Some(known) = self.is_known_by(&key) {
+            return known;
         }
         let Some(signed) = &self.signed else {
             return false;
@@ -71,6 +84,9 @@ impl Crl {
         });
         if fits {
             self.remember_signer(key);
+        } else {
+            // Where there is no room it is found out again.
+            let _ = self.others.iter().find(|other| other.set(key).is_ok());
         }
         fits
     }
@@ -96,7 +112,7 @@ impl Crls {
         anchors: &Anchors,
     ) -> Self {
         read.sort_by(|(a_der, a), (b_der, b)| {
-            let newest_first = b.about.this_update.cmp(&a.about.this_update);
+            let newest_first = b.about.version().cmp(&a.about.version());
             newest_first.then_with(|| a_der.as_ref().cmp(b_der.as_ref()))
         });
         let mut keys: HashMap<&[u8], &Option<Vec<u8>>> = HashMap::new();
@@ -114,7 +130,7 @@ impl Crls {
                 .iter()
                 .filter(|anchor| anchor.subject() == crl.list.issuer());
             let is_known = named.any(|anchor| crl.is_signed_by(anchor));
-            if is_known || !has_namesakes {
+            if is_known {
                 crl.signed = None;
             }
             crl

@@ -87,7 +87,7 @@ impl TrustDomain {
             crls.push((der.clone(), crl));
         }
         Ok(Self {
-            digest: digest(&sources),
+            digest: digest(env!("CARGO_PKG_VERSION"), &sources),
             name: sources.name,
             crls: Crls::new(crls, &anchors),
             anchors,
@@ -120,7 +120,8 @@ impl TrustDomain {
         &self.configured
     }
 
-    /// SHA-256 over what decides here: anchors, CRLs, policy and revocation settings. The order of
+    /// SHA-256 over what decides here: anchors, CRLs, policy and revocation settings, and the version
+    /// of the program that judges by them. The order of
     /// anchors and of CRLs, and the domain's name, do not change it.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
@@ -251,10 +252,11 @@ impl TrustDomain {
     ) -> Option<VerifiedPeer> {
         let anchor = group.position_of(path.anchor())?;
         let leaf = chain.certificates.first()?;
+        let anchor_spki = group.authorities.get(anchor)?.identity.spki_pin;
         let mut summary = ChainSummary {
-            entries: ChainSummary::entries(path),
+            entries: ChainSummary::entries(path, anchor_spki),
             anchor: anchor_digest(path.anchor()),
-            anchor_spki: group.authorities.get(anchor)?.identity.spki_pin,
+            anchor_spki,
             not_before: leaf.identity.not_before,
             not_after: leaf.identity.not_after,
         };
@@ -421,12 +423,16 @@ impl TrustDomain {
 
 /// Every part is preceded by its length or count, so that no two different sources have the same
 /// bytes.
-fn digest(sources: &TrustSources) -> [u8; 32] {
+///
+/// `version` is that of the program. Tickets outlive it: what a chain check found that was mended
+/// since must not stand for one.
+fn digest(version: &str, sources: &TrustSources) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
     let mut write = |bytes: &[u8]| {
         context.update(&(bytes.len() as u64).to_be_bytes());
         context.update(bytes);
     };
+    write(version.as_bytes());
     let mut write_set = |mut ders: Vec<&[u8]>| {
         ders.sort_unstable();
         ders.dedup();
@@ -476,4 +482,25 @@ fn digest(sources: &TrustSources) -> [u8; 32] {
         .as_ref()
         .try_into()
         .expect("SHA-256 has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn what_another_version_found_is_of_another_domain() {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let anchor = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let sources = || TrustSources {
+            anchors: vec![anchor.der().clone()],
+            ..TrustSources::default()
+        };
+        let of_this = digest(env!("CARGO_PKG_VERSION"), &sources());
+        assert_eq!(TrustDomain::new(sources()).unwrap().digest(), of_this);
+        assert_ne!(digest("0.0.0", &sources()), of_this);
+    }
 }

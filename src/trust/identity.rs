@@ -1,4 +1,4 @@
-//! Certificate DER -> Identity. The only room that names x509-parser.
+//! Certificate DER -> Identity, and what CRLs say. The only room that names x509-parser.
 //!
 //! Nothing here decides whether a certificate is to be trusted; webpki does that in
 //! [`super::domain`]. What is read here is names, dates and sizes.
@@ -7,17 +7,20 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use x509_parser::asn1_rs::{Any, BitString, Sequence};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, GeneralSubtree, ParsedExtension};
+use x509_parser::extensions::{GeneralName, GeneralSubtree};
 use x509_parser::oid_registry::OID_X509_EXT_KEY_USAGE;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
-use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::{AttributeTypeAndValue, SubjectPublicKeyInfo, X509Name, X509Version};
+
+pub(super) use crl::SignedCrl;
+pub use crl::{CrlSeries, RevocationList};
 
 use super::spiffe::is_client_id;
 use crate::limits;
+
+mod crl;
 
 /// Who a certificate says its holder is.
 ///
@@ -197,83 +200,6 @@ impl Authority {
     }
 }
 
-/// Whose CRL it is and from when.
-#[derive(Clone, Debug)]
-pub struct RevocationList {
-    pub issuer: String,
-    /// Seconds since the Unix epoch.
-    pub this_update: i64,
-    pub next_update: Option<i64>,
-    /// How many certificates it revokes.
-    pub revoked: usize,
-    /// Tells a CA's CRLs apart: which of its keys signed (RFC 5280 section 5.2.1), and for which of
-    /// its certificates (section 5.2.5). Of those that have this the same the newest counts.
-    pub series: CrlSeries,
-}
-
-/// See [`RevocationList::series`]. Each is what the CRL says, if it does.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct CrlSeries {
-    pub authority_key: Option<Vec<u8>>,
-    /// The DER of the issuing distribution point.
-    pub scope: Option<Vec<u8>>,
-}
-
-impl RevocationList {
-    pub fn from_der(crl: &[u8]) -> Result<Self, IdentityError> {
-        let (rest, crl) = CertificateRevocationList::from_der(crl)
-            .map_err(|error| IdentityError(format!("not a DER CRL ({error})")))?;
-        if !rest.is_empty() {
-            return Err(IdentityError(format!(
-                "{} bytes after the CRL's end",
-                rest.len()
-            )));
-        }
-        let extension = |wanted: fn(&ParsedExtension<'_>) -> bool| {
-            let mut extensions = crl.extensions().iter();
-            extensions.find(|extension| wanted(extension.parsed_extension()))
-        };
-        let authority_key =
-            extension(|kind| matches!(kind, ParsedExtension::AuthorityKeyIdentifier(_)));
-        let scope = extension(|kind| matches!(kind, ParsedExtension::IssuingDistributionPoint(_)));
-        Ok(Self {
-            issuer: distinguished_name(crl.issuer()),
-            this_update: crl.last_update().timestamp(),
-            next_update: crl.next_update().map(|time| time.timestamp()),
-            revoked: crl.iter_revoked_certificates().count(),
-            series: CrlSeries {
-                authority_key: authority_key.and_then(|it| key_identifier(it.parsed_extension())),
-                scope: scope.map(|extension| extension.value.to_vec()),
-            },
-        })
-    }
-}
-
-/// What a CRL's signature is over, and the signature.
-#[derive(Debug)]
-pub(super) struct SignedCrl {
-    pub content: Vec<u8>,
-    /// The content of the signature's AlgorithmIdentifier.
-    pub algorithm: Vec<u8>,
-    pub signature: Vec<u8>,
-}
-
-impl SignedCrl {
-    pub fn from_der(crl: &[u8]) -> Option<Self> {
-        let (_, list) = Sequence::from_der(crl).ok()?;
-        let list: &[u8] = &list.content;
-        let (rest, _) = Any::from_der(list).ok()?;
-        let content = list[..list.len() - rest.len()].to_vec();
-        let (rest, algorithm) = Sequence::from_der(rest).ok()?;
-        let (_, signature) = BitString::from_der(rest).ok()?;
-        Some(Self {
-            content,
-            algorithm: algorithm.content.to_vec(),
-            signature: signature.data.to_vec(),
-        })
-    }
-}
-
 /// Whether a key usage extension with this value has cRLSign (RFC 5280 section 4.2.1.3), or there is
 /// none and the key may be used for all; `None` if the value is anything but one DER BIT STRING.
 pub(super) fn signs_crls(usage: Option<&[u8]>) -> Option<bool> {
@@ -298,15 +224,6 @@ fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, IdentityError> {
         more => Err(IdentityError(format!(
             "{more} bytes after the certificate's end"
         ))),
-    }
-}
-
-fn key_identifier(extension: &ParsedExtension<'_>) -> Option<Vec<u8>> {
-    match extension {
-        ParsedExtension::AuthorityKeyIdentifier(authority) => {
-            authority.key_identifier.as_ref().map(|key| key.0.to_vec())
-        }
-        _ => None,
     }
 }
 

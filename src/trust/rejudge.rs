@@ -1,18 +1,20 @@
 //! Judging a peer again that was verified before: would today's anchors, CRLs and policy still let
 //! it in?
 //!
-//! No signature is verified again: those of the path do not change. What is looked at is what can:
+//! No signature of the path is verified again: those do not change. What is looked at is what can:
 //! the anchor, the CRLs, the policy and the time.
 
 use std::sync::Arc;
 
 use rustls_pki_types::UnixTime;
+use webpki::EndEntityCert;
 
+use super::anchors::Group;
 use super::crl::Crl;
 use super::domain::{Authorized, RevocationPolicy};
 use super::identity::hex;
 use super::refusal::{seconds, span, utc};
-use super::summary::{ChainEntry, ChainSummary};
+use super::summary::{ChainEntry, ChainSummary, name_digest};
 use super::{Decision, Identity, Refusal, TrustDomain, VerifiedPeer};
 use crate::close_reason::CloseReason;
 
@@ -28,7 +30,28 @@ impl TrustDomain {
     /// [`CloseReason::CertificateRevoked`], [`CloseReason::RevocationUnknown`] and those of
     /// [`TrustDomain::authorize`].
     pub fn still_allows(&self, peer: &VerifiedPeer, now: UnixTime) -> Result<Arc<str>, Refusal> {
-        self.judge_again(peer.identity(), peer.chain(), now)
+        let (identity, chain) = (peer.identity(), peer.chain());
+        let refuse =
+            |(reason, detail)| Err(Refusal::new(reason, detail, Some(Arc::clone(identity))));
+        let vouching = match self.anchors.of_client(identity) {
+            Ok(group) => group,
+            Err(problem) => return refuse(problem),
+        };
+        if !vouching.digests.contains(&chain.anchor) {
+            let detail = format!(
+                "the trust anchor that `{}` was verified by no longer vouches for it in `{}`",
+                identity.subject,
+                self.name()
+            );
+            return refuse((CloseReason::CertificateUnknownCa, detail));
+        }
+        if let Err(problem) = self.still_unrevoked(peer, vouching, now) {
+            return refuse(problem);
+        }
+        match self.policy.decide(identity) {
+            Decision::Allowed { rule } => Ok(rule),
+            refused => refuse(self.policy_refusal(&refused, identity)),
+        }
     }
 
     /// As [`TrustDomain::still_allows`]: the client with the rule that lets it in now.
@@ -45,74 +68,56 @@ impl TrustDomain {
         Ok(Authorized::by_rule(client.peer().clone(), rule))
     }
 
-    /// As [`TrustDomain::still_allows`], of the parts that a ticket holds.
-    pub(super) fn judge_again(
-        &self,
-        identity: &Arc<Identity>,
-        chain: &ChainSummary,
-        now: UnixTime,
-    ) -> Result<Arc<str>, Refusal> {
-        let refuse =
-            |(reason, detail)| Err(Refusal::new(reason, detail, Some(Arc::clone(identity))));
-        let vouching = match self.anchors.of_client(identity) {
-            Ok(group) => group,
-            Err(problem) => return refuse(problem),
-        };
-        if !vouching.digests.contains(&chain.anchor) {
-            let detail = format!(
-                "the trust anchor that `{}` was verified by no longer vouches for it in `{}`",
-                identity.subject,
-                self.name()
-            );
-            return refuse((CloseReason::CertificateUnknownCa, detail));
-        }
-        if let Err(problem) = self.still_unrevoked(identity, chain, now) {
-            return refuse(problem);
-        }
-        match self.policy.decide(identity) {
-            Decision::Allowed { rule } => Ok(rule),
-            refused => refuse(self.policy_refusal(&refused, identity)),
-        }
-    }
-
-    /// Whether an issuer of the same name, with another key, has a CRL for the same certificates
-    /// that has not expired. Which of the two keys issued is not kept: a key that is no longer used
-    /// must not take the rights of those that its successor's certificates are good for.
-    fn has_fresh(&self, crl: &Crl, entry: &ChainEntry, now: UnixTime) -> bool {
-        let mut namesakes = self.crls.of(&entry.issuer);
-        let scope = &crl.about.series.scope;
-        namesakes.any(|other| other.about.series.scope == *scope && expired(other, now).is_none())
-    }
-
-    /// Every CRL that may speak of a certificate is asked, not only the one that webpki would
-    /// choose by the certificate's distribution points: a serial number is an issuer's only once.
+    /// Every CRL of the issuer's key is asked, not only the one that webpki would choose by the
+    /// certificate's distribution points: a serial number is an issuer's only once. But only that
+    /// one says that a certificate is good: as in a handshake, neither one for other certificates
+    /// nor one of another key with the issuer's name passes for it.
     fn still_unrevoked(
         &self,
-        identity: &Identity,
-        chain: &ChainSummary,
+        peer: &VerifiedPeer,
+        vouching: &Group,
         now: UnixTime,
     ) -> Result<(), (CloseReason, String)> {
         if self.crls.all.is_empty() {
             return Ok(());
         }
+        let subject = &peer.identity().subject;
         let mut unknown = None;
-        for (position, entry) in chain.entries.iter().enumerate() {
-            let mut is_covered = false;
+        for (position, entry) in peer.chain().entries.iter().enumerate() {
+            let (mut is_covered, mut has_own, mut namesake) = (false, false, None);
             for crl in self.crls.of(&entry.issuer) {
-                is_covered = true;
-                if matches!(crl.list.find_serial(&entry.serial), Ok(Some(_))) {
-                    return Err(revoked(identity, position, entry, crl));
+                let is_for = is_for(crl, position, entry, peer);
+                if !is_by_issuer(crl, entry, peer, vouching) {
+                    namesake = namesake.or_else(|| is_for.then_some(crl));
+                    continue;
                 }
-                if self.expired_crl == RevocationPolicy::Deny && !self.has_fresh(crl, entry, now) {
+                has_own = true;
+                if matches!(crl.list.find_serial(&entry.serial), Ok(Some(_))) {
+                    return Err(revoked(peer.identity(), position, entry, crl));
+                }
+                // The newest come first.
+                if is_for && !is_covered && self.expired_crl == RevocationPolicy::Deny {
                     unknown = unknown.or_else(|| expired(crl, now));
                 }
+                is_covered |= is_for;
             }
-            if !is_covered && self.unknown_revocation == RevocationPolicy::Deny {
+            if is_covered {
+                continue;
+            }
+            let certificate = position + 1;
+            if let Some(namesake) = namesake.filter(|_| !has_own) {
+                let issuer = &namesake.about.issuer;
                 unknown.get_or_insert_with(|| {
                     format!(
-                        "no CRL of the issuer of certificate {} in the chain of `{}` is configured",
-                        position + 1,
-                        identity.subject
+                        "the CRL of `{issuer}` was signed by another key than certificate \
+                         {certificate} in the chain of `{subject}`"
+                    )
+                });
+            } else if self.unknown_revocation == RevocationPolicy::Deny {
+                unknown.get_or_insert_with(|| {
+                    format!(
+                        "no CRL of its issuer that is for certificate {certificate} in the chain of \
+                         `{subject}` is configured"
                     )
                 });
             }
@@ -122,6 +127,35 @@ impl TrustDomain {
             None => Ok(()),
         }
     }
+}
+
+/// Whether `crl` is for the certificate of `entry`.
+fn is_for(crl: &Crl, position: usize, entry: &ChainEntry, peer: &VerifiedPeer) -> bool {
+    if crl.about.series.scope.is_none() {
+        return true;
+    }
+    if position == 0 {
+        return crl.about.is_for(peer.leaf(), false);
+    }
+    let mut cas = peer.intermediates().iter();
+    let ca = cas.find(|der| {
+        EndEntityCert::try_from(*der).is_ok_and(|ca| {
+            *ca.serial() == *entry.serial && name_digest(ca.issuer()) == entry.issuer
+        })
+    });
+    ca.is_some_and(|ca| crl.about.is_for(ca, true))
+}
+
+/// Whether the key that signed the certificate of `entry` signed `crl`.
+fn is_by_issuer(crl: &Crl, entry: &ChainEntry, peer: &VerifiedPeer, vouching: &Group) -> bool {
+    if let Some(known) = crl.is_known_by(&entry.key) {
+        return known;
+    }
+    let cas = peer.intermediates().iter().chain(&vouching.certificates);
+    let mut cas = cas.filter_map(|der| EndEntityCert::try_from(der).ok());
+    let issuer = cas.find(|ca| name_digest(&ca.subject_public_key_info()) == entry.key);
+    // An anchor of version 1 is not read here: then the name has to do.
+    issuer.is_none_or(|issuer| crl.is_signed_by(&issuer))
 }
 
 impl ChainSummary {

@@ -24,22 +24,31 @@ pub struct ChainSummary {
 pub struct ChainEntry {
     /// SHA-256 of the issuer's name as the certificate encodes it, see [`name_digest`].
     pub issuer: [u8; 32],
+    /// SHA-256 of the SubjectPublicKeyInfo's DER of the issuer: a CA may change its key and keep its
+    /// name.
+    pub key: [u8; 32],
     /// The serial number's content bytes as the certificate encodes them.
     pub serial: Box<[u8]>,
 }
 
 impl ChainSummary {
-    /// The entries of a path.
-    pub(super) fn entries(path: &VerifiedPath<'_>) -> Vec<ChainEntry> {
+    /// The entries of a path that ends at an anchor with this key.
+    pub(super) fn entries(path: &VerifiedPath<'_>, anchor_spki: [u8; 32]) -> Vec<ChainEntry> {
         let leaf = path.end_entity();
         let leaf = (leaf.issuer(), leaf.serial());
         let intermediates = path
             .intermediate_certificates()
             .map(|certificate| (certificate.issuer(), certificate.serial()));
+        let keys = path
+            .intermediate_certificates()
+            .map(|certificate| name_digest(&certificate.subject_public_key_info()))
+            .chain([anchor_spki]);
         std::iter::once(leaf)
             .chain(intermediates)
-            .map(|(issuer, serial)| ChainEntry {
+            .zip(keys)
+            .map(|((issuer, serial), key)| ChainEntry {
                 issuer: name_digest(issuer),
+                key,
                 serial: serial.into(),
             })
             .collect()

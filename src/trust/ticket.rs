@@ -22,6 +22,9 @@ use super::stek::{OVERHEAD, Stek};
 use super::{Authorized, ChainEntry, ChainSummary, TrustDomain, cache};
 use crate::limits::{CHAIN_LEN_MAX, CLOCK_SKEW, TICKET_BYTES_MAX};
 
+/// Counts the forms that a ticket's header has had.
+const FORM: u64 = 2;
+
 /// Where a ticket counts: a listener and one of its routes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TicketScope([u8; 32]);
@@ -29,6 +32,8 @@ pub struct TicketScope([u8; 32]);
 impl TicketScope {
     pub fn new(listener: &str, route: &str) -> Self {
         let mut context = Context::new(&SHA256);
+        // A ticket of another form does not open.
+        context.update(&FORM.to_be_bytes());
         for name in [listener, route] {
             context.update(&(name.len() as u64).to_be_bytes());
             context.update(name.as_bytes());
@@ -54,15 +59,19 @@ pub struct Tickets {
     stek: Stek,
     /// Seconds.
     cap: i64,
+    /// How long what a check of a chain found stands for another one. Seconds.
+    ttl: i64,
 }
 
 impl Tickets {
     /// Tickets that are good until `cap` after the last full authentication, however often the
-    /// client has resumed since.
-    pub fn new(stek: Stek, cap: Duration) -> Self {
+    /// client has resumed since. The chain is checked again `ttl` after the last time.
+    pub fn new(stek: Stek, cap: Duration, ttl: Duration) -> Self {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         Self {
             stek,
-            cap: i64::try_from(cap.as_secs()).unwrap_or(i64::MAX),
+            cap: seconds(cap),
+            ttl: seconds(ttl),
         }
     }
 
@@ -122,7 +131,7 @@ impl Tickets {
             .map(|place| state.get(place.start..place.end).map(CertificateDer::from))
             .collect::<Option<_>>()?;
         let (leaf, intermediates) = chain.split_first()?;
-        let vouched = Some(header.standing);
+        let vouched = Some((header.standing, self.ttl));
         let client = cache::judge(domain, leaf, intermediates, now, vouched).ok()?;
         Some(Resumption {
             client,
@@ -199,6 +208,7 @@ impl Header {
         bytes.push(u8::try_from(chain.entries.len()).ok()?);
         for entry in &chain.entries {
             bytes.extend_from_slice(&entry.issuer);
+            bytes.extend_from_slice(&entry.key);
             bytes.push(u8::try_from(entry.serial.len()).ok()?);
             bytes.extend_from_slice(&entry.serial);
         }
@@ -223,6 +233,7 @@ impl Header {
         let entries = reader.list(|reader| {
             Some(ChainEntry {
                 issuer: reader.take()?,
+                key: reader.take()?,
                 serial: reader.short_bytes()?.into(),
             })
         })?;
@@ -283,7 +294,56 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
     use super::*;
+    use crate::trust::domain::TrustSources;
+    use crate::trust::policy::{Effect, Matcher, Policy, Rule};
+    use crate::trust::stek::Secret;
+    use crate::trust::{Identity, VerifiedPeer};
+
+    /// A ticket says of a chain, which would not be let in, that it was checked: how long it is
+    /// believed shows when the chain is checked again.
+    #[test]
+    fn what_a_ticket_says_of_its_chain_is_believed_for_the_configured_time() {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = || params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let rule = Rule {
+            name: "in".into(),
+            effect: Effect::Allow,
+            matchers: vec![Matcher::Any],
+        };
+        let domain = TrustDomain::new(TrustSources {
+            anchors: vec![certificate().der().clone()],
+            policy: Policy { rules: vec![rule] },
+            ..TrustSources::default()
+        })
+        .unwrap();
+        let leaf = certificate().der().clone();
+        let mut standing = header(1).standing;
+        standing.domain = domain.digest();
+        (standing.chain.not_after, standing.verified_at) = (i64::MAX, 1_000_000);
+        let identity = Arc::new(Identity::from_der(&leaf).unwrap());
+        let peer = VerifiedPeer::new(identity, Box::new([leaf.clone()]), standing).unwrap();
+        let client = Authorized::by_rule(peer, "in".into());
+
+        let scope = TicketScope::new("front", "only");
+        let hour = Duration::from_secs(3600);
+        let stek = Stek::new(Arc::new(Secret::random()), hour);
+        for ttl in [60, 1800] {
+            let tickets = Tickets::new(stek.clone(), hour, Duration::from_secs(ttl));
+            let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(1_000_000 + seconds));
+            let ticket = tickets
+                .seal(&scope, &client, 1_000_000, &leaf, at(0))
+                .unwrap();
+            let judged = |seconds| tickets.judge(&scope, &domain, &ticket, at(seconds));
+            assert!(judged(ttl - 1).is_some());
+            assert!(judged(ttl).is_none());
+        }
+    }
 
     fn header(certificates: usize) -> Header {
         let places = (0..certificates).map(|at| Place {
@@ -292,6 +352,7 @@ mod tests {
         });
         let entries = (0..certificates).map(|at| ChainEntry {
             issuer: [4; 32],
+            key: [6; 32],
             serial: vec![5; at].into(),
         });
         Header {

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
 use ringgate::config::render;
-use ringgate::limits::BLOCK_LEN;
+use ringgate::limits::{BLOCK_LEN, PEM_BYTES_MAX};
 
 use crate::pem::pem;
 use crate::pki::{Ca, DAY, NOW, at, client};
@@ -204,6 +204,16 @@ fn what_is_no_file() {
     fs::remove_dir(scratch.path("server.pem")).unwrap();
     let _socket = UnixListener::bind(scratch.path("server.pem")).unwrap();
     scratch.assert_error(CERTIFICATE_LINE, &["is not a regular file"]);
+}
+
+#[test]
+fn a_file_that_is_too_large() {
+    let scratch = Scratch::new();
+    let mut options = fs::File::options();
+    let file = options.write(true).open(scratch.path("clients-ca.pem"));
+    let file = file.unwrap();
+    file.set_len(PEM_BYTES_MAX + 1).unwrap();
+    scratch.assert_error(CA_LINE, &["is larger than 64 MiB", "split it"]);
 }
 
 #[test]

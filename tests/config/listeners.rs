@@ -85,6 +85,14 @@ fn duplicate_names() {
         "ringgate.toml:11: listener[1]:",
         &["\"127.0.0.1:2\" is taken"],
     );
+    // Port 0 is another each time; the name would be the same.
+    let any_port = front_with("address", "address = \"127.0.0.1:0\"");
+    assert_error(
+        &format!("{any_port}{any_port}"),
+        "ringgate.toml:10: listener[1]:",
+        &["\"127.0.0.1:0\" is taken"],
+    );
+    accepted(&format!("{any_port}{any_port}name = \"other\"\n"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `ringgate check` as a user runs it.
 
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
 use crate::scratch::Scratch;
@@ -66,6 +68,50 @@ fn every_error_goes_to_standard_error_at_once() {
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert_eq!(stderr.matches("remedy: ").count(), 3, "{stderr}");
     assert!(stderr.contains("3 errors in "), "{stderr}");
+}
+
+/// As Kubernetes mounts secrets for a pod with `fsGroup`: root keeps them, the pod's group reads them.
+#[test]
+fn a_key_that_root_keeps_may_be_read_by_the_group_of_another_user() {
+    const NOBODY: u32 = 65_534;
+    let scratch = Scratch::new();
+    scratch.write("stek.key", [b'7'; 32]);
+    scratch.write("ringgate.toml", front("[resumption]\nstek = \"stek.key\""));
+    let keys = ["server.key", "stek.key"];
+    for key in keys {
+        if let Err(error) = chown(scratch.path(key), Some(0), Some(NOBODY)) {
+            eprintln!("skipped: only root gives files away: {error}");
+            return;
+        }
+    }
+    let said_as = |user: u32| {
+        Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .args([
+                "check",
+                "-c",
+                scratch.path("ringgate.toml").to_str().unwrap(),
+            ])
+            .uid(user)
+            .gid(user)
+            .output()
+            .map(|output| {
+                let said = String::from_utf8(output.stderr).unwrap();
+                (output.status.success(), said)
+            })
+    };
+    let count = |said: &str| said.matches("is open to group or others").count();
+    for (mode, refused) in [(0o440, 0), (0o640, 0), (0o460, 2), (0o444, 2)] {
+        keys.iter().for_each(|key| scratch.set_mode(key, mode));
+        match said_as(NOBODY) {
+            Ok((is_sound, said)) => {
+                assert_eq!(count(&said), refused, "{mode:o}: {said}");
+                assert_eq!(is_sound, refused == 0, "{mode:o}: {said}");
+            }
+            Err(error) => return eprintln!("skipped: nobody cannot run this: {error}"),
+        }
+        // To the owner itself 0600 is enough.
+        assert_eq!(count(&said_as(0).unwrap().1), 2);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ringgate::close_reason::CloseReason;
 use ringgate::shard::Counters;
 use ringgate::shard::mailbox::{Mailbox, Review};
-use ringgate::snapshot::LiveRevocation;
+use ringgate::snapshot::{Listener, LiveRevocation};
 use rustls::{AlertDescription, SupportedProtocolVersion};
 
 use crate::pem::pem;
@@ -165,6 +165,22 @@ fn revoked_live(
     assert_eq!(alert(new), expected, "{what}: a new one");
 }
 
+/// A route that is new may be stricter to the names that it takes over.
+#[test]
+fn a_client_is_judged_by_the_route_that_its_name_leads_to_now() {
+    let upstream = Upstream::new(Manner::Echo);
+    let text = config(&upstream, EVERYONE, "");
+    let world = world(&text);
+    let [mut one, two] = connected(&world, &clients(&world));
+    // The one for another name goes by the same rules as before.
+    let routes = [("other.example", EVERYONE), (SERVER_NAME, ONE_RULE)]
+        .map(|(name, rule)| format!("[[listener.route]]\nserver_names = [\"{name}\"]\n{rule}\n"));
+    let review = install(&world, &format!("{text}{}", routes.concat()));
+    assert_eq!((review.judged, review.lost), (2, 1));
+    assert_eq!(told(two), AlertDescription::AccessDenied);
+    echo(&mut one);
+}
+
 #[test]
 fn dry_run() {
     let upstream = Upstream::new(Manner::Echo);
@@ -219,6 +235,31 @@ fn off_means_nobody_looks() {
         alert(world.connect(&leaves[1])),
         AlertDescription::AccessDenied
     );
+}
+
+/// Whatever becomes of those who lost their right, the others let go of what was served before.
+#[test]
+fn nobody_who_stays_holds_what_was_served_before() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = world(&config(&upstream, TWO_RULES, ""));
+    let leaves = clients(&world);
+    for mode in ["close", "dry_run", "off"] {
+        let live = format!("[revocation]\nlive = \"{mode}\"\n[shards]\ncount = 1\n");
+        let [before, after] = [TWO_RULES, EVERYONE].map(|rules| {
+            let text = config(&upstream, rules, &live);
+            let file = world.folder.write("ringgate.toml", &text);
+            Arc::new(load(&file, &world.clock))
+        });
+        world.install(&before).unwrap();
+        let listener = Arc::clone(&before.listeners[0]);
+        drop(before);
+        let mut streams = connected(&world, &leaves);
+        world.install(&after).unwrap();
+        world.eventually(&format!("\"{mode}\": nobody holds the listener"), |_| {
+            !Listener::is_held(&listener)
+        });
+        streams.iter_mut().for_each(echo);
+    }
 }
 
 /// A handshake that began before is concluded by what is served when it ends.

@@ -182,6 +182,7 @@ fn acceptor(ca: &Ca) -> Acceptor {
             listener: "sim".into(),
             stek: Stek::new(Arc::new(Secret::new(&[7; 32]).unwrap()), HOUR),
             cap: HOUR,
+            verdict_ttl: HOUR,
             tickets: 1,
         }),
         clock: Clock::manual(Duration::from_secs(pki::NOW.unsigned_abs())),

@@ -124,6 +124,7 @@ impl Place {
                 listener: "front".into(),
                 stek: Stek::new(Arc::clone(&self.secret), ROTATION),
                 cap: CAP,
+                verdict_ttl: Duration::from_secs(3600),
                 tickets: 1,
             }),
             clock: self.clock.clone(),

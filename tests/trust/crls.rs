@@ -132,6 +132,21 @@ fn the_newest_crl_of_an_issuer_counts() {
     }
 }
 
+/// Dates count in seconds. A CRL that revokes more is longer, and has nothing else ahead of the other.
+#[test]
+fn of_crls_from_the_same_second_the_one_with_the_higher_number_counts() {
+    let root = Ca::root("Root");
+    let revoked = leaf(&root, REVOKED);
+    for (revoking, other, is_in) in [(2_u64, 1_u64, false), (256, 255, false), (1, 2, true)] {
+        let revoking = root.crl_with(&[REVOKED], |params| params.crl_number = revoking.into());
+        let other = root.crl_with(&[], |params| params.crl_number = other.into());
+        for crls in [[&revoking, &other], [&other, &revoking]] {
+            let outcome = judge(&strict(&root, &crls), &[&revoked.certificate]);
+            assert_eq!(outcome.is_ok(), is_in, "{outcome:?}");
+        }
+    }
+}
+
 #[test]
 fn crl_corrupt() {
     let root = Ca::root("Root");
@@ -206,6 +221,27 @@ fn crl_for_intermediate() {
         CloseReason::CertificateRevoked,
         &["`CN=CA`, serial 08", "CRL of `CN=Root`"],
     );
+    // One below another CA, by a CRL whose signer is not known before a client comes.
+    let upper = root.intermediate("Upper");
+    for (number, is_revoked) in [(GOOD, false), (REVOKED, true)] {
+        let lower = upper.intermediate_with("Lower", |params| {
+            params.serial_number = serial(number);
+        });
+        let crls = [root.crl(&[]), upper.crl(&[REVOKED]), lower.crl(&[])];
+        let domain = strict(&root, &[&crls[0], &crls[1], &crls[2]]);
+        let leaf = self::leaf(&lower, GOOD).certificate;
+        let chain = [&leaf, &lower.certificate, &upper.certificate];
+        // The second time it is known.
+        for _ in 0..2 {
+            let outcome = judge(&domain, &chain);
+            if is_revoked {
+                let parts = ["`CN=Lower`, serial 08", "CRL of `CN=Upper`"];
+                refused(outcome, CloseReason::CertificateRevoked, &parts);
+            } else {
+                assert!(outcome.is_ok(), "{outcome:?}");
+            }
+        }
+    }
 }
 
 #[test]

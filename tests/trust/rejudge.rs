@@ -1,11 +1,14 @@
 //! Peers that were let in, judged again by what is trusted later.
 
+use rcgen::CrlScope;
 use ringgate::close_reason::CloseReason;
 use ringgate::trust::domain::{RevocationPolicy, TrustDomain, TrustSources};
 use ringgate::trust::policy::{Effect, Matcher, Policy, Rule};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::pki::{Ca, DAY, Leaf, NOW, at, client, now, serial};
+use crate::pki::{
+    Ca, DAY, Leaf, NOW, at, client, distribution_point, issuing_distribution_point, now, serial,
+};
 use crate::{allow, domain, sources, verify};
 
 struct World {
@@ -16,12 +19,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with_points(&[])
+    }
+
+    /// The leaf says that its CRL is at these distribution points.
+    fn with_points(points: &[&str]) -> Self {
         let root = Ca::root("root");
         let intermediate = root.intermediate_with("intermediate", |params| {
             params.serial_number = serial(70);
         });
         let mut params = client("alice");
         params.serial_number = serial(7);
+        params.crl_distribution_points = points.iter().map(|uri| distribution_point(uri)).collect();
         let leaf = intermediate.issue(params);
         Self {
             root,
@@ -170,6 +179,85 @@ fn missing_and_expired_crls_follow_their_policies() {
     after.expired_crl = RevocationPolicy::Allow;
     let lost = world.judged_again(before(), after);
     assert_eq!(lost, Some(CloseReason::CertificateRevoked));
+}
+
+/// A CRL for other certificates does not say that this one is good.
+#[test]
+fn a_crl_counts_for_the_certificates_that_it_is_for() {
+    const HERE: &str = "http://crl.example.org/1.crl";
+    const ELSEWHERE: &str = "http://crl.example.org/2.crl";
+    let (users, cas) = (Some(CrlScope::UserCertsOnly), Some(CrlScope::CaCertsOnly));
+    for (points, scope, is_leaf_covered) in [
+        (&[][..], None, true),
+        (&[], users, true),
+        (&[], cas, false),
+        (&[HERE], None, true),
+        (&[ELSEWHERE, HERE], users, true),
+        (&[HERE], cas, false),
+        (&[ELSEWHERE], None, false),
+    ] {
+        let world = World::with_points(points);
+        let before = || world.with_crls(&[], &[]);
+        let scoped = |from: i64, until: i64| {
+            world.intermediate.crl_with(&[], |params| {
+                params.this_update = at(NOW - from * DAY);
+                params.next_update = at(NOW + until * DAY);
+                params.issuing_distribution_point = issuing_distribution_point(HERE, scope);
+            })
+        };
+        let lost = (!is_leaf_covered).then_some(CloseReason::RevocationUnknown);
+        let mut after = before();
+        after.crls[1] = scoped(1, 1);
+        assert_eq!(world.judged_again(before(), copy(&after)), lost);
+        after.unknown_revocation = RevocationPolicy::Allow;
+        assert_eq!(world.judged_again(before(), after), None);
+        // One that has expired counts where it is for the certificate and none is newer.
+        let mut after = before();
+        after.crls.push(scoped(4, -1));
+        assert_eq!(world.judged_again(before(), copy(&after)), None);
+        after.crls.remove(1);
+        let lost = Some(CloseReason::RevocationUnknown);
+        assert_eq!(world.judged_again(before(), after), lost);
+    }
+    // The same for the CA above.
+    let world = World::new();
+    for (scope, lost) in [(users, Some(CloseReason::RevocationUnknown)), (cas, None)] {
+        let mut after = world.with_crls(&[], &[]);
+        after.crls[0] = world.root.crl_with(&[], |params| {
+            params.issuing_distribution_point = issuing_distribution_point(HERE, scope);
+        });
+        assert_eq!(world.judged_again(sources(&world.root), after), lost);
+    }
+}
+
+/// The CRL of the key that it has now says nothing of what the one before signed.
+#[test]
+fn an_issuer_that_changed_its_key_has_no_crl_for_the_one_before() {
+    let world = World::new();
+    // One below an intermediate, and one below the anchor.
+    for position in [1, 0] {
+        let before = || world.with_crls(&[], &[]);
+        for unknown in [RevocationPolicy::Deny, RevocationPolicy::Allow] {
+            let mut after = before();
+            after.unknown_revocation = unknown;
+            after.crls[position] = match position {
+                1 => world.root.intermediate("intermediate").crl(&[]),
+                _ => Ca::root("root").crl(&[]),
+            };
+            let lost = world.judged_again(before(), copy(&after));
+            assert_eq!(lost, Some(CloseReason::RevocationUnknown));
+            // With its own beside it, it is asked; what the other key revokes is none of its.
+            after.crls.push(before().crls.remove(position));
+            assert_eq!(world.judged_again(before(), copy(&after)), None);
+            after.crls[position] = match position {
+                1 => world.root.intermediate("intermediate").crl(&[7]),
+                _ => Ca::root("root").crl(&[70]),
+            };
+            assert_eq!(world.judged_again(before(), after), None);
+        }
+        let without_crls = sources(&world.root);
+        assert_eq!(world.judged_again(before(), without_crls), None);
+    }
 }
 
 fn copy(sources: &TrustSources) -> TrustSources {

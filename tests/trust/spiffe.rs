@@ -278,7 +278,7 @@ fn comes_back(leaf: &CertificateDer<'static>, before: TrustSources, after: Trust
     let (before, after) = (domain(before), domain(after));
     let scope = TicketScope::new("front", "only");
     let secret = Arc::new(Secret::new(&[7; 32]).unwrap());
-    let tickets = Tickets::new(Stek::new(secret, 6 * HOUR), 8 * HOUR);
+    let tickets = Tickets::new(Stek::new(secret, 6 * HOUR), 8 * HOUR, HOUR);
     let authorized = judge(&before, &[leaf]).unwrap();
     let ticket = tickets
         .seal(&scope, &authorized, NOW, leaf, pki::now())

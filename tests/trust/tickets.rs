@@ -18,7 +18,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn tickets() -> Tickets {
     let secret = Arc::new(Secret::new(&[7; 32]).unwrap());
-    Tickets::new(Stek::new(secret, 6 * HOUR), 8 * HOUR)
+    Tickets::new(Stek::new(secret, 6 * HOUR), 8 * HOUR, HOUR)
 }
 
 fn scope() -> TicketScope {
@@ -164,15 +164,15 @@ fn a_ticket_ends_with_the_cap_the_chain_or_the_key() {
 
     let secret = Arc::new(Secret::new(&[7; 32]).unwrap());
     let for_ever = Duration::from_secs((100 * DAY).unsigned_abs());
-    let long = Tickets::new(Stek::new(Arc::clone(&secret), for_ever), for_ever);
+    let long = Tickets::new(Stek::new(Arc::clone(&secret), for_ever), for_ever, HOUR);
     assert!(good_for(&long, NOW, 10 * DAY));
     assert!(!good_for(&long, NOW, 10 * DAY + 1), "the leaf has expired");
     assert_eq!(
-        Tickets::new(Stek::new(Arc::clone(&secret), HOUR), 8 * HOUR).lifetime(),
+        Tickets::new(Stek::new(Arc::clone(&secret), HOUR), 8 * HOUR, HOUR).lifetime(),
         HOUR
     );
     assert_eq!(
-        Tickets::new(Stek::new(secret, 9 * HOUR), 8 * HOUR).lifetime(),
+        Tickets::new(Stek::new(secret, 9 * HOUR), 8 * HOUR, HOUR).lifetime(),
         8 * HOUR
     );
 }
