@@ -6,9 +6,10 @@
 //! of each peer's time Ringgate takes. `--rounds N` and `--seconds S` (each measurement's) change
 //! how long it takes.
 
-#[path = "../floor/relay.rs"]
-#[allow(dead_code, reason = "the floor needs all of it")]
-mod relay;
+#[path = "../common/figures.rs"]
+mod figures;
+#[path = "../common/plain.rs"]
+mod plain;
 
 mod servers;
 
@@ -17,7 +18,8 @@ use std::process::{Command, ExitCode};
 
 use core_affinity::CoreId;
 
-use self::relay::Manner;
+use self::figures::Spread;
+use self::plain::Manner;
 use self::servers::{Server, Setup};
 
 const SERVER_NAME: &str = "gate.test";
@@ -102,7 +104,7 @@ fn run() -> Result<(), String> {
     let generator = Generator::build(load_cpu)?;
     let scratch = Scratch::new()?;
     generator.make_certificates(scratch.path())?;
-    let echo = relay::Server::start(Manner::Echo, load_cpu);
+    let echo = plain::Server::start(Manner::Echo, load_cpu);
     let servers = servers::start(&Setup {
         folder: scratch.path(),
         upstream: echo.address,
@@ -126,12 +128,12 @@ fn run() -> Result<(), String> {
             }
         }
     }
-    print_table(&servers, &mut figures);
+    print_table(&servers, &figures);
     Ok(())
 }
 
 /// As README has it.
-fn print_table(servers: &[Server], figures: &mut [Vec<Vec<f64>>]) {
+fn print_table(servers: &[Server], figures: &[Vec<Vec<f64>>]) {
     print!("\n| work, CPU time of the server |");
     servers
         .iter()
@@ -139,13 +141,11 @@ fn print_table(servers: &[Server], figures: &mut [Vec<Vec<f64>>]) {
     println!("\n|---|{}", "---|".repeat(servers.len()));
     for (work, figures) in WORKS.iter().zip(figures) {
         print!("| {} |", work.name);
-        let own = median(&mut figures[0]);
+        let own = Spread::of(&figures[0]).map(|own| own.middle);
         for of_server in figures {
-            let cell = median(of_server).map(|middle| {
-                let ratio = own.map_or(0.0, |own| own / middle);
-                let (low, high) = (of_server[0], of_server[of_server.len() - 1]);
-                let (digits, unit) = (work.digits, work.unit);
-                let cell = format!("{middle:.digits$} {unit} ({low:.digits$}–{high:.digits$})");
+            let cell = Spread::of(of_server).map(|spread| {
+                let ratio = own.map_or(0.0, |own| own / spread.middle);
+                let cell = spread.text(work.digits, &format!(" {}", work.unit));
                 let own = (ratio - 1.0).abs() < f64::EPSILON;
                 if own {
                     cell
@@ -160,17 +160,6 @@ fn print_table(servers: &[Server], figures: &mut [Vec<Vec<f64>>]) {
     println!(
         "\nMedians with their range; behind a peer's, the part of its time that Ringgate takes."
     );
-}
-
-/// Of figures, which it brings into their order.
-fn median(of: &mut [f64]) -> Option<f64> {
-    of.sort_by(f64::total_cmp);
-    let middle = of.len() / 2;
-    match of.len() {
-        0 => None,
-        len if len.is_multiple_of(2) => Some((of[middle - 1] + of[middle]) / 2.0),
-        _ => Some(of[middle]),
-    }
 }
 
 /// `ringgate-loadgen`, whose load runs on one CPU.
