@@ -52,6 +52,8 @@ pub struct Measured {
     pub units: u64,
     /// Of the server's threads.
     pub cpu: Duration,
+    /// How long it was measured.
+    pub took: Duration,
     /// Units on resumed connections.
     pub resumed: u64,
 }
@@ -131,11 +133,13 @@ pub fn run(
             .map(|&thread| cpu_time(thread))
             .sum::<Duration>()
     };
+    let begun = Instant::now();
     let before = (load.units, load.resumed, cpu());
     load.turn_until(Instant::now() + duration);
     Measured {
         units: load.units - before.0,
         cpu: cpu() - before.2,
+        took: begun.elapsed(),
         resumed: load.resumed - before.1,
     }
 }

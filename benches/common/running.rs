@@ -1,4 +1,4 @@
-//! What benches of a running terminator have in common: CPUs and their accounts, arguments,
+//! What benches of a running terminator have in common: CPUs and their accounts,
 //! certificates, and the terminator itself.
 #![allow(dead_code, reason = "each bench uses its part")]
 
@@ -32,21 +32,6 @@ pub fn cpu_time(thread: i32) -> Duration {
     let text = text.expect("a thread that is there");
     let ns = text.split(' ').next().and_then(|ns| ns.parse().ok());
     Duration::from_nanos(ns.expect("nanoseconds"))
-}
-
-/// The text behind the argument `name`. What cargo adds of its own is passed over.
-pub fn argument(name: &str) -> Option<String> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != name);
-    arguments.nth(1)
-}
-
-/// The number behind the argument `name`.
-pub fn number(name: &str, default: u32) -> u32 {
-    match argument(name).map(|text| text.parse()) {
-        None => default,
-        Some(Ok(value @ 1..)) => value,
-        Some(_) => panic!("{name} takes a number from 1 on"),
-    }
 }
 
 /// Writes what a terminator in `folder` needs, all keys of the kind `key` and so many CAs between

@@ -8,6 +8,8 @@
 //! scheduler's accounts. The rounds are interleaved, so that whatever else the machine does falls on
 //! all alike. `--rounds N` and `--seconds S` (each measurement's) change how long it takes.
 
+#[path = "../common/arguments.rs"]
+mod arguments;
 #[path = "../common/believe.rs"]
 mod believe;
 #[path = "../common/figures.rs"]
@@ -30,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 
+use self::arguments::number;
 use self::figures::Spread;
 use self::load::{BULK, CONNECT, REQUESTS, Work};
 use self::plain::{Manner, Server};
@@ -243,9 +246,9 @@ struct Options {
 
 impl Options {
     fn from_arguments() -> Self {
-        let seconds = running::number("--seconds", 2);
+        let seconds = number("--seconds", 2);
         Self {
-            rounds: running::number("--rounds", 6),
+            rounds: number("--rounds", 6),
             times: [
                 Duration::from_millis(500),
                 Duration::from_secs(seconds.into()),

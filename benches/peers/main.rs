@@ -6,6 +6,8 @@
 //! of each peer's time Ringgate takes. `--rounds N` and `--seconds S` (each measurement's) change
 //! how long it takes.
 
+#[path = "../common/arguments.rs"]
+mod arguments;
 #[path = "../common/figures.rs"]
 mod figures;
 #[path = "../common/plain.rs"]
@@ -18,6 +20,7 @@ use std::process::{Command, ExitCode};
 
 use core_affinity::CoreId;
 
+use self::arguments::number;
 use self::figures::Spread;
 use self::plain::Manner;
 use self::servers::{Server, Setup};
@@ -95,7 +98,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), String> {
-    let options = Options::from_arguments()?;
+    let rounds = number("--rounds", 4) as usize;
+    let seconds = number("--seconds", 3);
     let cpus = core_affinity::get_core_ids().unwrap_or_default();
     let [server_cpu, load_cpu, ..] = cpus[..] else {
         println!("two CPUs are needed to keep servers apart from their load; nothing is run");
@@ -114,14 +118,14 @@ fn run() -> Result<(), String> {
         generator.expect_refusal(server, scratch.path())?;
     }
     let mut figures = vec![vec![Vec::new(); servers.len()]; WORKS.len()];
-    for round in 0..options.rounds {
-        eprintln!("round {} of {} ...", round + 1, options.rounds);
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds} ...", round + 1);
         for (work, figures) in WORKS.iter().zip(&mut figures) {
             for turn in 0..servers.len() {
                 // Another one goes first in each round.
                 let index = (turn + round) % servers.len();
                 let server = &servers[index];
-                match generator.measure(work, server, scratch.path(), &options) {
+                match generator.measure(work, server, scratch.path(), seconds) {
                     Ok(figure) => figures[index].push(figure * work.scale),
                     Err(why) => eprintln!("{}, {}: {why}", server.name, work.name),
                 }
@@ -223,9 +227,9 @@ impl Generator {
         work: &Work,
         server: &Server,
         folder: &Path,
-        options: &Options,
+        seconds: u32,
     ) -> Result<f64, String> {
-        let duration = format!("{}s", options.seconds);
+        let duration = format!("{seconds}s");
         let identities = folder.display().to_string();
         let pid = server.process_id().to_string();
         let more = [
@@ -309,30 +313,5 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-struct Options {
-    rounds: usize,
-    seconds: usize,
-}
-
-impl Options {
-    /// What cargo adds of its own is passed over.
-    fn from_arguments() -> Result<Self, String> {
-        let arguments: Vec<String> = std::env::args().collect();
-        let value = |name: &str, default: usize| {
-            let at = arguments.iter().position(|argument| argument == name);
-            let value = at.and_then(|at| arguments.get(at + 1));
-            match value.map(|text| text.parse()) {
-                None => Ok(default),
-                Some(Ok(value @ 1..)) => Ok(value),
-                Some(_) => Err(format!("{name} takes a number from 1 on")),
-            }
-        };
-        Ok(Self {
-            rounds: value("--rounds", 4)?,
-            seconds: value("--seconds", 3)?,
-        })
     }
 }
