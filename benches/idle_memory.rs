@@ -4,8 +4,8 @@
 //!
 //! The server is a process of its own. `--connections N` (4,000 unless given) takes 2 N descriptors
 //! and some here and there: the soft limit is raised to the hard one, and where that does not do, it
-//! is said and as many as there may be are opened. Clients come from one address of 127.0.0.0/8 for
-//! every 10,000, and upstreams have one for every 20,000, so that ports do for any number.
+//! is said and as many as there may be are opened. Clients and upstreams have addresses of 127.0.0.0/8
+//! by the number, so that ports do.
 
 #[path = "common/arguments.rs"]
 mod arguments;
@@ -50,11 +50,9 @@ const AT_ONCE: usize = 4_000;
 /// Descriptors of a process beside those of connections.
 const BESIDE: u64 = 500;
 
-/// Connections from one address.
-const BY_SOURCE: usize = 10_000;
-
-/// Connections to one address of the upstream.
-const BY_UPSTREAM: usize = 20_000;
+/// Connections from each of the clients' addresses, and to each of the upstream's: fewer than one
+/// address has ports for.
+const BY_ADDRESS: usize = 4_000;
 
 /// The memory that mimalloc has purged by then is no longer counted.
 const REST: Duration = Duration::from_secs(2);
@@ -74,7 +72,7 @@ fn count() -> usize {
         let needed = wanted * 2 + BESIDE;
         println!(
             "{wanted} connections need {needed} descriptors, and {limit} are allowed (ulimit -Hn): \
-             {room} are opened. For all of them raise the limit first, as root: \
+             {room} are opened. For all of them raise the limit first, with CAP_SYS_RESOURCE: \
              prlimit --nofile={needed}:{needed} --pid $$"
         );
     }
@@ -128,7 +126,7 @@ fn listen() -> TcpListener {
 }
 
 fn configuration(address: SocketAddr, upstream_port: u16, connections: usize) -> String {
-    let upstreams = 1..=connections.div_ceil(BY_UPSTREAM);
+    let upstreams = 1..=connections.div_ceil(BY_ADDRESS);
     let upstreams: Vec<String> = upstreams
         .map(|at| format!("127.2.0.{at}:{upstream_port}"))
         .collect();
@@ -178,7 +176,7 @@ impl Clients {
         let connect = |at| {
             let name = ServerName::try_from(pki::SERVER_NAME).unwrap();
             let session = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
-            (session, connect(self.target, (first + at) / BY_SOURCE))
+            (session, connect(self.target, (first + at) / BY_ADDRESS))
         };
         let mut clients: Vec<_> = (0..count).map(connect).collect();
         for (session, stream) in &mut clients {
