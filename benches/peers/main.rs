@@ -6,9 +6,12 @@
 //! of each peer's time Ringgate takes. `--rounds N` and `--seconds S` (each measurement's) change
 //! how long it takes.
 
-#[path = "../floor/relay.rs"]
-#[allow(dead_code, reason = "the floor needs all of it")]
-mod relay;
+#[path = "../common/arguments.rs"]
+mod arguments;
+#[path = "../common/figures.rs"]
+mod figures;
+#[path = "../common/plain.rs"]
+mod plain;
 
 mod servers;
 
@@ -17,7 +20,9 @@ use std::process::{Command, ExitCode};
 
 use core_affinity::CoreId;
 
-use self::relay::Manner;
+use self::arguments::number;
+use self::figures::Spread;
+use self::plain::Manner;
 use self::servers::{Server, Setup};
 
 const SERVER_NAME: &str = "gate.test";
@@ -93,7 +98,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), String> {
-    let options = Options::from_arguments()?;
+    let rounds = number("--rounds", 4) as usize;
+    let seconds = number("--seconds", 3);
     let cpus = core_affinity::get_core_ids().unwrap_or_default();
     let [server_cpu, load_cpu, ..] = cpus[..] else {
         println!("two CPUs are needed to keep servers apart from their load; nothing is run");
@@ -102,7 +108,7 @@ fn run() -> Result<(), String> {
     let generator = Generator::build(load_cpu)?;
     let scratch = Scratch::new()?;
     generator.make_certificates(scratch.path())?;
-    let echo = relay::Server::start(Manner::Echo, load_cpu);
+    let echo = plain::Server::start(Manner::Echo, load_cpu);
     let servers = servers::start(&Setup {
         folder: scratch.path(),
         upstream: echo.address,
@@ -112,26 +118,26 @@ fn run() -> Result<(), String> {
         generator.expect_refusal(server, scratch.path())?;
     }
     let mut figures = vec![vec![Vec::new(); servers.len()]; WORKS.len()];
-    for round in 0..options.rounds {
-        eprintln!("round {} of {} ...", round + 1, options.rounds);
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds} ...", round + 1);
         for (work, figures) in WORKS.iter().zip(&mut figures) {
             for turn in 0..servers.len() {
                 // Another one goes first in each round.
                 let index = (turn + round) % servers.len();
                 let server = &servers[index];
-                match generator.measure(work, server, scratch.path(), &options) {
+                match generator.measure(work, server, scratch.path(), seconds) {
                     Ok(figure) => figures[index].push(figure * work.scale),
                     Err(why) => eprintln!("{}, {}: {why}", server.name, work.name),
                 }
             }
         }
     }
-    print_table(&servers, &mut figures);
+    print_table(&servers, &figures);
     Ok(())
 }
 
 /// As README has it.
-fn print_table(servers: &[Server], figures: &mut [Vec<Vec<f64>>]) {
+fn print_table(servers: &[Server], figures: &[Vec<Vec<f64>>]) {
     print!("\n| work, CPU time of the server |");
     servers
         .iter()
@@ -139,13 +145,11 @@ fn print_table(servers: &[Server], figures: &mut [Vec<Vec<f64>>]) {
     println!("\n|---|{}", "---|".repeat(servers.len()));
     for (work, figures) in WORKS.iter().zip(figures) {
         print!("| {} |", work.name);
-        let own = median(&mut figures[0]);
+        let own = Spread::of(&figures[0]).map(|own| own.middle);
         for of_server in figures {
-            let cell = median(of_server).map(|middle| {
-                let ratio = own.map_or(0.0, |own| own / middle);
-                let (low, high) = (of_server[0], of_server[of_server.len() - 1]);
-                let (digits, unit) = (work.digits, work.unit);
-                let cell = format!("{middle:.digits$} {unit} ({low:.digits$}–{high:.digits$})");
+            let cell = Spread::of(of_server).map(|spread| {
+                let ratio = own.map_or(0.0, |own| own / spread.middle);
+                let cell = spread.text(work.digits, &format!(" {}", work.unit));
                 let own = (ratio - 1.0).abs() < f64::EPSILON;
                 if own {
                     cell
@@ -160,17 +164,6 @@ fn print_table(servers: &[Server], figures: &mut [Vec<Vec<f64>>]) {
     println!(
         "\nMedians with their range; behind a peer's, the part of its time that Ringgate takes."
     );
-}
-
-/// Of figures, which it brings into their order.
-fn median(of: &mut [f64]) -> Option<f64> {
-    of.sort_by(f64::total_cmp);
-    let middle = of.len() / 2;
-    match of.len() {
-        0 => None,
-        len if len.is_multiple_of(2) => Some((of[middle - 1] + of[middle]) / 2.0),
-        _ => Some(of[middle]),
-    }
 }
 
 /// `ringgate-loadgen`, whose load runs on one CPU.
@@ -234,9 +227,9 @@ impl Generator {
         work: &Work,
         server: &Server,
         folder: &Path,
-        options: &Options,
+        seconds: u32,
     ) -> Result<f64, String> {
-        let duration = format!("{}s", options.seconds);
+        let duration = format!("{seconds}s");
         let identities = folder.display().to_string();
         let pid = server.process_id().to_string();
         let more = [
@@ -320,30 +313,5 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-struct Options {
-    rounds: usize,
-    seconds: usize,
-}
-
-impl Options {
-    /// What cargo adds of its own is passed over.
-    fn from_arguments() -> Result<Self, String> {
-        let arguments: Vec<String> = std::env::args().collect();
-        let value = |name: &str, default: usize| {
-            let at = arguments.iter().position(|argument| argument == name);
-            let value = at.and_then(|at| arguments.get(at + 1));
-            match value.map(|text| text.parse()) {
-                None => Ok(default),
-                Some(Ok(value @ 1..)) => Ok(value),
-                Some(_) => Err(format!("{name} takes a number from 1 on")),
-            }
-        };
-        Ok(Self {
-            rounds: value("--rounds", 4)?,
-            seconds: value("--seconds", 3)?,
-        })
     }
 }

@@ -46,6 +46,12 @@ impl Gate {
 
     /// In front of whatever listens on `upstream` and reads PROXY v2.
     pub fn before(upstream: SocketAddr, chains: Chains) -> Self {
+        Self::configured(chains, |address| configuration(address, upstream))
+    }
+
+    /// With what `configuration` says of the address that is to be listened on. The files are named
+    /// as in [`Gate::before`]'s.
+    pub fn configured(chains: Chains, configuration: impl FnOnce(SocketAddr) -> String) -> Self {
         let scratch = Scratch::named("gate");
         let folder = scratch.path();
         let ca = |name: &str| {
@@ -61,7 +67,7 @@ impl Gate {
         let client = client_ca.issue("client", &pki::client());
         let address = free_address();
         let config = folder.join("ringgate.toml");
-        fs::write(&config, configuration(address, upstream)).unwrap();
+        fs::write(&config, configuration(address)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
         command.arg("run").arg("--config").arg(&config);
         let service = Service::start(&mut command, &folder.join("ringgate.log"), address);

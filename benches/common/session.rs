@@ -1,12 +1,16 @@
 //! The client's side of one connection: TLS, or nothing.
+#![allow(dead_code, reason = "each bench uses its part")]
 
 use std::io::{BufRead, Cursor, Write};
 use std::sync::Arc;
 
 use ringgate::block::Block;
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, version};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs as provider};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, SupportedCipherSuite, SupportedProtocolVersion,
+    version,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::believe::BelieveAll;
@@ -21,8 +25,27 @@ pub enum Speech {
     Resumed,
 }
 
-/// What a client presents.
+/// The only version, suite and group that a client offers.
+#[derive(Clone, Copy)]
+pub struct Offer {
+    pub version: &'static SupportedProtocolVersion,
+    pub suite: SupportedCipherSuite,
+    pub group: &'static dyn SupportedKxGroup,
+}
+
+impl Default for Offer {
+    fn default() -> Self {
+        Self {
+            version: &version::TLS13,
+            suite: provider::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            group: provider::kx_group::X25519,
+        }
+    }
+}
+
+/// What a client presents, and how.
 pub struct Credential {
+    pub offer: Offer,
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
     pub server_name: ServerName<'static>,
@@ -44,13 +67,13 @@ impl Client {
             return Self::Plain;
         }
         let crypto = CryptoProvider {
-            cipher_suites: vec![provider::cipher_suite::TLS13_AES_128_GCM_SHA256],
-            kx_groups: vec![provider::kx_group::X25519],
+            cipher_suites: vec![credential.offer.suite],
+            kx_groups: vec![credential.offer.group],
             ..provider::default_provider()
         };
         let mut config = ClientConfig::builder_with_provider(Arc::new(crypto))
-            .with_protocol_versions(&[&version::TLS13])
-            .expect("TLS 1.3")
+            .with_protocol_versions(&[credential.offer.version])
+            .expect("a suite of this version")
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(BelieveAll))
             .with_client_auth_cert(credential.chain.clone(), credential.key.clone_key())

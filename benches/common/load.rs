@@ -1,4 +1,5 @@
 //! A closed loop of clients on a ring: each begins its next unit when the last has ended.
+#![allow(dead_code, reason = "each bench uses its part")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,8 +11,27 @@ use ringgate::ring::{
     Target, Token,
 };
 
-use crate::cpu_time;
+use crate::running::cpu_time;
 use crate::session::{Client, Credential, Session, Speech};
+
+/// A connection of its own for one byte there and back.
+pub const CONNECT: Work = Work {
+    clients: 32,
+    payload: 1,
+    connects: true,
+};
+/// A request and its answer.
+pub const REQUESTS: Work = Work {
+    clients: 32,
+    payload: 1 << 10,
+    connects: false,
+};
+/// Streams.
+pub const BULK: Work = Work {
+    clients: 8,
+    payload: 64 << 10,
+    connects: false,
+};
 
 /// How long a load waits for a unit before it gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,10 +50,26 @@ pub struct Work {
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
     pub units: u64,
-    /// Of the server's thread.
+    /// Of the server's threads.
     pub cpu: Duration,
-    /// Of the connections made.
+    /// How long it was measured.
+    pub took: Duration,
+    /// Units on resumed connections.
     pub resumed: u64,
+}
+
+impl Measured {
+    /// CPU time of the server for each unit, in microseconds.
+    #[allow(clippy::cast_precision_loss, reason = "for people")]
+    pub fn per_unit(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.units as f64
+    }
+
+    /// The share of units on resumed connections.
+    #[allow(clippy::cast_precision_loss, reason = "for people")]
+    pub fn share_resumed(&self) -> f64 {
+        self.resumed as f64 / self.units as f64
+    }
 }
 
 struct Slot {
@@ -64,11 +100,11 @@ enum Stage {
     Left,
 }
 
-/// Runs `work` against `target`, and takes the time of the thread `server` for `duration` after
+/// Runs `work` against `target`, and takes the time of the threads `server` for `duration` after
 /// `warmup`.
 pub fn run(
     target: SocketAddr,
-    server: i32,
+    server: &[i32],
     work: Work,
     speech: Speech,
     credential: &Credential,
@@ -91,11 +127,19 @@ pub fn run(
     };
     load.begin();
     load.turn_until(Instant::now() + warmup);
-    let before = (load.units, load.resumed, cpu_time(server));
+    let cpu = || {
+        server
+            .iter()
+            .map(|&thread| cpu_time(thread))
+            .sum::<Duration>()
+    };
+    let begun = Instant::now();
+    let before = (load.units, load.resumed, cpu());
     load.turn_until(Instant::now() + duration);
     Measured {
         units: load.units - before.0,
-        cpu: cpu_time(server) - before.2,
+        cpu: cpu() - before.2,
+        took: begun.elapsed(),
         resumed: load.resumed - before.1,
     }
 }

@@ -1,5 +1,6 @@
 //! A relay of plaintext, and an echo, with the operations and buffers that a shard uses for its
 //! relays: what a connection and a byte cost where there is no TLS, no policy and no deadline.
+#![allow(dead_code, reason = "each bench uses its part")]
 
 use std::collections::VecDeque;
 use std::io;
