@@ -13,7 +13,7 @@ use crate::limits::BLOCK_LEN;
 use crate::ring::Received;
 
 /// How long one turn of the loop spends on handshakes. At least one step is taken.
-const TURN_BUDGET: Duration = Duration::from_micros(200);
+const TURN_BUDGET: Duration = Duration::from_micros(100);
 
 /// Clients that wait for an answer to their first message above which the newest is answered first:
 /// it is the one that has not given up yet.
