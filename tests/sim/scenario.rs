@@ -278,6 +278,7 @@ impl Scenario {
             Kind::Command => {
                 let reason = rng.pick(&[
                     CloseReason::AccessWithdrawn,
+                    CloseReason::BufferLimit,
                     CloseReason::Drained,
                     CloseReason::Shutdown,
                 ]);

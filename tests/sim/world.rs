@@ -209,6 +209,7 @@ impl<'a> World<'a> {
                         claimed: None,
                     },
                 ),
+                CloseReason::BufferLimit => Command::Cut(reason),
                 reason => Command::End(reason),
             };
             self.event(Event::Command(command));
