@@ -177,6 +177,7 @@ impl Shard {
             self.unpark();
             self.feed_starving();
             self.go_on_with_handshakes();
+            self.count_patience();
             self.go_on_with_review();
             self.publish();
         }

@@ -67,7 +67,6 @@ impl Shard {
         if let Some(entry) = self.connections.get_mut(key as usize) {
             entry.socket(side).parked += 1;
         }
-        self.parked.relief_at.get_or_insert(self.now + PATIENCE);
         self.parked.queue.push_back(Held { key, side, what });
         self.inbox.counters().count_parked();
     }
@@ -91,13 +90,20 @@ impl Shard {
                 What::EndOfStream => self.deliver_end(key, side),
             }
         }
-        if self.parked.queue.is_empty() {
+    }
+
+    /// Starts the time after which somebody is ended for blocks, while bytes or handshakes wait.
+    pub(super) fn count_patience(&mut self) {
+        let handshakes_wait = !self.handshakes.is_empty() && !has_room(&self.pool);
+        if handshakes_wait || !self.parked.queue.is_empty() {
+            self.parked.relief_at.get_or_insert(self.now + PATIENCE);
+        } else {
             self.parked.relief_at = None;
         }
     }
 
-    /// Ends those that hold most where others have waited for long. Theirs are the peers that take
-    /// nothing: with one that does, blocks would have come back.
+    /// Ends those that hold most where others have waited for long. Mostly theirs are the peers that
+    /// take nothing: with one that does, blocks would have come back.
     pub(super) fn relieve(&mut self) {
         if self.parked.relief_at.is_none_or(|at| at > self.now) {
             return;
