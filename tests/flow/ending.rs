@@ -137,6 +137,7 @@ fn a_half_closed_connection_has_a_deadline_of_its_own() {
     stream.flush().unwrap();
     // The upstream has seen the end, and keeps its own side open.
     assert_eq!(upstream.visit().bytes, b"all");
+    world.settled(1);
     world.clock.advance(30 * SECOND);
     said_goodbye(&mut stream);
     drop(stream);
