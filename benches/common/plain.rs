@@ -299,7 +299,7 @@ impl Loop {
             socket.receive = Some(if socket.drained {
                 self.ring.receive(descriptor, token)
             } else {
-                self.ring.receive_once(descriptor, token)
+                self.ring.receive_once(descriptor, token, BLOCK_LEN)
             });
         }
     }

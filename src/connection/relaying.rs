@@ -98,7 +98,7 @@ impl Connection {
                 self.answer_key_update(context);
                 self.pump_inbound(context);
                 self.finish_inbound(context);
-                self.inbound.balance(context);
+                self.balance_inbound(context);
                 self.touch(context);
             }
             Err(failure) => self.record_failed(&failure, context),
@@ -152,6 +152,11 @@ impl Connection {
         }
     }
 
+    fn balance_inbound(&mut self, context: &mut Context<'_>) {
+        let kept = self.kept_len();
+        self.inbound.balance(usize::from(kept > 0), context);
+    }
+
     /// Sends our KeyUpdate where one is due and nothing else will carry it soon.
     fn answer_key_update(&mut self, context: &mut Context<'_>) {
         let (Stage::Connecting { session, .. } | Stage::Relaying { session }) = &mut self.stage
@@ -195,7 +200,7 @@ impl Connection {
         self.bytes[1] += bytes.len() as u64;
         self.ticket_leaves = None;
         self.outbound.pump(Side::Client, context);
-        self.outbound.balance(context);
+        self.outbound.balance(0, context);
         self.touch(context);
     }
 
@@ -258,13 +263,13 @@ impl Connection {
             Side::Client => {
                 self.outbound.pump(Side::Client, context);
                 if matches!(self.stage, Stage::Relaying { .. }) {
-                    self.outbound.balance(context);
+                    self.outbound.balance(0, context);
                 }
                 self.finish_outbound(context);
             }
             Side::Upstream => {
                 self.pump_inbound(context);
-                self.inbound.balance(context);
+                self.balance_inbound(context);
                 self.finish_inbound(context);
             }
         }

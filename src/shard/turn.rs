@@ -51,7 +51,7 @@ impl Shard {
         if !more {
             let socket = entry.socket(side);
             socket.receive = None;
-            socket.drained = self.ring.received(&buffer).len() < BLOCK_LEN;
+            socket.drained = self.ring.received(&buffer).len() < socket.asked;
         }
         if self.must_wait() && !self.has_room_for_handshake(key, &buffer) {
             self.park(key, side, What::Received(buffer));
@@ -143,6 +143,7 @@ impl Shard {
         let Some(entry) = self.connections.get_mut(key as usize) else {
             return false;
         };
+        let len = entry.connection.receive_len(side);
         let socket = entry.socket(side);
         let Some(descriptor) = &socket.descriptor else {
             return false;
@@ -151,9 +152,11 @@ impl Shard {
         if starts {
             let token = Kind::receive(side).token(key);
             socket.receive = Some(if socket.drained {
+                socket.asked = BLOCK_LEN;
                 self.ring.receive(descriptor, token)
             } else {
-                self.ring.receive_once(descriptor, token)
+                socket.asked = len;
+                self.ring.receive_once(descriptor, token, len)
             });
         }
         starts
