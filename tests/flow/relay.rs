@@ -129,32 +129,6 @@ fn a_wildcard_listener_tells_the_address_that_was_used() {
     );
 }
 
-/// 32 MiB of a pattern in each direction on 16 connections at once.
-#[test]
-fn large_streams_in_both_directions_arrive_unchanged() {
-    const LEN: usize = 2 << 20;
-    let upstream = Upstream::new(Manner::Echo);
-    let world = World::new(&upstream.toml(), "");
-    let sent = patterned(LEN);
-    std::thread::scope(|scope| {
-        for _ in 0..16 {
-            let mut stream = world.connect(&world.client());
-            let sent = &sent;
-            scope.spawn(move || {
-                let mut back = vec![0; LEN];
-                for (sent, back) in sent.chunks(100_000).zip(back.chunks_mut(100_000)) {
-                    stream.write_all(sent).unwrap();
-                    stream.read_exact(back).unwrap();
-                }
-                assert!(back == *sent);
-                finish(stream);
-            });
-        }
-    });
-    world.closed(CloseReason::Complete, 16);
-    world.quiet();
-}
-
 #[test]
 fn a_unix_socket_is_an_upstream() {
     let folder = crate::world::Folder::new();
