@@ -10,7 +10,7 @@ use super::pressure::What;
 use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
 use crate::limits::BLOCK_LEN;
-use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received};
+use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received, Target};
 
 impl Shard {
     /// Handles every completion that is there.
@@ -51,7 +51,7 @@ impl Shard {
         if !more {
             let socket = entry.socket(side);
             socket.receive = None;
-            socket.drained = self.ring.received(&buffer).len() < socket.asked;
+            socket.drained = !socket.is_unix && self.ring.received(&buffer).len() < socket.asked;
         }
         if self.must_wait() && !self.has_room_for_handshake(key, &buffer) {
             self.park(key, side, What::Received(buffer));
@@ -287,6 +287,7 @@ impl Shard {
         let target = Arc::clone(&upstream.target);
         entry.last_choice = Some(Rc::clone(&upstream));
         entry.choice = Some(upstream);
+        entry.upstream.is_unix = matches!(*target, Target::Unix(_));
         let token = Kind::ConnectUpstream.token(key);
         match self.ring.connect(&target, DescriptorKind::Direct, token) {
             Ok((descriptor, operation)) => {

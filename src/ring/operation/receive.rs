@@ -29,6 +29,9 @@ impl Ring {
     /// (6.17): a peer that begins to send much while it is waited for fills two buffers then, and
     /// otherwise all of them, before anybody can stop it.
     ///
+    /// Not for Unix sockets: since 6.17 the end is not told where it came before this call, behind
+    /// bytes that were not received yet.
+    ///
     /// A reset that came before this call, behind bytes that were not received yet, is not told:
     /// the kernel looks once, takes the bytes and waits for what comes next. Where that may be,
     /// receive with [`Ring::receive_once`] until it finds less than a buffer holds.
