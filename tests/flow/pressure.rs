@@ -2,7 +2,7 @@
 //! else notices.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
@@ -10,8 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ringgate::close_reason::CloseReason;
-use ringgate::limits::{BLOCKS_PER_DIRECTION, RECEIVE_BUFFERS};
+use ringgate::limits::{BLOCK_LEN, BLOCKS_PER_DIRECTION, RECEIVE_BUFFERS};
 use ringgate::shard::Counters;
+use socket2::{Domain, Socket, Type};
 
 use crate::upstream::{Manner, Upstream};
 use crate::world::{FILES, Folder, LIMIT, TlsStream, World, finish, patterned};
@@ -266,6 +267,71 @@ fn those_that_hold_most_give_way_to_those_that_waited_long() {
     let whole = whole.filter(|whole| *whole).count() as u64;
     assert_eq!(whole, HOARDERS as u64 - ended, "{}", world.reasons());
     world.reaches("blocks", 0, Counters::blocks_lent);
+}
+
+/// An upstream that never answers: the queue of its socket is full. It lasts as long as what this
+/// returns.
+fn silent_upstream() -> (String, (Socket, Vec<TcpStream>)) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    socket.listen(1).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let answer = Duration::from_millis(300);
+    let queued = std::iter::from_fn(|| TcpStream::connect_timeout(&address, answer).ok());
+    let queued = queued.collect();
+    (address.to_string(), (socket, queued))
+}
+
+/// Clients whose upstream does not answer hold a block each, their greeting, and send nothing. So
+/// nothing that was received waits when the blocks are gone, only the handshake of the next client.
+#[test]
+fn handshakes_that_wait_for_blocks_have_others_give_way() {
+    const SMALLEST: usize = 16 << 20;
+    /// What a handshake is not gone on with without.
+    const ROOM: usize = 8;
+    let (silent, _socket) = silent_upstream();
+    let echo = Upstream::new(Manner::Echo);
+    let [silent, served] = [format!("\"{silent}\""), echo.toml()].map(|upstream| {
+        format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nname = {upstream}\n{FILES}\
+             upstream = {upstream}\nhandshake_timeout = \"5m\"\nconnect_timeout = \"5m\"\n{}\n",
+            crate::world::EVERYONE
+        )
+    });
+    let limits = "[limits]\nbuffers = \"16MiB\"\n[resumption]\ntickets = 0\n";
+    let world = World::with(|_, _, _| {}, &[&silent, &served, limits].concat());
+    let leaf = world.client();
+    let count = SMALLEST / BLOCK_LEN - ROOM + 1;
+    let holders = (1..=count).map(|holders| {
+        let mut stream = world.connect(&leaf);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).unwrap();
+        }
+        world.reaches("blocks", holders as u64, Counters::blocks_lent);
+        stream
+    });
+    let holders: Vec<_> = holders.collect();
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| {
+            let mut stream = world.connect(&leaf);
+            stream.sock = TcpStream::connect(world.addresses()[1]).unwrap();
+            stream.write_all(b"x").unwrap();
+            assert_eq!(finish(stream), b"x");
+        });
+        world.reaches("handshakes", 1, Counters::handshaking);
+        assert_eq!((world.ends(), world.figure(Counters::parked)), (1, 0));
+        world.eventually("room for another", |_| {
+            world.clock.advance(Duration::from_secs(1));
+            std::thread::sleep(Duration::from_millis(50));
+            served.is_finished()
+        });
+        served.join().unwrap();
+    });
+    let ended = world.figure(|counters| counters.closed(CloseReason::BufferLimit));
+    assert!(ended > 0 && ended < count as u64, "{}", world.reasons());
+    assert_eq!(world.figure(Counters::parked), 0);
+    drop(holders);
 }
 
 fn relaying(world: &World) -> TlsStream {
