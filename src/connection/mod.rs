@@ -165,8 +165,8 @@ pub struct Connection {
     unique_id: u128,
     deadline: Instant,
     refused: Option<Box<Refused>>,
-    /// The client was cut off while its upstream was being connected to.
-    truncated: bool,
+    /// The client was gone while its upstream was being connected to: what that will be told as.
+    gone: Option<CloseReason>,
     /// A ticket waits to leave together with the answer, until then at the latest.
     ticket_leaves: Option<Instant>,
     /// Plaintext bytes relayed from the client and to it.
@@ -210,7 +210,7 @@ impl Connection {
             unique_id,
             deadline,
             refused: None,
-            truncated: false,
+            gone: None,
             ticket_leaves: None,
             bytes: [0; 2],
         };
@@ -387,7 +387,7 @@ impl Connection {
                 }
             }
             (Stage::Handshaking(_), _) => self.close(CloseReason::ClientGoneInHandshake, context),
-            (_, Side::Client) => self.close(CloseReason::ClientReset, context),
+            (_, Side::Client) => self.client_reset(context),
             (_, Side::Upstream) => self.upstream_failed(error, context),
         }
     }

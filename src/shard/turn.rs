@@ -95,27 +95,28 @@ impl Shard {
                 self.starving.push(Kind::receive(side).token(key));
                 self.retire(key);
             }
-            ReceiveEnd::EndOfStream if socket.parked > 0 => {
-                socket.wanted = false;
-                self.park(key, side, What::EndOfStream);
-            }
-            ReceiveEnd::EndOfStream => self.deliver_end(key, side),
-            // A reset makes what came before it worthless.
-            ReceiveEnd::Failed(error) => {
-                socket.wanted = false;
-                self.client_left_handshake(key, side);
-                self.dispatch(key, Event::Ended(side, Err(error)));
-            }
+            ReceiveEnd::EndOfStream => self.ended(key, side, Ok(())),
+            ReceiveEnd::Failed(error) => self.ended(key, side, Err(error)),
+        }
+    }
+
+    fn ended(&mut self, key: u32, side: Side, end: io::Result<()>) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        let socket = entry.socket(side);
+        socket.wanted = false;
+        if socket.parked > 0 {
+            self.park(key, side, What::Ended(end));
+        } else {
+            self.deliver_end(key, side, end);
         }
     }
 
     /// Tells a connection that a side's stream has ended.
-    pub(super) fn deliver_end(&mut self, key: u32, side: Side) {
-        if let Some(entry) = self.connections.get_mut(key as usize) {
-            entry.socket(side).wanted = false;
-        }
+    pub(super) fn deliver_end(&mut self, key: u32, side: Side, end: io::Result<()>) {
         self.client_left_handshake(key, side);
-        self.dispatch(key, Event::Ended(side, Ok(())));
+        self.dispatch(key, Event::Ended(side, end));
     }
 
     /// Starts receives that found no buffer again, as many as there are buffers now.
