@@ -387,10 +387,12 @@ fn keys_that_did_not_sign_are_known_after_a_reload() {
     let [signer, other] = [(); 2].map(|()| Ca::root("Of one name"));
     let crl = signer.crl(&[]);
     let domain = || {
-        let mut sources = TrustSources::default();
-        sources.anchors = vec![Ca::root("Anchor").certificate];
-        sources.crls = vec![crl.clone()];
-        TrustDomain::new(sources).unwrap()
+        TrustDomain::new(TrustSources {
+            anchors: vec![Ca::root("Anchor").certificate],
+            crls: vec![crl.clone()],
+            ..TrustSources::default()
+        })
+        .unwrap()
     };
     let (before, after) = (domain(), domain());
     let key = EndEntityCert::try_from(&other.certificate).unwrap();
