@@ -307,7 +307,7 @@ impl Connection {
 
     /// Blocks that the connection holds, those being sent included.
     pub fn blocks(&self) -> usize {
-        self.inbound.blocks() + self.outbound.blocks() + usize::from(self.kept_len() > 0)
+        self.inbound.blocks() + self.outbound.blocks()
     }
 
     /// How many bytes of a side are best received at a time: what fills one block once it was opened
@@ -387,6 +387,9 @@ impl Connection {
                 }
             }
             (Stage::Handshaking(_), _) => self.close(CloseReason::ClientGoneInHandshake, context),
+            (_, Side::Client) if self.gone.is_some() => {
+                self.close(CloseReason::ClientReset, context);
+            }
             (_, Side::Client) => self.client_reset(context),
             (_, Side::Upstream) => self.upstream_failed(error, context),
         }
