@@ -1,8 +1,9 @@
 //! Ringgate beside its floor: a relay of plaintext on the same ring operations and buffers, plus the
 //! raw cryptography, all measured in one run.
 //!
-//! The floor of a connection has the flights of plaintext: what the kernel takes for those that TLS
-//! adds, two there and two back, is part of what lies above it.
+//! The floor of a connection is a relay too, but of the flights of TLS, which carry zeros: the kernel
+//! takes for them what it takes for Ringgate's. Beside it stands the relay that only connects and
+//! passes a byte, as if TLS took no flights.
 //!
 //! Server on one CPU, load and upstream on another; CPU time of the server's thread from the
 //! scheduler's accounts. The rounds are interleaved, so that whatever else the machine does falls on
@@ -14,6 +15,8 @@ mod arguments;
 mod believe;
 #[path = "../common/figures.rs"]
 mod figures;
+#[path = "../common/flights.rs"]
+mod flights;
 #[path = "../common/load.rs"]
 mod load;
 #[path = "../../tests/interop/pki.rs"]
@@ -28,22 +31,27 @@ mod running;
 #[path = "../common/session.rs"]
 mod session;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
+use ringgate::shard::Counters;
 
 use self::arguments::number;
 use self::figures::Spread;
+use self::flights::Flights;
 use self::load::{BULK, CONNECT, REQUESTS, Work};
 use self::plain::{Manner, Server};
 use self::running::Scratch;
-use self::session::{Credential, Offer, Speech};
+use self::session::{Client, Offer, Speech};
 
 /// What a row of the table is about.
 struct Row {
     name: &'static str,
     work: Work,
     speech: Speech,
+    /// A relay of the flights that a connection takes, and what its clients speak.
+    flights: Option<(Server, Speech)>,
     /// The raw cryptography of one unit, in microseconds.
     cryptography: f64,
     /// Units of work in what is printed: bytes, or 1.
@@ -55,7 +63,11 @@ struct Row {
 #[derive(Default)]
 struct Figures {
     relay: Vec<f64>,
+    /// The relay of flights, where there are any.
+    flights: Vec<f64>,
     ringgate: Vec<f64>,
+    /// `io_uring_enter` calls per unit.
+    enters: Vec<f64>,
     /// The least share of units on resumed connections.
     resumed: f64,
 }
@@ -71,17 +83,31 @@ fn main() {
     let scratch = Scratch::new("floor");
     let credential = running::certify(scratch.path(), pki::Key::P256, 0, Offer::default());
     let upstream = running::listener(&echo.address.to_string(), "");
-    let terminator = running::start(scratch.path(), &[server_cpu], &upstream);
+    let mut terminator = running::start(scratch.path(), &[server_cpu], &upstream);
     core_affinity::set_for_current(load_cpu);
 
+    let address = terminator.addresses()[0];
+    let relay_of_flights = |speech| {
+        let client = Client::new(speech, &credential);
+        // The first connection of a client is a full one.
+        let [_, flights] = [(); 2].map(|()| Flights::of(address, &client));
+        let manner = Manner::Flights(echo.address, flights);
+        (Server::start(manner, server_cpu), Speech::Flights(flights))
+    };
     let rows = [
-        row(
-            "connect, one byte, close: full",
-            CONNECT,
-            Speech::Full,
-            handshake,
-        ),
-        row("the same, resumed", CONNECT, Speech::Resumed, exchange),
+        Row {
+            flights: Some(relay_of_flights(Speech::Full)),
+            ..row(
+                "connect, one byte, close: full",
+                CONNECT,
+                Speech::Full,
+                handshake,
+            )
+        },
+        Row {
+            flights: Some(relay_of_flights(Speech::Resumed)),
+            ..row("the same, resumed", CONNECT, Speech::Resumed, exchange)
+        },
         row(
             "1 KiB there and back, 32 connections",
             REQUESTS,
@@ -101,43 +127,65 @@ fn main() {
         },
     ];
     let threads = terminator.thread_ids();
+    let counters = terminator
+        .mailboxes()
+        .map(|shard| Arc::clone(shard.counters()));
+    let counters: Vec<Arc<Counters>> = counters.collect();
     let mut figures: Vec<Figures> = rows.iter().map(|_| Figures::default()).collect();
     for round in 0..options.rounds {
         eprintln!("round {} of {} ...", round + 1, options.rounds);
         for (row, figures) in rows.iter().zip(&mut figures) {
-            let plain = || measure(&relay, row.work, Speech::Plain, &credential, &options);
-            let ringgate = || {
-                let address = terminator.addresses()[0];
+            let run = |target, threads: &[i32], speech| {
                 load::run(
-                    address,
-                    &threads,
+                    target,
+                    threads,
                     row.work,
-                    row.speech,
+                    speech,
                     &credential,
                     options.times,
                 )
             };
+            let plain = |figures: &mut Figures| {
+                let measured = run(relay.address, &[relay.thread_id], Speech::Plain);
+                figures.relay.push(measured.per_unit());
+                if let Some((relay, speech)) = &row.flights {
+                    let measured = run(relay.address, &[relay.thread_id], *speech);
+                    figures.flights.push(measured.per_unit());
+                }
+            };
+            let ringgate = |figures: &mut Figures| {
+                let enters = || counters.iter().map(|shard| shard.enters()).sum::<u64>();
+                let before = enters();
+                let measured = run(address, &threads, row.speech);
+                figures.ringgate.push(measured.per_unit());
+                figures.enters.push(ratio(enters() - before, measured.all));
+                let resumed = measured.share_resumed();
+                figures.resumed = if round == 0 {
+                    resumed
+                } else {
+                    figures.resumed.min(resumed)
+                };
+            };
             // Each goes first in every other round.
-            let (plain, ringgate) = if round % 2 == 0 {
-                let plain = plain();
-                (plain, ringgate())
+            if round % 2 == 0 {
+                plain(figures);
+                ringgate(figures);
             } else {
-                let ringgate = ringgate();
-                (plain(), ringgate)
-            };
-            figures.relay.push(plain.per_unit());
-            figures.ringgate.push(ringgate.per_unit());
-            let resumed = ringgate.share_resumed();
-            figures.resumed = if round == 0 {
-                resumed
-            } else {
-                figures.resumed.min(resumed)
-            };
+                ringgate(figures);
+                plain(figures);
+            }
         }
     }
     println!(
-        "{:<38} {:>24} {:>24} {:>9} {:>9} {:>9}",
-        "server CPU", "Ringgate", "plaintext relay", "crypto", "x relay", "x floor"
+        "{:<38} {:>22} {:>22} {:>22} {:>8} {:>8} {:>8} {:>7}",
+        "server CPU",
+        "Ringgate",
+        "plaintext relay",
+        "of TLS's flights",
+        "crypto",
+        "x relay",
+        "x floor",
+        "enters"
     );
     for (row, figures) in rows.iter().zip(&figures) {
         print_row(row, figures);
@@ -149,27 +197,16 @@ fn row(name: &'static str, work: Work, speech: Speech, cryptography: f64) -> Row
         name,
         work,
         speech,
+        flights: None,
         cryptography,
         parts: 1.0,
         unit: "us",
     }
 }
 
-fn measure(
-    relay: &Server,
-    work: Work,
-    speech: Speech,
-    credential: &Credential,
-    options: &Options,
-) -> load::Measured {
-    load::run(
-        relay.address,
-        &[relay.thread_id],
-        work,
-        speech,
-        credential,
-        options.times,
-    )
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+fn ratio(of: u64, to: u64) -> f64 {
+    of as f64 / to as f64
 }
 
 fn print_row(row: &Row, figures: &Figures) {
@@ -178,19 +215,23 @@ fn print_row(row: &Row, figures: &Figures) {
     let unit = format!(" {}", row.unit);
     let spread = |of: &[f64]| Spread::of(of).expect("a round at least");
     let [ringgate, relay] = [&figures.ringgate, &figures.relay].map(|of| spread(of));
-    let floor = relay.middle + row.cryptography;
+    let flights = Spread::of(&figures.flights);
+    let floor = flights.unwrap_or(relay).middle + row.cryptography;
     let note = match row.speech {
         Speech::Resumed => format!("  at least {:.1} % resumed", figures.resumed * 100.0),
-        Speech::Full | Speech::Plain => String::new(),
+        _ => String::new(),
     };
+    let text = |spread: Spread| spread.scaled(scale).text(digits, &unit);
     println!(
-        "{:<38} {:>24} {:>24} {:>9.3} {:>9.2} {:>9.2}{note}",
+        "{:<38} {:>22} {:>22} {:>22} {:>8.3} {:>8.2} {:>8.2} {:>7.2}{note}",
         row.name,
-        ringgate.scaled(scale).text(digits, &unit),
-        relay.scaled(scale).text(digits, &unit),
+        text(ringgate),
+        text(relay),
+        flights.map_or_else(String::new, text),
         row.cryptography * scale,
         ringgate.middle / relay.middle,
         ringgate.middle / floor,
+        spread(&figures.enters).middle,
     );
 }
 
