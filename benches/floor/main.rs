@@ -7,7 +7,8 @@
 //!
 //! Server on one CPU, load and upstream on another; CPU time of the server's thread from the
 //! scheduler's accounts. The rounds are interleaved, so that whatever else the machine does falls on
-//! all alike. `--rounds N` and `--seconds S` (each measurement's) change how long it takes.
+//! all alike. `--rounds N` and `--seconds S` (each measurement's) change how long it takes; `--row N`
+//! leaves only one row, the first being 1.
 
 #[path = "../common/arguments.rs"]
 mod arguments;
@@ -42,8 +43,11 @@ use self::figures::Spread;
 use self::flights::Flights;
 use self::load::{BULK, CONNECT, REQUESTS, Work};
 use self::plain::{Manner, Server};
-use self::running::Scratch;
+use self::running::{Scratch, cpu_time};
 use self::session::{Client, Offer, Speech};
+
+/// How long raw cryptography is measured in each round.
+const CRYPTOGRAPHY: Duration = Duration::from_millis(500);
 
 /// What a row of the table is about.
 struct Row {
@@ -52,8 +56,8 @@ struct Row {
     speech: Speech,
     /// A relay of the flights that a connection takes, and what its clients speak.
     flights: Option<(Server, Speech)>,
-    /// The raw cryptography of one unit, in microseconds.
-    cryptography: f64,
+    /// The raw cryptography of one unit, ready to be run.
+    cryptography: fn() -> Box<dyn FnMut()>,
     /// Units of work in what is printed: bytes, or 1.
     parts: f64,
     unit: &'static str,
@@ -65,6 +69,7 @@ struct Figures {
     relay: Vec<f64>,
     /// The relay of flights, where there are any.
     flights: Vec<f64>,
+    cryptography: Vec<f64>,
     ringgate: Vec<f64>,
     /// `io_uring_enter` calls per unit.
     enters: Vec<f64>,
@@ -77,7 +82,6 @@ fn main() {
     let Some([server_cpu, load_cpu]) = running::two_cpus() else {
         return;
     };
-    let [exchange, handshake, request, byte] = on_cpu(server_cpu, raw_costs);
     let echo = Server::start(Manner::Echo, load_cpu);
     let relay = Server::start(Manner::Relay(echo.address), server_cpu);
     let scratch = Scratch::new("floor");
@@ -122,10 +126,15 @@ fn main() {
                 "64 KiB there and back, 8 connections",
                 BULK,
                 Speech::Full,
-                65536.0 * byte,
+                bulk,
             )
         },
     ];
+    let rows: Vec<Row> = rows
+        .into_iter()
+        .zip(1..)
+        .filter_map(|(row, at)| (options.row == 0 || options.row == at).then_some(row))
+        .collect();
     let threads = terminator.thread_ids();
     let counters = terminator
         .mailboxes()
@@ -152,6 +161,9 @@ fn main() {
                     let measured = run(relay.address, &[relay.thread_id], *speech);
                     figures.flights.push(measured.per_unit());
                 }
+                let cryptography = row.cryptography;
+                let cost = on_cpu(server_cpu, move || cpu_per_run(cryptography()));
+                figures.cryptography.push(cost);
             };
             let ringgate = |figures: &mut Figures| {
                 let enters = || counters.iter().map(|shard| shard.enters()).sum::<u64>();
@@ -192,7 +204,12 @@ fn main() {
     }
 }
 
-fn row(name: &'static str, work: Work, speech: Speech, cryptography: f64) -> Row {
+fn row(
+    name: &'static str,
+    work: Work,
+    speech: Speech,
+    cryptography: fn() -> Box<dyn FnMut()>,
+) -> Row {
     Row {
         name,
         work,
@@ -216,7 +233,8 @@ fn print_row(row: &Row, figures: &Figures) {
     let spread = |of: &[f64]| Spread::of(of).expect("a round at least");
     let [ringgate, relay] = [&figures.ringgate, &figures.relay].map(|of| spread(of));
     let flights = Spread::of(&figures.flights);
-    let floor = flights.unwrap_or(relay).middle + row.cryptography;
+    let cryptography = spread(&figures.cryptography).middle;
+    let floor = flights.unwrap_or(relay).middle + cryptography;
     let note = match row.speech {
         Speech::Resumed => format!("  at least {:.1} % resumed", figures.resumed * 100.0),
         _ => String::new(),
@@ -228,50 +246,60 @@ fn print_row(row: &Row, figures: &Figures) {
         text(ringgate),
         text(relay),
         flights.map_or_else(String::new, text),
-        row.cryptography * scale,
+        cryptography * scale,
         ringgate.middle / relay.middle,
         ringgate.middle / floor,
         spread(&figures.enters).middle,
     );
 }
 
-/// Microseconds of a key exchange; of that, a signature and its check; of opening and sealing
-/// 1 KiB; and of opening and sealing one byte among 16 KiB.
-fn raw_costs() -> [f64; 4] {
+fn exchange() -> Box<dyn FnMut()> {
+    let exchange = raw::KeyExchange::x25519();
+    Box::new(move || exchange.run())
+}
+
+/// A key exchange, our signature and the check of the client's.
+fn handshake() -> Box<dyn FnMut()> {
     let (exchange, signer) = (raw::KeyExchange::x25519(), raw::Signer::p256());
-    let exchange = best(3, || exchange.run());
-    let signatures = best(2, || signer.sign_and_verify());
+    Box::new(move || {
+        exchange.run();
+        signer.sign_and_verify();
+    })
+}
+
+fn request() -> Box<dyn FnMut()> {
+    aead(1 << 10, 1)
+}
+
+fn bulk() -> Box<dyn FnMut()> {
+    aead(1 << 14, 4)
+}
+
+/// Opening and sealing so many records of `len` bytes.
+fn aead(len: usize, records: usize) -> Box<dyn FnMut()> {
     let [(_, algorithm, key), ..] = raw::algorithms();
-    let aead = |len: usize| {
-        let (plain, mut aead) = (vec![5; len], raw::Aead::new(algorithm, key, len));
-        let sealed = aead.sealed(0, &plain);
-        best(20, || {
+    let (plain, mut aead) = (vec![5; len], raw::Aead::new(algorithm, key, len));
+    let sealed = aead.sealed(0, &plain);
+    Box::new(move || {
+        for _ in 0..records {
             aead.open(0, &sealed);
             aead.seal(1, &plain);
-        })
-    };
-    [
-        exchange,
-        exchange + signatures,
-        aead(1 << 10),
-        aead(1 << 14) / f64::from(1 << 14),
-    ]
-}
-
-/// Microseconds of one run of `work`: of many short batches the fastest, which nothing disturbed.
-fn best(batch: u32, mut work: impl FnMut()) -> f64 {
-    let mut best = f64::INFINITY;
-    for _ in 0..1000 {
-        let start = Instant::now();
-        for _ in 0..batch {
-            work();
         }
-        best = best.min(start.elapsed().as_secs_f64() * 1e6 / f64::from(batch));
-    }
-    best
+    })
 }
 
-fn on_cpu<T: Send + 'static>(cpu: CoreId, work: fn() -> T) -> T {
+/// CPU time of one run of `work` in microseconds: what the scheduler accounts to this thread.
+fn cpu_per_run(mut work: impl FnMut()) -> f64 {
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    let (began, before, mut runs) = (Instant::now(), cpu_time(thread), 0);
+    while began.elapsed() < CRYPTOGRAPHY {
+        work();
+        runs += 1;
+    }
+    (cpu_time(thread) - before).as_secs_f64() * 1e6 / f64::from(runs)
+}
+
+fn on_cpu<T: Send + 'static>(cpu: CoreId, work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(move || {
         core_affinity::set_for_current(cpu);
         work()
@@ -281,6 +309,8 @@ fn on_cpu<T: Send + 'static>(cpu: CoreId, work: fn() -> T) -> T {
 
 struct Options {
     rounds: u32,
+    /// The only one, or 0 for all.
+    row: u32,
     /// Warm-up and measured time.
     times: [Duration; 2],
 }
@@ -290,6 +320,7 @@ impl Options {
         let seconds = number("--seconds", 2);
         Self {
             rounds: number("--rounds", 6),
+            row: number("--row", 0),
             times: [
                 Duration::from_millis(500),
                 Duration::from_secs(seconds.into()),
