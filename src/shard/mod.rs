@@ -80,6 +80,8 @@ pub struct Shard {
     handshakes: Handshakes,
     /// What was received and waits for blocks.
     parked: Parked,
+    /// When blocks that nobody needs are looked for again.
+    trim_at: Instant,
     /// Connections and sides whose receive found no buffer.
     starving: Vec<Token>,
     /// Reused by every event.
@@ -147,6 +149,7 @@ impl Shard {
             waker,
             handshakes: Handshakes::default(),
             parked: Parked::default(),
+            trim_at: now,
             starving: Vec::new(),
             actions: Vec::new(),
             review: None,
@@ -179,6 +182,7 @@ impl Shard {
             self.go_on_with_handshakes();
             self.count_patience();
             self.go_on_with_review();
+            self.trim_pool();
             self.publish();
         }
         Ok(())
