@@ -5,7 +5,7 @@ use crate::limits::BLOCK_LEN;
 /// [`BLOCK_LEN`] bytes of which `start..end` are filled. Its address does not change while it
 /// moves between owners, so the kernel may read from it while the ring owns it.
 pub struct Block {
-    storage: Box<[u8]>,
+    storage: Box<[u8; BLOCK_LEN]>,
     start: usize,
     end: usize,
 }
@@ -13,7 +13,8 @@ pub struct Block {
 impl Block {
     fn new() -> Self {
         Self {
-            storage: vec![0; BLOCK_LEN].into_boxed_slice(),
+            // Not by way of the stack, where an array would be made first.
+            storage: vec![0; BLOCK_LEN].try_into().expect("its length"),
             start: 0,
             end: 0,
         }
@@ -200,7 +201,7 @@ mod tests {
     #[test]
     fn blocks_that_nobody_needs_any_more_go() {
         let mut pool = Pool::new(9, 1);
-        let mut take = |pool: &mut Pool, count| {
+        let take = |pool: &mut Pool, count| {
             let blocks: Vec<_> = (0..count).filter_map(|_| pool.take()).collect();
             blocks.into_iter().for_each(|block| pool.give(block));
             pool.trim();
