@@ -143,6 +143,18 @@ impl Snapshot {
         })
     }
 
+    /// Takes over from `before` who signed the CRLs that both have, as far as shards have found out.
+    /// It may take milliseconds: not on a shard.
+    pub fn carry_signers(&self, before: &Self) {
+        TrustDomain::carry_signers(before.domains(), self.domains());
+    }
+
+    /// The trust domains of all routes.
+    pub fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        let listeners = self.listeners.iter();
+        listeners.flat_map(|listener| listener.acceptor.domains())
+    }
+
     /// Reads and checks the configuration in `file` and every file that it names.
     ///
     /// # Errors

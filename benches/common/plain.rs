@@ -347,7 +347,7 @@ impl Loop {
             socket.receive = Some(if socket.drained {
                 self.ring.receive(descriptor, token)
             } else {
-                self.ring.receive_once(descriptor, token)
+                self.ring.receive_once(descriptor, token, BLOCK_LEN)
             });
         }
     }

@@ -32,11 +32,7 @@ impl Connection {
     /// Closes at once, with nothing more to say.
     pub(super) fn close(&mut self, reason: CloseReason, context: &mut Context<'_>) {
         // Whatever came of it, it began with the client's end.
-        let reason = if self.truncated {
-            CloseReason::ClientTruncated
-        } else {
-            reason
-        };
+        let reason = self.gone.unwrap_or(reason);
         let session = match std::mem::replace(&mut self.stage, Stage::Closed(None)) {
             Stage::Closed(session) => {
                 self.stage = Stage::Closed(session);
@@ -101,7 +97,7 @@ impl Connection {
         else {
             return self.close(reason, context);
         };
-        if self.truncated {
+        if self.gone.is_some() {
             return self.close(reason, context);
         }
         // After our close_notify nothing may follow (RFC 8446 section 6.1).
@@ -125,8 +121,8 @@ impl Connection {
     }
 
     /// Lets the last bytes of a client that is gone reach the upstream, then closes.
-    pub(super) fn start_truncated(&mut self, context: &mut Context<'_>) {
-        self.begin(CloseReason::ClientTruncated, Side::Upstream, context);
+    pub(super) fn start_flushing(&mut self, reason: CloseReason, context: &mut Context<'_>) {
+        self.begin(reason, Side::Upstream, context);
         self.inbound.pump(Side::Upstream, context);
     }
 

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use crate::block::{Block, Pool};
 use crate::close_reason::CloseReason;
+use crate::limits::{BLOCK_LEN, RECORD_PLAINTEXT_MAX, RECORDS_PER_BLOCK};
 use crate::tls::{Acceptor, Established, Handshake};
 use crate::trust::domain::Refusal;
 use crate::trust::{Authorized, Identity};
@@ -164,8 +165,8 @@ pub struct Connection {
     unique_id: u128,
     deadline: Instant,
     refused: Option<Box<Refused>>,
-    /// The client was cut off while its upstream was being connected to.
-    truncated: bool,
+    /// The client was gone while its upstream was being connected to: what that will be told as.
+    gone: Option<CloseReason>,
     /// A ticket waits to leave together with the answer, until then at the latest.
     ticket_leaves: Option<Instant>,
     /// Plaintext bytes relayed from the client and to it.
@@ -209,7 +210,7 @@ impl Connection {
             unique_id,
             deadline,
             refused: None,
-            truncated: false,
+            gone: None,
             ticket_leaves: None,
             bytes: [0; 2],
         };
@@ -306,7 +307,26 @@ impl Connection {
 
     /// Blocks that the connection holds, those being sent included.
     pub fn blocks(&self) -> usize {
-        self.inbound.blocks() + self.outbound.blocks()
+        self.inbound.blocks() + self.outbound.blocks() + usize::from(self.kept_len() > 0)
+    }
+
+    /// How many bytes of a side are best received at a time: what fills one block once it was opened
+    /// or sealed. With the part of a record that is there already it ends where a full record does.
+    pub fn receive_len(&self, side: Side) -> usize {
+        match side {
+            Side::Client => BLOCK_LEN - self.kept_len(),
+            Side::Upstream => RECORDS_PER_BLOCK * RECORD_PLAINTEXT_MAX,
+        }
+    }
+
+    /// Bytes of a record that the client has sent a part of, which are in a block of their own.
+    fn kept_len(&self) -> usize {
+        match &self.stage {
+            Stage::Connecting { session, .. } | Stage::Relaying { session } => {
+                session.records.kept_len()
+            }
+            Stage::Closed(_) | Stage::Closing(_) | Stage::Handshaking(_) => 0,
+        }
     }
 
     fn direction_to(&mut self, side: Side) -> &mut Direction {
@@ -367,7 +387,7 @@ impl Connection {
                 }
             }
             (Stage::Handshaking(_), _) => self.close(CloseReason::ClientGoneInHandshake, context),
-            (_, Side::Client) => self.close(CloseReason::ClientReset, context),
+            (_, Side::Client) => self.client_reset(context),
             (_, Side::Upstream) => self.upstream_failed(error, context),
         }
     }

@@ -59,9 +59,10 @@ impl Direction {
         self.receiving = false;
     }
 
-    /// Stops reading the source above the watermark, and goes on below it.
-    pub(super) fn balance(&mut self, context: &mut Context<'_>) {
-        if self.blocks() >= BLOCKS_PER_DIRECTION {
+    /// Stops reading the source above the watermark, and goes on below it. `kept` blocks are held
+    /// for the source beside those that wait to be sent.
+    pub(super) fn balance(&mut self, kept: usize, context: &mut Context<'_>) {
+        if self.blocks() + kept >= BLOCKS_PER_DIRECTION {
             if self.receiving {
                 self.receiving = false;
                 context.actions.push(Action::StopReceiving(self.source));

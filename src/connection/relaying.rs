@@ -15,7 +15,7 @@ impl Connection {
             Event::Received(Side::Client, bytes) => self.client_sent(bytes, context),
             Event::Received(Side::Upstream, bytes) => self.upstream_sent(bytes, context),
             Event::Ended(Side::Client, Ok(())) => self.client_ended(context),
-            Event::Ended(Side::Client, Err(_)) => self.close(CloseReason::ClientReset, context),
+            Event::Ended(Side::Client, Err(_)) => self.client_reset(context),
             Event::Ended(Side::Upstream, Ok(())) => self.upstream_ended(context),
             Event::Ended(Side::Upstream, Err(error)) => self.upstream_failed(&error, context),
             Event::Connected(result) => self.connected(result, context),
@@ -40,8 +40,8 @@ impl Connection {
         match result {
             Ok(()) if !timed_out => {
                 self.stage = Stage::Relaying { session };
-                if self.truncated {
-                    return self.start_truncated(context);
+                if let Some(reason) = self.gone {
+                    return self.start_flushing(reason, context);
                 }
                 self.inbound.pump(Side::Upstream, context);
                 self.outbound.receive(context);
@@ -98,7 +98,7 @@ impl Connection {
                 self.answer_key_update(context);
                 self.pump_inbound(context);
                 self.finish_inbound(context);
-                self.inbound.balance(context);
+                self.balance_inbound(context);
                 self.touch(context);
             }
             Err(failure) => self.record_failed(&failure, context),
@@ -152,6 +152,11 @@ impl Connection {
         }
     }
 
+    fn balance_inbound(&mut self, context: &mut Context<'_>) {
+        let kept = self.kept_len();
+        self.inbound.balance(usize::from(kept > 0), context);
+    }
+
     /// Sends our KeyUpdate where one is due and nothing else will carry it soon.
     fn answer_key_update(&mut self, context: &mut Context<'_>) {
         let (Stage::Connecting { session, .. } | Stage::Relaying { session }) = &mut self.stage
@@ -195,7 +200,7 @@ impl Connection {
         self.bytes[1] += bytes.len() as u64;
         self.ticket_leaves = None;
         self.outbound.pump(Side::Client, context);
-        self.outbound.balance(context);
+        self.outbound.balance(0, context);
         self.touch(context);
     }
 
@@ -206,21 +211,31 @@ impl Connection {
             return;
         }
         // What was delivered before stands; there is nobody to answer any more.
-        self.truncated(context);
+        self.client_gone(CloseReason::ClientTruncated, context);
     }
 
-    fn truncated(&mut self, context: &mut Context<'_>) {
+    /// After close_notify everything was said, and it stands: a client that closes while an answer or
+    /// a ticket waits to be read resets the connection (RFC 1122 section 4.2.2.13). Before it a reset
+    /// takes back what has not left yet: nobody knows where that would have ended.
+    pub(super) fn client_reset(&mut self, context: &mut Context<'_>) {
+        if self.inbound.ended {
+            self.client_gone(CloseReason::ClientReset, context);
+        } else {
+            self.close(CloseReason::ClientReset, context);
+        }
+    }
+
+    /// The client is gone: what it said goes on to the upstream.
+    fn client_gone(&mut self, reason: CloseReason, context: &mut Context<'_>) {
+        self.inbound.ended = true;
+        self.inbound.receive_ended();
         match self.stage {
             Stage::Relaying { .. } if !self.inbound.is_flushed() => {
-                self.inbound.ended = true;
-                self.start_truncated(context);
+                self.start_flushing(reason, context);
             }
             // There is something to deliver, but nobody to take it yet.
-            Stage::Connecting { .. } if self.bytes[0] > 0 => {
-                self.inbound.ended = true;
-                self.truncated = true;
-            }
-            _ => self.close(CloseReason::ClientTruncated, context),
+            Stage::Connecting { .. } if self.bytes[0] > 0 => self.gone = Some(reason),
+            _ => self.close(reason, context),
         }
     }
 
@@ -258,13 +273,13 @@ impl Connection {
             Side::Client => {
                 self.outbound.pump(Side::Client, context);
                 if matches!(self.stage, Stage::Relaying { .. }) {
-                    self.outbound.balance(context);
+                    self.outbound.balance(0, context);
                 }
                 self.finish_outbound(context);
             }
             Side::Upstream => {
                 self.pump_inbound(context);
-                self.inbound.balance(context);
+                self.balance_inbound(context);
                 self.finish_inbound(context);
             }
         }

@@ -108,8 +108,12 @@ impl Loader {
     }
 
     /// Loads on a thread of its own, which `watch` goes along to; where there is no thread, it is
-    /// left in its place.
-    pub(super) fn start(&self, watch: &mut Option<Watch>) -> Result<Load, Failure> {
+    /// left in its place. What the shards have learned with `before` is carried over.
+    pub(super) fn start(
+        &self,
+        watch: &mut Option<Watch>,
+        before: Arc<Snapshot>,
+    ) -> Result<Load, Failure> {
         let (sender, outcome) = mpsc::channel();
         // Sent after the thread is there: what a thread that cannot start was given is lost.
         let (give, given) = mpsc::channel::<Option<Watch>>();
@@ -123,7 +127,15 @@ impl Loader {
                 let mut watch = watch.unwrap_or_else(|| Watch::new(false));
                 // What a panic leaves behind is this load's alone, but for the watch, whose worst is
                 // that a directory is watched in vain.
-                let loaded = catch_unwind(AssertUnwindSafe(|| (loader.0)(&mut watch)));
+                let load = || {
+                    let loaded = (loader.0)(&mut watch);
+                    if let Ok(loaded) = &loaded {
+                        loaded.snapshot.carry_signers(&before);
+                    }
+                    loaded
+                };
+                let loaded = catch_unwind(AssertUnwindSafe(load));
+                drop(before);
                 let loaded = loaded.map_err(|panic| Failure::Panicked(message(&*panic)));
                 let loaded = loaded.and_then(|loaded| loaded.map_err(Failure::Config));
                 // The control plane may have ended meanwhile.

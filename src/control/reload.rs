@@ -166,7 +166,8 @@ impl<'a> Reloader<'a> {
         let Some(cause) = self.wanted.take() else {
             return;
         };
-        match self.loader.start(&mut self.watch) {
+        let before = Arc::clone(&self.current.snapshot);
+        match self.loader.start(&mut self.watch, before) {
             Ok(load) => {
                 self.going = Some(Going {
                     cause,

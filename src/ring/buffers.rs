@@ -93,7 +93,7 @@ impl BufferRing {
             return;
         }
         let mask = self.count - 1;
-        let len = u32::try_from(self.buffer_len).expect("receive buffers are smaller than 4 GiB");
+        let len = self.buffer_len();
         for (position, &id) in self.free.iter().rev().enumerate() {
             let offset = u16::try_from(position).expect("at most 2^15 buffers are free");
             let index = usize::from(self.taken.wrapping_add(offset) & mask);
@@ -140,6 +140,11 @@ impl BufferRing {
         assert!(held, "buffer {} is not of this ring", received.id);
         self.free.push(received.id);
         self.changed = true;
+    }
+
+    /// Bytes of each buffer.
+    pub(super) fn buffer_len(&self) -> u32 {
+        u32::try_from(self.buffer_len).expect("receive buffers are smaller than 4 GiB")
     }
 
     pub(super) fn lent(&self) -> usize {

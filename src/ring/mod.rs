@@ -112,6 +112,8 @@ pub struct Ring {
     counters: RingCounters,
     /// Whether direct descriptors can do all that is asked of a socket here.
     uses_direct: bool,
+    /// Whether multishot receives can end after a number of bytes.
+    limits_receives: bool,
 }
 
 impl Ring {

@@ -5,6 +5,7 @@ use std::io;
 use io_uring::{IoUring, Probe, opcode, types};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::operation::receive;
 use super::setup::{RingOptions, io_uring};
 
 /// The outcome of one check.
@@ -85,6 +86,10 @@ pub fn checks() -> Vec<Check> {
     checks.push(Check {
         name: "direct descriptors",
         finding: direct_descriptors(),
+    });
+    checks.push(Check {
+        name: "limited receives",
+        finding: limited_receives(),
     });
     checks
 }
@@ -225,6 +230,21 @@ fn direct_descriptors() -> Finding {
     } else {
         Finding::Lacking("before kernel 6.8: every socket costs a few more system calls".into())
     }
+}
+
+fn limited_receives() -> Finding {
+    if has_limited_receives() {
+        Finding::Fine("a peer that sends much is stopped after two buffers".into())
+    } else {
+        Finding::Lacking(
+            "before kernel 6.17: a peer that sends much may fill 16 buffers before it is stopped"
+                .into(),
+        )
+    }
+}
+
+pub(super) fn has_limited_receives() -> bool {
+    receive::knows_limit().unwrap_or(false)
 }
 
 /// Whether a direct descriptor can be set up and shut down: socket options through the ring (kernel

@@ -75,6 +75,7 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
     // A saving only; kernels before 5.18 and a full table of ring descriptors do without.
     let _ = submitter.register_ring_fd();
     let uses_direct = probe::has_direct_descriptors();
+    let limits_receives = probe::has_limited_receives();
     Ok(Ring {
         queues,
         buffers,
@@ -82,6 +83,7 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
         in_flight: InFlightTable::new(),
         counters: RingCounters::default(),
         uses_direct,
+        limits_receives,
     })
 }
 

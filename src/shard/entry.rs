@@ -73,9 +73,14 @@ pub(super) struct Socket {
     pub(super) send: Option<Operation>,
     /// The connection wants to receive; the receive may have to be started again for it.
     pub(super) wanted: bool,
+    /// Bytes that the last receive asked for at a time.
+    pub(super) asked: usize,
     /// The last receive took all that there was. Until then one buffer at a time is received: a
     /// peer that sends much does not fill every buffer before it is stopped, and its reset is seen.
     pub(super) drained: bool,
+    /// It is a Unix socket. There the kernel (since 6.17) takes what is there, waits for more and
+    /// does not see the end behind it: one buffer at a time is received always.
+    pub(super) is_unix: bool,
     /// Receives that ended, or bytes received, which wait for blocks.
     pub(super) parked: usize,
 }

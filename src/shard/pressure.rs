@@ -6,6 +6,7 @@
 //! instead of losing a connection. Where some go on waiting, those that hold most are ended.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::Shard;
@@ -45,7 +46,9 @@ struct Held {
 
 pub(super) enum What {
     Received(Received),
-    EndOfStream,
+    /// The end of the stream, or what it failed with. It comes behind what was received before, which
+    /// a reset does not take back.
+    Ended(io::Result<()>),
 }
 
 impl Parked {
@@ -98,7 +101,7 @@ impl Shard {
             }
             match what {
                 What::Received(buffer) => self.deliver(key, side, buffer),
-                What::EndOfStream => self.deliver_end(key, side),
+                What::Ended(end) => self.deliver_end(key, side, end),
             }
         }
     }

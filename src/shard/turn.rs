@@ -10,7 +10,7 @@ use super::pressure::What;
 use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
 use crate::limits::BLOCK_LEN;
-use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received};
+use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received, Target};
 
 impl Shard {
     /// Handles every completion that is there.
@@ -51,7 +51,7 @@ impl Shard {
         if !more {
             let socket = entry.socket(side);
             socket.receive = None;
-            socket.drained = self.ring.received(&buffer).len() < BLOCK_LEN;
+            socket.drained = !socket.is_unix && self.ring.received(&buffer).len() < socket.asked;
         }
         if self.must_wait() && !self.has_room_for_handshake(key, &buffer) {
             self.park(key, side, What::Received(buffer));
@@ -100,27 +100,28 @@ impl Shard {
                 self.starving.push(Kind::receive(side).token(key));
                 self.retire(key);
             }
-            ReceiveEnd::EndOfStream if socket.parked > 0 => {
-                socket.wanted = false;
-                self.park(key, side, What::EndOfStream);
-            }
-            ReceiveEnd::EndOfStream => self.deliver_end(key, side),
-            // A reset makes what came before it worthless.
-            ReceiveEnd::Failed(error) => {
-                socket.wanted = false;
-                self.client_left_handshake(key, side);
-                self.dispatch(key, Event::Ended(side, Err(error)));
-            }
+            ReceiveEnd::EndOfStream => self.ended(key, side, Ok(())),
+            ReceiveEnd::Failed(error) => self.ended(key, side, Err(error)),
+        }
+    }
+
+    fn ended(&mut self, key: u32, side: Side, end: io::Result<()>) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        let socket = entry.socket(side);
+        socket.wanted = false;
+        if socket.parked > 0 {
+            self.park(key, side, What::Ended(end));
+        } else {
+            self.deliver_end(key, side, end);
         }
     }
 
     /// Tells a connection that a side's stream has ended.
-    pub(super) fn deliver_end(&mut self, key: u32, side: Side) {
-        if let Some(entry) = self.connections.get_mut(key as usize) {
-            entry.socket(side).wanted = false;
-        }
+    pub(super) fn deliver_end(&mut self, key: u32, side: Side, end: io::Result<()>) {
         self.client_left_handshake(key, side);
-        self.dispatch(key, Event::Ended(side, Ok(())));
+        self.dispatch(key, Event::Ended(side, end));
     }
 
     /// Starts receives that found no buffer again, as many as there are buffers now.
@@ -148,6 +149,7 @@ impl Shard {
         let Some(entry) = self.connections.get_mut(key as usize) else {
             return false;
         };
+        let len = entry.connection.receive_len(side);
         let socket = entry.socket(side);
         let Some(descriptor) = &socket.descriptor else {
             return false;
@@ -156,9 +158,11 @@ impl Shard {
         if starts {
             let token = Kind::receive(side).token(key);
             socket.receive = Some(if socket.drained {
+                socket.asked = BLOCK_LEN;
                 self.ring.receive(descriptor, token)
             } else {
-                self.ring.receive_once(descriptor, token)
+                socket.asked = len;
+                self.ring.receive_once(descriptor, token, len)
             });
         }
         starts
@@ -289,6 +293,7 @@ impl Shard {
         let target = Arc::clone(&upstream.target);
         entry.last_choice = Some(Rc::clone(&upstream));
         entry.choice = Some(upstream);
+        entry.upstream.is_unix = matches!(*target, Target::Unix(_));
         let token = Kind::ConnectUpstream.token(key);
         match self.ring.connect(&target, DescriptorKind::Direct, token) {
             Ok((descriptor, operation)) => {

@@ -41,17 +41,8 @@ pub(super) fn load(path: &Path) -> Result<Vec<LoadedCrl>, Problem> {
 /// In the order of the names, so that errors and logs do not depend on the file system.
 fn load_directory(path: &Path) -> Result<Vec<LoadedCrl>, Problem> {
     let mut crls = Vec::new();
-    let mut bytes = 0;
     for file in files_of(path)? {
         let mut content = read(&file, Secrecy::Public)?;
-        bytes += content.len() as u64;
-        if bytes > CRL_DIRECTORY_BYTES_MAX {
-            let max = CRL_DIRECTORY_BYTES_MAX >> 20;
-            return Err((
-                format!("the files of {} have more than {max} MiB", path.display()),
-                "keep only the CRLs there that this route needs".to_owned(),
-            ));
-        }
         crls.extend(parse(&file, take(&mut *content))?);
     }
     if crls.is_empty() {
@@ -77,18 +68,28 @@ fn files_of(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
             "let the user that Ringgate runs as read it; remove links that lead nowhere".to_owned(),
         )
     };
-    let mut paths = Vec::new();
+    let (mut paths, mut bytes) = (Vec::new(), 0_u64);
     for entry in fs::read_dir(directory).map_err(|error| refused(directory, error))? {
         let entry = entry.map_err(|error| refused(directory, error))?;
         if entry.file_name().as_bytes().starts_with(b".") {
             continue;
         }
         let path = entry.path();
-        if !fs::metadata(&path)
-            .map_err(|error| refused(&path, error))?
-            .is_file()
-        {
+        let metadata = fs::metadata(&path).map_err(|error| refused(&path, error))?;
+        if !metadata.is_file() {
             continue;
+        }
+        // Before any of them is read.
+        bytes = bytes.saturating_add(metadata.len());
+        if bytes > CRL_DIRECTORY_BYTES_MAX {
+            let max = CRL_DIRECTORY_BYTES_MAX >> 20;
+            return Err((
+                format!(
+                    "the files of {} have more than {max} MiB",
+                    directory.display()
+                ),
+                "keep only the CRLs there that this route needs".to_owned(),
+            ));
         }
         if paths.len() == CRL_FILES_PER_DIRECTORY_MAX {
             return Err((

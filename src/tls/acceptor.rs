@@ -135,6 +135,11 @@ impl Acceptor {
         Arc::strong_count(&self.config) > 1 || domains.any(|domain| Arc::strong_count(domain) > 1)
     }
 
+    /// The trust domains of the routes.
+    pub fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.routes().iter().map(|route| &*route.domain)
+    }
+
     /// The routes, in the order that [`super::Established::route`] counts.
     pub fn routes(&self) -> &[Route] {
         &self.resolver.routes

@@ -66,6 +66,23 @@ impl Crl {
         }
     }
 
+    /// Takes over what `before` knows of who signed, which is the same CRL.
+    fn learn_from(&self, before: &Self) {
+        if let Some(signer) = before.signer() {
+            self.remember_signer(*signer);
+        }
+        let others = before.others.iter().filter_map(OnceLock::get);
+        others.for_each(|key| self.remember_other(key));
+    }
+
+    /// Keeps that the key with this digest did not sign. Where there is no room it is found out
+    /// again.
+    fn remember_other(&self, key: &[u8; 32]) {
+        if self.is_known_by(key).is_none() {
+            let _ = self.others.iter().find(|other| other.set(*key).is_ok());
+        }
+    }
+
     /// Whether the key of `issuer` signed this CRL.
     pub fn is_signed_by(&self, issuer: &EndEntityCert<'_>) -> bool {
         let key = name_digest(&issuer.subject_public_key_info());
@@ -85,8 +102,7 @@ impl Crl {
         if fits {
             self.remember_signer(key);
         } else {
-            // Where there is no room it is found out again.
-            let _ = self.others.iter().find(|other| other.set(key).is_ok());
+            self.remember_other(&key);
         }
         fits
     }
@@ -148,6 +164,32 @@ impl Crls {
             all,
             newest,
             has_namesakes,
+        }
+    }
+
+    /// How many there are whose signer is not known: the first client below it has the signature
+    /// verified.
+    pub fn unknown_signers(&self) -> usize {
+        let unknown = self.all.iter().filter(|crl| crl.signer().is_none());
+        unknown.count()
+    }
+
+    /// Takes over what `before` knows of who signed the CRLs that both have. It may take milliseconds
+    /// to compare large ones.
+    pub fn carry_signers<'a>(
+        before: impl Iterator<Item = &'a Self>,
+        now: impl Iterator<Item = &'a Self>,
+    ) {
+        let before = before.flat_map(|crls| &crls.all);
+        let before = before.filter_map(|crl| Some((crl.signed.as_ref()?, crl)));
+        // The same CRL of another route may know more.
+        let mut known: HashMap<&SignedCrl, Vec<&Crl>> = HashMap::new();
+        for (signed, crl) in before {
+            known.entry(signed).or_default().push(crl);
+        }
+        for crl in now.flat_map(|crls| &crls.all) {
+            let same = crl.signed.as_ref().and_then(|signed| known.get(signed));
+            same.into_iter().flatten().for_each(|it| crl.learn_from(it));
         }
     }
 

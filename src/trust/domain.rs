@@ -116,6 +116,21 @@ impl TrustDomain {
         self.crls.all.iter().map(|crl| &crl.about)
     }
 
+    /// How many of the CRLs have a signer that is not known yet. It is no anchor; the first client
+    /// below it has the signature verified, on the shard, which takes milliseconds for a large CRL.
+    pub fn unknown_signers(&self) -> usize {
+        self.crls.unknown_signers()
+    }
+
+    /// Has the domains `now` know what `before` have learned of who signed CRLs that both have, so
+    /// that no shard verifies their signatures again. It may take milliseconds.
+    pub fn carry_signers<'a>(
+        before: impl Iterator<Item = &'a Self>,
+        now: impl Iterator<Item = &'a Self>,
+    ) {
+        Crls::carry_signers(before.map(|it| &it.crls), now.map(|it| &it.crls));
+    }
+
     pub fn policy(&self) -> &Policy {
         &self.configured
     }

@@ -157,9 +157,70 @@ fn error_of(reason: CloseReason) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use rustls::AlertDescription;
 
     use super::*;
+    use crate::trust::TrustDomain;
+    use crate::trust::domain::TrustSources;
+    use crate::trust::judgement::{Judgement, choose_domain, enter};
+    use crate::trust::policy::{Effect, Matcher, Policy, Rule};
+
+    /// A domain that lets everybody below its anchor in, and two clients of it.
+    fn clients() -> (Arc<TrustDomain>, [CertificateDer<'static>; 2]) {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let anchor = params.self_signed(&key).unwrap().der().clone();
+        let issuer = Issuer::new(params, key);
+        let rule = Rule {
+            name: "in".into(),
+            effect: Effect::Allow,
+            matchers: vec![Matcher::Any],
+        };
+        let domain = TrustDomain::new(TrustSources {
+            anchors: vec![anchor],
+            policy: Policy { rules: vec![rule] },
+            ..TrustSources::default()
+        });
+        let leaves = [(); 2].map(|()| {
+            let mut params = CertificateParams::default();
+            params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+            let key = KeyPair::generate().unwrap();
+            params.signed_by(&key, &issuer).unwrap().der().clone()
+        });
+        (Arc::new(domain.unwrap()), leaves)
+    }
+
+    /// What rustls is told, and the verdict, when a chain was judged and the holder of the key of
+    /// `proven` signed.
+    fn concluded(judged: bool, is_same: bool) -> (bool, Option<CloseReason>) {
+        let (domain, [leaf, other]) = clients();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_767_225_600));
+        let mut judgement = Judgement::default();
+        let told = enter(&mut judgement, || {
+            choose_domain(domain, None);
+            if judged {
+                let verifier = Verifier::new(&provider);
+                verifier.verify_client_cert(&leaf, &[], now).unwrap();
+            }
+            let proven = if is_same { &leaf } else { &other };
+            conclude(proven, Ok(HandshakeSignatureValid::assertion()))
+        });
+        let refused = judgement.verdict.and_then(Result::err);
+        (told.is_ok(), refused.map(|refusal| refusal.reason))
+    }
+
+    #[test]
+    fn a_good_signature_counts_only_for_the_leaf_that_was_judged() {
+        assert_eq!(concluded(true, true), (true, None));
+        let refused = (false, Some(CloseReason::Internal));
+        assert_eq!(concluded(true, false), refused);
+        assert_eq!(concluded(false, true), refused);
+    }
 
     fn alert(reason: CloseReason) -> Option<AlertDescription> {
         match error_of(reason) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use ringgate::config::render;
-use ringgate::limits::CRL_FILES_PER_DIRECTORY_MAX;
+use ringgate::limits::{CRL_DIRECTORY_BYTES_MAX, CRL_FILES_PER_DIRECTORY_MAX};
 use ringgate::snapshot::{Expiry, ExpiryKind};
 
 use crate::pem::pem;
@@ -174,6 +174,22 @@ fn a_directory_of_too_many_files_is_refused() {
     scratch.loaded();
     scratch.write("crls/more.crl", &*crl);
     scratch.assert_error(CRL_LINE, &["crls has more than 1024 files"]);
+}
+
+/// Told by their lengths: what is too much is not read first.
+#[test]
+fn a_directory_of_too_many_bytes_is_refused() {
+    let scratch = directory();
+    let file = |name: &str, len: u64| {
+        let file = fs::File::create(scratch.path(name)).unwrap();
+        file.set_len(len).unwrap();
+    };
+    let each = CRL_DIRECTORY_BYTES_MAX / 4;
+    (0..4).for_each(|number| file(&format!("crls/{number}.crl"), each));
+    // Files without a CRL: those are read, so the bytes are not too many.
+    scratch.assert_error(CRL_LINE, &["0.crl"]);
+    file("crls/4.crl", 1);
+    scratch.assert_error(CRL_LINE, &["crls have more than 256 MiB"]);
 }
 
 #[test]

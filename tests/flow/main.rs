@@ -1,5 +1,6 @@
 //! Whole connections: real clients on loopback through a running terminator to real upstreams.
 
+mod flood;
 #[path = "../common/pem.rs"]
 mod pem;
 #[path = "../common/pki.rs"]
@@ -12,6 +13,7 @@ mod world;
 mod aborts;
 mod ending;
 mod faults;
+mod memory;
 mod pressure;
 mod protocol;
 mod refusal;
@@ -21,3 +23,4 @@ mod resumption;
 mod revocation;
 mod routes;
 mod start;
+mod streams;

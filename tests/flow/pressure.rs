@@ -2,19 +2,20 @@
 //! else notices.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringgate::close_reason::CloseReason;
-use ringgate::limits::{BLOCKS_PER_DIRECTION, RECEIVE_BUFFERS};
+use ringgate::limits::{BLOCK_LEN, BLOCKS_PER_DIRECTION, RECEIVE_BUFFERS};
 use ringgate::shard::Counters;
+use socket2::{Domain, Socket, Type};
 
 use crate::upstream::{Manner, Upstream};
-use crate::world::{FILES, Folder, LIMIT, TlsStream, World, finish, patterned};
+use crate::world::{FILES, Folder, LIMIT, TlsStream, World, ends, finish, patterned};
 
 /// More than the kernel's socket buffers on both sides take together.
 const MUCH: usize = 32 << 20;
@@ -266,6 +267,177 @@ fn those_that_hold_most_give_way_to_those_that_waited_long() {
     let whole = whole.filter(|whole| *whole).count() as u64;
     assert_eq!(whole, HOARDERS as u64 - ended, "{}", world.reasons());
     world.reaches("blocks", 0, Counters::blocks_lent);
+}
+
+/// A socket whose queue is full, and what it is full of.
+type Queue = (Socket, Vec<TcpStream>);
+
+/// What lasts as long as blocks are to be held.
+type Holders = (Queue, Vec<TlsStream>);
+
+/// An upstream that never answers.
+fn silent_upstream() -> (String, Queue) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    socket.listen(1).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let answer = Duration::from_millis(300);
+    let queued = std::iter::from_fn(|| TcpStream::connect_timeout(&address, answer).ok());
+    let queued = queued.collect();
+    (address.to_string(), (socket, queued))
+}
+
+/// A world in which clients hold so many blocks that nobody gets another, and those clients. Their
+/// upstream does not answer, each holds one block, its greeting, and sends nothing: so nothing that was
+/// received waits. `first` meets the world before, whose second listener leads to `echo`.
+fn held_in_silence<T>(echo: &Upstream, first: impl FnOnce(&World) -> T) -> (World, T, Holders) {
+    const SMALLEST: usize = 16 << 20;
+    /// What is not gone on with without.
+    const ROOM: usize = 8;
+    let (silent, queue) = silent_upstream();
+    let [silent, served] = [format!("\"{silent}\""), echo.toml()].map(|upstream| {
+        format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nname = {upstream}\n{FILES}\
+             upstream = {upstream}\nhandshake_timeout = \"5m\"\nconnect_timeout = \"5m\"\n{}\n",
+            crate::world::EVERYONE
+        )
+    });
+    let limits = "[limits]\nbuffers = \"16MiB\"\n[resumption]\ntickets = 0\n";
+    let world = World::with(|_, _, _| {}, &[&silent, &served, limits].concat());
+    let first = first(&world);
+    let leaf = world.client();
+    let holders = (1..=SMALLEST / BLOCK_LEN - ROOM + 1).map(|holders| {
+        let mut stream = world.connect(&leaf);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).unwrap();
+        }
+        world.reaches("blocks", holders as u64, Counters::blocks_lent);
+        stream
+    });
+    let holders = holders.collect();
+    (world, first, (queue, holders))
+}
+
+/// A client of the second listener.
+fn connect_second(world: &World) -> TlsStream {
+    let mut stream = world.connect(&world.client());
+    stream.sock = TcpStream::connect(world.addresses()[1]).unwrap();
+    stream.sock.set_read_timeout(Some(LIMIT)).unwrap();
+    // The connection to the first one that it gave up.
+    world.reaches("ended", 1, ends);
+    stream
+}
+
+/// Time goes on until somebody has given way.
+fn relieved(world: &World, is_served: impl Fn() -> bool) {
+    let until = Instant::now() + LIMIT;
+    while !is_served() {
+        assert!(Instant::now() < until, "no room: {}", world.reasons());
+        world.clock.advance(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let ended = world.figure(|counters| counters.closed(CloseReason::BufferLimit));
+    assert!(ended > 0, "{}", world.reasons());
+}
+
+#[test]
+fn handshakes_that_wait_for_blocks_have_others_give_way() {
+    let echo = Upstream::new(Manner::Echo);
+    let (world, (), _holders) = held_in_silence(&echo, |_| ());
+    std::thread::scope(|scope| {
+        let mut stream = connect_second(&world);
+        let served = scope.spawn(move || {
+            stream.write_all(b"x").unwrap();
+            assert_eq!(finish(stream), b"x");
+        });
+        world.reaches("handshakes", 1, Counters::handshaking);
+        relieved(&world, || served.is_finished());
+        served.join().unwrap();
+    });
+    assert_eq!(world.figure(Counters::parked), 0);
+}
+
+/// A client that said all it had and closes with something unread resets the connection.
+fn say_and_reset(mut stream: TlsStream, words: &[u8]) {
+    stream.write_all(words).unwrap();
+    stream.conn.send_close_notify();
+    stream.flush().unwrap();
+    // All of it is with the other side: a reset takes back what still waits here.
+    let address = stream.sock.local_addr().unwrap();
+    let local = format!(":{:04X}", address.port());
+    let until = Instant::now() + LIMIT;
+    loop {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let own = sockets.lines().find(|line| {
+            let address = line.split_whitespace().nth(1);
+            address.is_some_and(|address| address.ends_with(&local))
+        });
+        let queues = own.unwrap().split_whitespace().nth(4).unwrap();
+        if queues.starts_with("00000000:") {
+            break;
+        }
+        assert!(Instant::now() < until, "what was said never arrives");
+        std::thread::yield_now();
+    }
+    let socket = socket2::SockRef::from(&stream.sock);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn what_waits_for_blocks_is_delivered_before_the_reset_behind_it() {
+    let upstream = Upstream::new(Manner::Echo);
+    let (world, stream, _holders) = held_in_silence(&upstream, |world| {
+        let mut stream = connect_second(world);
+        stream.write_all(b"first ").unwrap();
+        stream.read_exact(&mut [0; 6]).unwrap();
+        world.reaches("blocks", 0, Counters::blocks_lent);
+        stream
+    });
+    say_and_reset(stream, b"and last");
+    // The words, and the end behind them.
+    world.eventually("what waits", |terminator| {
+        let mut mailboxes = terminator.mailboxes();
+        mailboxes.all(|mailbox| mailbox.counters().parked() >= 2)
+    });
+    assert_eq!(upstream.connections(), 1);
+    let is_reset = || world.figure(|counters| counters.closed(CloseReason::ClientReset)) == 1;
+    relieved(&world, is_reset);
+    assert_eq!(upstream.visit().bytes, b"first and last");
+}
+
+#[test]
+fn what_was_said_before_close_notify_outlives_a_reset() {
+    let (gate, folder) = (Arc::new(RwLock::new(())), Folder::new());
+    let shut = gate.write().unwrap();
+    let (small, read) = small_upstream(&folder, &gate);
+    let more = "proxy_protocol = \"off\"\n[resumption]\ntickets = 0";
+    let world = World::new(&format!("\"{small}\""), more);
+    let mut stream = world.connect(&world.client());
+    // Until a part of it stays here.
+    let (piece, mut written, mut held) = (patterned(4096), 0, 0);
+    while held < 20 {
+        stream.write_all(&piece).unwrap();
+        written += piece.len();
+        held = 0;
+        while held < 20 && world.figure(Counters::blocks_lent) > 0 {
+            held += 1;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    say_and_reset(stream, b"last");
+    // Receiving and sending upstream goes on, receiving from the client has ended.
+    let waker_and_accepting = 1 + ringgate::limits::ACCEPTS_IN_FLIGHT as u64;
+    world.reaches(
+        "operations in flight",
+        waker_and_accepting + 2,
+        Counters::operations_in_flight,
+    );
+    drop(shut);
+    world.closed(CloseReason::ClientReset, 1);
+    let all = written + b"last".len();
+    let what = format!("{all} bytes");
+    world.eventually(&what, |_| read.load(Ordering::Relaxed) == all);
 }
 
 fn relaying(world: &World) -> TlsStream {

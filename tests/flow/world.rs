@@ -162,8 +162,12 @@ impl World {
     }
 
     pub fn connect_with(&self, config: ClientConfig, server_name: &str) -> TlsStream {
+        self.connect_to(&Arc::new(config), server_name)
+    }
+
+    pub fn connect_to(&self, config: &Arc<ClientConfig>, server_name: &str) -> TlsStream {
         let name = ServerName::try_from(server_name.to_owned()).unwrap();
-        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
         StreamOwned::new(connection, self.dial())
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ringgate::block::Pool;
 use ringgate::ring::{
-    Completion, DescriptorKind, Listener, Outcome, ReceiveEnd, Ring, RingOptions, Target, Token,
-    Waker,
+    Completion, DescriptorKind, Finding, Listener, Outcome, ReceiveEnd, Ring, RingOptions, Target,
+    Token, Waker,
 };
 
 fn ring(descriptors: u32) -> Ring {
@@ -150,6 +150,34 @@ fn a_cancelled_receive_is_no_failure() {
     assert_eq!(ring.operations_in_flight(), 0);
 }
 
+#[test]
+fn a_receive_ends_after_a_buffers_length() {
+    let mut checks = ringgate::ring::checks().into_iter();
+    let check = checks.find(|check| check.name == "limited receives");
+    if !matches!(check.unwrap().finding, Finding::Fine(_)) {
+        println!("skipped: this kernel's multishot receives know no limit");
+        return;
+    }
+    let mut ring = ring(4);
+    let (descriptor, mut peer) = pair(&mut ring);
+    let received = |ring: &mut Ring| {
+        let Outcome::Received { buffer, more } = next(ring).outcome else {
+            panic!("nothing received")
+        };
+        let len = ring.received(&buffer).len();
+        ring.give_back(buffer);
+        (len, more)
+    };
+    ring.receive(&descriptor, Token(1));
+    peer.write_all(&[7; 100]).unwrap();
+    assert_eq!(received(&mut ring), (100, true));
+    peer.write_all(&[7; 2000]).unwrap();
+    assert_eq!(received(&mut ring), (512, false));
+    ring.receive(&descriptor, Token(1));
+    assert_eq!(received(&mut ring), (512, false));
+    assert_eq!(ring.operations_in_flight(), 0);
+}
+
 /// The kernel tells of a reset that came before the receive only when the receive begins with
 /// nothing left to take.
 #[test]
@@ -161,7 +189,7 @@ fn a_reset_behind_bytes_is_told_when_receiving_one_buffer_at_a_time() {
     socket.set_linger(Some(Duration::ZERO)).unwrap();
     drop(peer);
     for expected in [512, 188] {
-        ring.receive_once(&descriptor, Token(1));
+        ring.receive_once(&descriptor, Token(1), usize::MAX);
         let Outcome::Received { buffer, more } = next(&mut ring).outcome else {
             panic!("nothing received")
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringgate::clock::Clock;
 use ringgate::close_reason::CloseReason;
+use ringgate::limits::TICKET_BYTES_MAX;
 use ringgate::trust::cache::{self, CacheBounds, CacheFigures, VerdictCache};
 use ringgate::trust::policy::{Effect, Matcher};
 use ringgate::trust::stek::{Secret, Stek};
@@ -37,6 +38,29 @@ fn resume_valid() {
                 first.client.peer().anchor_spki()
             );
             assert_eq!(again.client.rule(), "in");
+        }
+    }
+}
+
+/// Its chain makes the ticket larger than one may be, and it comes in as ever.
+#[test]
+fn a_client_with_a_large_chain_gets_no_ticket() {
+    let leaf = |len: usize| {
+        move |params: &mut rcgen::CertificateParams| {
+            let padding =
+                rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 9], vec![4; len]);
+            params.custom_extensions.push(padding);
+        }
+    };
+    for version in VERSIONS {
+        for (len, gets_one) in [(TICKET_BYTES_MAX - 3000, true), (TICKET_BYTES_MAX, false)] {
+            let place = Place::with(|_| {}, leaf(len));
+            let acceptor = place.acceptor();
+            let mut client = place.client(version);
+            for resumed in [false, gets_one] {
+                let visit = client.visit(&acceptor).unwrap();
+                assert_eq!((visit.resumed, visit.offered), (resumed, resumed));
+            }
         }
     }
 }

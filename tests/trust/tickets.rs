@@ -25,7 +25,7 @@ fn scope() -> TicketScope {
     TicketScope::new("front", "only")
 }
 
-/// A client below an intermediate, who lets it in, and a state as rustls would make it.
+/// A client below intermediates, who lets it in, and a state as rustls would make it.
 struct Client {
     root: Ca,
     domain: TrustDomain,
@@ -35,10 +35,19 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
+        Self::below(1)
+    }
+
+    fn below(intermediates: usize) -> Self {
         let root = Ca::root("Root");
-        let intermediate = root.intermediate("Intermediate");
-        let leaf = intermediate.issue(pki::client("client"));
-        let chain = [&leaf.certificate, &intermediate.certificate];
+        let mut cas: Vec<Ca> = Vec::new();
+        for level in 0..intermediates {
+            let name = format!("Intermediate {level}");
+            cas.push(cas.last().unwrap_or(&root).intermediate(&name));
+        }
+        let leaf = cas.last().unwrap_or(&root).issue(pki::client("client"));
+        let cas = cas.iter().rev().map(|ca| &ca.certificate);
+        let chain: Vec<_> = std::iter::once(&leaf.certificate).chain(cas).collect();
         let domain = domain(sources(&root));
         Self {
             authorized: judge(&domain, &chain).unwrap(),
@@ -175,6 +184,19 @@ fn a_ticket_ends_with_the_cap_the_chain_or_the_key() {
         Tickets::new(Stek::new(secret, 9 * HOUR), 8 * HOUR, HOUR).lifetime(),
         8 * HOUR
     );
+}
+
+/// What a ticket has beside rustls's state, in which the chain is, so that clients send it in one
+/// packet.
+#[test]
+fn a_ticket_is_little_larger_than_the_chain() {
+    for intermediates in 0..=2 {
+        let client = Client::below(intermediates);
+        let (ticket, state) = (client.ticket().len(), client.state.len());
+
+        let bound = state + 200 + 96 * (1 + intermediates);
+        assert!(ticket <= bound, "{ticket} bytes, {bound} allowed");
+    }
 }
 
 #[test]

@@ -229,6 +229,11 @@ impl Records {
         self.0.kept.is_some() || !self.0.fragment.is_empty()
     }
 
+    /// Bytes of a record that is half received; they have a block of their own.
+    pub fn kept_len(&self) -> usize {
+        self.0.kept.as_ref().map_or(0, |block| block.filled().len())
+    }
+
     /// Whether a whole record waits inside because the block given last had no room for it: open
     /// again, with an empty block.
     pub fn waits_for_room(&self) -> bool {

@@ -114,7 +114,7 @@ impl RevocationList {
 }
 
 /// What a CRL's signature is over, and the signature.
-#[derive(Debug)]
+#[derive(Debug, Eq, Hash, PartialEq)]
 pub(in crate::trust) struct SignedCrl {
     pub content: Vec<u8>,
     /// The content of the signature's AlgorithmIdentifier.

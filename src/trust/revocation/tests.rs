@@ -337,25 +337,68 @@ fn with_intermediate() -> (Made, Arc<TrustDomain>) {
     (made, Arc::new(domain))
 }
 
+/// A path without a CRL's signature being verified; panics where one has to be.
+const WITHOUT_CRL_SIGNATURES: FindPath = |domain, claim| {
+    let path = claim.find_path(&claim.group.anchors, None, None)?;
+    let status = domain.path_status(claim, &path);
+    status.expect("all that webpki would say is known")?;
+    Ok(path)
+};
+
 #[test]
 fn each_signature_on_a_crl_is_verified_once() {
     let (made, domain) = with_intermediate();
-    let known = || {
-        let crls = domain.crls.all.iter();
-        crls.filter(|crl| crl.signer().is_some()).count()
-    };
     let verify = |find| domain.verify_by(find, &made.leaf, &made.intermediates, pki::now());
     // The anchor's before any client comes; an intermediate's with the first client.
-    assert_eq!(known(), 1);
+    assert_eq!(domain.unknown_signers(), 1);
     verify(TrustDomain::unrevoked_path).unwrap();
-    assert_eq!(known(), 2);
-    let never: FindPath = |domain, claim| {
-        let path = claim.find_path(&claim.group.anchors, None, None)?;
-        let status = domain.path_status(claim, &path);
-        status.expect("all that webpki would say is known")?;
-        Ok(path)
+    assert_eq!(domain.unknown_signers(), 0);
+    verify(WITHOUT_CRL_SIGNATURES).unwrap();
+}
+
+/// So a reload costs a shard no hash of a large CRL that it had before.
+#[test]
+fn a_signature_that_was_verified_is_known_after_a_reload() {
+    let (made, before) = with_intermediate();
+    let verify = |domain: &TrustDomain, find| {
+        domain.verify_by(find, &made.leaf, &made.intermediates, pki::now())
     };
-    verify(never).unwrap();
+    verify(&before, TrustDomain::unrevoked_path).unwrap();
+    let reloaded = |more: Option<CertificateRevocationListDer<'static>>| {
+        let mut sources = sources(&made.sources);
+        sources.name = "after".to_owned();
+        sources.crls.extend(more);
+        let domain = TrustDomain::new(sources).unwrap();
+        assert_eq!(domain.unknown_signers(), 1 + domain.crls.all.len() - 2);
+        TrustDomain::carry_signers([&*before].into_iter(), [&domain].into_iter());
+        domain
+    };
+    let after = reloaded(None);
+    assert_eq!(after.unknown_signers(), 0);
+    verify(&after, WITHOUT_CRL_SIGNATURES).unwrap();
+    // Nothing is known of one that is new.
+    let another = Ca::root("Another").crl(&[]);
+    assert_eq!(reloaded(Some(another)).unknown_signers(), 1);
+}
+
+/// Whose signature was made by another key is no less known to be.
+#[test]
+fn keys_that_did_not_sign_are_known_after_a_reload() {
+    let [signer, other] = [(); 2].map(|()| Ca::root("Of one name"));
+    let crl = signer.crl(&[]);
+    let domain = || {
+        let mut sources = TrustSources::default();
+        sources.anchors = vec![Ca::root("Anchor").certificate];
+        sources.crls = vec![crl.clone()];
+        TrustDomain::new(sources).unwrap()
+    };
+    let (before, after) = (domain(), domain());
+    let key = EndEntityCert::try_from(&other.certificate).unwrap();
+    assert!(!before.crls.all[0].is_signed_by(&key));
+    let key = name_digest(&key.subject_public_key_info());
+    assert_eq!(after.crls.all[0].is_known_by(&key), None);
+    TrustDomain::carry_signers([&before].into_iter(), [&after].into_iter());
+    assert_eq!(after.crls.all[0].is_known_by(&key), Some(false));
 }
 
 #[test]
