@@ -149,6 +149,11 @@ impl Pool {
         }
     }
 
+    /// Lets go of the blocks that were given back.
+    pub fn release_free(&mut self) {
+        self.free = Vec::new();
+    }
+
     /// Lends at most `capacity` blocks from now on; what is out beyond it comes back in time.
     pub fn set_capacity(&mut self, capacity: usize) {
         self.capacity = capacity;
@@ -182,6 +187,18 @@ mod tests {
         pool.give(first);
         pool.give(second);
         assert_eq!((pool.lent(), pool.lent_max(), pool.free.len()), (0, 2, 1));
+    }
+
+    #[test]
+    fn a_pool_at_rest_holds_no_memory() {
+        let mut pool = Pool::new(2, 2);
+        let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
+        pool.give(first);
+        assert_eq!(pool.free.len(), 1);
+        pool.release_free();
+        assert_eq!((pool.free.capacity(), pool.lent(), pool.free()), (0, 1, 1));
+        pool.give(second);
+        assert_eq!((pool.free.len(), pool.lent(), pool.free()), (1, 0, 2));
     }
 
     #[test]
