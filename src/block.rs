@@ -163,6 +163,11 @@ impl Pool {
         self.spare = self.free.len();
     }
 
+    /// Lets go of all blocks that were given back.
+    pub fn release_free(&mut self) {
+        (self.free, self.spare) = (Vec::new(), 0);
+    }
+
     /// Lends at most `capacity` blocks from now on; what is out beyond it comes back in time.
     pub fn set_capacity(&mut self, capacity: usize) {
         self.capacity = capacity;
@@ -224,6 +229,18 @@ mod tests {
         pool.set_capacity(1);
         blocks.into_iter().for_each(|block| pool.give(block));
         assert_eq!(pool.free.len(), 1);
+    }
+
+    #[test]
+    fn a_pool_at_rest_holds_no_memory() {
+        let mut pool = Pool::new(2, 2);
+        let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
+        pool.give(first);
+        assert_eq!(pool.free.len(), 1);
+        pool.release_free();
+        assert_eq!((pool.free.capacity(), pool.lent(), pool.free()), (0, 1, 1));
+        pool.give(second);
+        assert_eq!((pool.free.len(), pool.lent(), pool.free()), (1, 0, 2));
     }
 
     #[test]

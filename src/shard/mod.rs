@@ -33,7 +33,7 @@ use crate::block::Pool;
 use crate::clock::Clock;
 use crate::close_reason::CloseReason;
 use crate::connection::{Action, Command as ConnectionCommand, Event};
-use crate::ring::{Listener, Ring, Token, Waker};
+use crate::ring::{Listener, Ring, Token, Waker, give_back_freed_memory};
 use crate::snapshot::Snapshot;
 
 use accepting::Gate;
@@ -66,6 +66,8 @@ pub struct Shard {
     pool: Pool,
     clock: Clock,
     now: Instant,
+    /// When something completed last; `None` once what is kept for the next time was let go.
+    active_at: Option<Instant>,
     snapshot: Arc<Snapshot>,
     /// With the indices of the snapshot's listeners.
     fronts: Vec<Rc<Front>>,
@@ -137,6 +139,7 @@ impl Shard {
                 usize::from(crate::limits::RECEIVE_BUFFERS),
             ),
             now,
+            active_at: Some(now),
             gates: gates.enumerate().collect(),
             fronts,
             generation: 0,
@@ -183,9 +186,20 @@ impl Shard {
             self.count_patience();
             self.go_on_with_review();
             self.trim_pool();
+            self.rest();
             self.publish();
         }
         Ok(())
+    }
+
+    /// After a while without traffic lets go of memory that is only kept for the next.
+    fn rest(&mut self) {
+        let is_quiet = |at| self.now.saturating_duration_since(at) >= TURN_MAX;
+        if self.active_at.is_some_and(is_quiet) {
+            self.active_at = None;
+            self.pool.release_free();
+            give_back_freed_memory();
+        }
     }
 
     fn is_done(&self) -> bool {

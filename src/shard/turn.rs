@@ -16,6 +16,7 @@ impl Shard {
     /// Handles every completion that is there.
     pub(super) fn turn(&mut self) {
         while let Some(completion) = self.ring.next_completion() {
+            self.active_at = Some(self.now);
             let Some((kind, key)) = Kind::parse(completion.token) else {
                 continue;
             };
