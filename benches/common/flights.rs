@@ -2,19 +2,10 @@
 //! A relay that plays them back takes what the kernel takes for a TLS connection.
 #![allow(dead_code, reason = "each bench uses its part")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
-use ringgate::block::{Block, Pool};
-
-use crate::session::{Client, Session};
+use ringgate::block::Block;
 
 /// A record that holds only an alert, in TLS 1.3.
 const GOODBYE: usize = 24;
-
-/// How long each read of the connection that is measured waits.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A PROXY v2 header's beginning, for an IPv4 connection with 128 bytes of addresses and names: about
 /// what a terminator says of a client.
@@ -25,61 +16,13 @@ const PROXY_LEN: usize = PROXY.len() + 128;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Flights {
     /// ClientHello.
-    hello: usize,
+    pub hello: usize,
     /// ServerHello to the server's Finished.
-    reply: usize,
+    pub reply: usize,
     /// The client's Finished and what comes before it, and the record with its payload.
-    finish: usize,
+    pub finish: usize,
     /// The record with the answer, and a ticket where one comes with it.
-    answer: usize,
-}
-
-impl Flights {
-    /// Those of one connection of `client` to a terminator at `target` whose upstream is an echo.
-    pub fn of(target: SocketAddr, client: &Client) -> Self {
-        let mut stream = TcpStream::connect(target).expect("a server that listens");
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("a time that is not zero");
-        let mut session = client.session();
-        let hello = send(&mut session, &mut stream);
-        let (reply, _) = receive(&mut session, &mut stream, |session, _| session.is_ready());
-        session.write(&[0]);
-        let finish = send(&mut session, &mut stream);
-        let (answer, _) = receive(&mut session, &mut stream, |_, payload| payload == 1);
-        session.says_goodbye();
-        send(&mut session, &mut stream);
-        Self {
-            hello,
-            reply,
-            finish,
-            answer,
-        }
-    }
-}
-
-fn send(session: &mut Session, stream: &mut TcpStream) -> usize {
-    let mut block = Pool::new(1, 0).take().expect("a block");
-    session.take_output(&mut block);
-    let bytes = block.filled();
-    stream.write_all(bytes).expect("a server that reads");
-    bytes.len()
-}
-
-/// Bytes received until it is `enough`, and those of payload among them.
-fn receive(
-    session: &mut Session,
-    stream: &mut TcpStream,
-    enough: impl Fn(&Session, usize) -> bool,
-) -> (usize, usize) {
-    let (mut len, mut payload, mut bytes) = (0, 0, [0; 1 << 14]);
-    while !enough(session, payload) {
-        let read = stream.read(&mut bytes).expect("a server that answers");
-        assert!(read > 0, "the server left");
-        len += read;
-        payload += session.receive(&bytes[..read]);
-    }
-    (len, payload)
+    pub answer: usize,
 }
 
 /// The client's part.

@@ -32,6 +32,8 @@ mod running;
 #[path = "../common/session.rs"]
 mod session;
 
+mod lengths;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,7 +42,7 @@ use ringgate::shard::Counters;
 
 use self::arguments::number;
 use self::figures::Spread;
-use self::flights::Flights;
+use self::lengths::lengths;
 use self::load::{BULK, CONNECT, REQUESTS, Work};
 use self::plain::{Manner, Server};
 use self::running::{Scratch, cpu_time};
@@ -94,7 +96,7 @@ fn main() {
     let relay_of_flights = |speech| {
         let client = Client::new(speech, &credential);
         // The first connection of a client is a full one.
-        let [_, flights] = [(); 2].map(|()| Flights::of(address, &client));
+        let [_, flights] = [(); 2].map(|()| lengths(address, &client));
         let manner = Manner::Flights(echo.address, flights);
         (Server::start(manner, server_cpu), Speech::Flights(flights))
     };

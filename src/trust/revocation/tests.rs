@@ -387,9 +387,11 @@ fn keys_that_did_not_sign_are_known_after_a_reload() {
     let [signer, other] = [(); 2].map(|()| Ca::root("Of one name"));
     let crl = signer.crl(&[]);
     let domain = || {
-        let mut sources = TrustSources::default();
-        sources.anchors = vec![Ca::root("Anchor").certificate];
-        sources.crls = vec![crl.clone()];
+        let sources = TrustSources {
+            anchors: vec![Ca::root("Anchor").certificate],
+            crls: vec![crl.clone()],
+            ..TrustSources::default()
+        };
         TrustDomain::new(sources).unwrap()
     };
     let (before, after) = (domain(), domain());
