@@ -307,7 +307,12 @@ impl Connection {
 
     /// Blocks that the connection holds, those being sent included.
     pub fn blocks(&self) -> usize {
-        self.inbound.blocks() + self.outbound.blocks() + usize::from(self.kept_len() > 0)
+        self.inbound.blocks() + self.outbound.blocks() + usize::from(self.holds_part_of_record())
+    }
+
+    /// Whether one of its blocks holds a record that the client has sent a part of.
+    pub fn holds_part_of_record(&self) -> bool {
+        self.kept_len() > 0
     }
 
     /// How many bytes of a side are best received at a time: what fills one block once it was opened

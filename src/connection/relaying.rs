@@ -234,7 +234,9 @@ impl Connection {
                 self.start_flushing(reason, context);
             }
             // There is something to deliver, but nobody to take it yet.
-            Stage::Connecting { .. } if self.bytes[0] > 0 => self.gone = Some(reason),
+            Stage::Connecting { .. } if self.bytes[0] > 0 => {
+                self.gone.get_or_insert(reason);
+            }
             _ => self.close(reason, context),
         }
     }

@@ -110,9 +110,12 @@ fn buffer_exhaustion_ends_a_receive_and_is_counted() {
     let (mut held, mut got) = (Vec::new(), Vec::new());
     loop {
         match next(&mut ring).outcome {
-            Outcome::Received { buffer, .. } => {
+            Outcome::Received { buffer, more } => {
                 got.extend_from_slice(ring.received(&buffer));
                 held.push(buffer);
+                if !more {
+                    ring.receive(&descriptor, Token(1));
+                }
             }
             Outcome::ReceiveEnded(ReceiveEnd::BuffersExhausted) => break,
             other => panic!("unexpected {other:?}"),
@@ -123,9 +126,12 @@ fn buffer_exhaustion_ends_a_receive_and_is_counted() {
     ring.receive(&descriptor, Token(1));
     while got.len() < sent.len() {
         match next(&mut ring).outcome {
-            Outcome::Received { buffer, .. } => {
+            Outcome::Received { buffer, more } => {
                 got.extend_from_slice(ring.received(&buffer));
                 ring.give_back(buffer);
+                if !more {
+                    ring.receive(&descriptor, Token(1));
+                }
             }
             Outcome::ReceiveEnded(ReceiveEnd::BuffersExhausted) => {
                 ring.receive(&descriptor, Token(1));
