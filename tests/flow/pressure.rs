@@ -406,46 +406,6 @@ fn what_waits_for_blocks_is_delivered_before_the_reset_behind_it() {
     assert_eq!(upstream.visit().bytes, b"first and last");
 }
 
-#[test]
-fn what_was_said_before_close_notify_outlives_a_reset() {
-    let (gate, folder) = (Arc::new(RwLock::new(())), Folder::new());
-    let shut = gate.write().unwrap();
-    let (small, read) = small_upstream(&folder, &gate);
-    let more = "proxy_protocol = \"off\"\n[resumption]\ntickets = 0";
-    let world = World::new(&format!("\"{small}\""), more);
-    let mut stream = world.connect(&world.client());
-    // Until a part of it stays here.
-    let (piece, mut written, mut held) = (patterned(4096), 0, 0);
-    while held < 20 {
-        let before = world.figure(Counters::completions);
-        stream.write_all(&piece).unwrap();
-        written += piece.len();
-        // Only what was received counts: more would wait where a reset takes it back.
-        world.eventually("a piece to be received", |terminator| {
-            let mut mailboxes = terminator.mailboxes();
-            mailboxes.any(|mailbox| mailbox.counters().completions() > before)
-        });
-        held = 0;
-        while held < 20 && world.figure(Counters::blocks_lent) > 0 {
-            held += 1;
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-    say_and_reset(stream, b"last");
-    // Receiving and sending upstream goes on, receiving from the client has ended.
-    let waker_and_accepting = 1 + ringgate::limits::ACCEPTS_IN_FLIGHT as u64;
-    world.reaches(
-        "operations in flight",
-        waker_and_accepting + 2,
-        Counters::operations_in_flight,
-    );
-    drop(shut);
-    world.closed(CloseReason::ClientReset, 1);
-    let all = written + b"last".len();
-    let what = format!("{all} bytes");
-    world.eventually(&what, |_| read.load(Ordering::Relaxed) == all);
-}
-
 fn relaying(world: &World) -> TlsStream {
     let mut stream = world.connect(&world.client());
     stream.write_all(b"x").unwrap();

@@ -1,14 +1,16 @@
 //! Bugs found here, each with what shows it.
 
+use std::io::ErrorKind;
+
 use ringgate::close_reason::CloseReason;
-use ringgate::connection::{Event, Greeting};
+use ringgate::connection::{Event, Greeting, Side};
 use ringgate::limits::BLOCK_LEN;
 
 use crate::cast::Cast;
 use crate::hand::{Hand, say};
 use crate::rng::Rng;
 use crate::scenario::{ConnectOutcome, Finish, Grain, Scenario, UpstreamEnds};
-use crate::support::Forger;
+use crate::support::{Forger, take_output};
 use crate::wire::End;
 use crate::world::World;
 
@@ -90,4 +92,26 @@ fn a_record_longer_than_allowed_does_not_wait_for_room_for_ever() {
     hand.receive(forger.record(23, &[7; 1 << 14], 200));
     hand.on(Event::Deadline);
     assert_eq!(hand.closed, Some(CloseReason::RecordTooLong));
+}
+
+/// Clients that close with something unread reset the connection behind their last words.
+#[test]
+fn what_was_said_before_close_notify_outlives_a_reset() {
+    for says_goodbye in [true, false] {
+        let mut hand = Hand::new(Greeting::Off);
+        let (mut client, flight) = hand.client();
+        hand.receive(flight);
+        hand.receive(say(&mut client, b"the last words"));
+        if says_goodbye {
+            client.send_close_notify();
+            hand.receive(take_output(&mut client));
+        }
+        let reset = Err(ErrorKind::ConnectionReset.into());
+        hand.on(Event::Ended(Side::Client, reset));
+        assert_eq!(hand.closed.is_none(), says_goodbye);
+        hand.on(Event::Connected(Ok(())));
+        assert_eq!(hand.closed, Some(CloseReason::ClientReset));
+        let expected: &[u8] = if says_goodbye { b"the last words" } else { b"" };
+        assert_eq!(hand.sent[1], expected);
+    }
 }
