@@ -5,7 +5,7 @@ use crate::limits::BLOCK_LEN;
 /// [`BLOCK_LEN`] bytes of which `start..end` are filled. Its address does not change while it
 /// moves between owners, so the kernel may read from it while the ring owns it.
 pub struct Block {
-    storage: Box<[u8]>,
+    storage: Box<[u8; BLOCK_LEN]>,
     start: usize,
     end: usize,
 }
@@ -13,7 +13,8 @@ pub struct Block {
 impl Block {
     fn new() -> Self {
         Self {
-            storage: vec![0; BLOCK_LEN].into_boxed_slice(),
+            // Not by way of the stack, where an array would be made first.
+            storage: vec![0; BLOCK_LEN].try_into().expect("its length"),
             start: 0,
             end: 0,
         }
@@ -116,10 +117,13 @@ pub struct Pool {
     lent_max: usize,
     capacity: usize,
     kept: usize,
+    /// The least number of free blocks since the last [`Pool::trim`]: so many nobody needed.
+    spare: usize,
 }
 
 impl Pool {
-    /// A pool that lends at most `capacity` blocks and keeps at most `kept` of those given back.
+    /// A pool that lends at most `capacity` blocks. It keeps those given back, because making one
+    /// costs as much as relaying several requests; [`Pool::trim`] leaves `kept` at least.
     pub fn new(capacity: usize, kept: usize) -> Self {
         Self {
             free: Vec::new(),
@@ -127,6 +131,7 @@ impl Pool {
             lent_max: 0,
             capacity,
             kept,
+            spare: 0,
         }
     }
 
@@ -137,16 +142,30 @@ impl Pool {
         }
         self.lent += 1;
         self.lent_max = self.lent_max.max(self.lent);
-        Some(self.free.pop().unwrap_or_else(Block::new))
+        let block = self.free.pop();
+        self.spare = self.spare.min(self.free.len());
+        Some(block.unwrap_or_else(Block::new))
     }
 
     /// Takes a block back.
     pub fn give(&mut self, mut block: Block) {
         self.lent = self.lent.saturating_sub(1);
-        if self.free.len() < self.kept {
+        if self.lent + self.free.len() < self.capacity {
             block.clear();
             self.free.push(block);
         }
+    }
+
+    /// Lets go of half of the blocks that nobody needed since the last time, the coldest first.
+    pub fn trim(&mut self) {
+        let surplus = self.free.len().saturating_sub(self.kept);
+        self.free.drain(..self.spare.min(surplus).div_ceil(2));
+        self.spare = self.free.len();
+    }
+
+    /// Lets go of all blocks that were given back.
+    pub fn release_free(&mut self) {
+        (self.free, self.spare) = (Vec::new(), 0);
     }
 
     /// Lends at most `capacity` blocks from now on; what is out beyond it comes back in time.
@@ -181,7 +200,47 @@ mod tests {
         assert!(pool.take().is_none());
         pool.give(first);
         pool.give(second);
-        assert_eq!((pool.lent(), pool.lent_max(), pool.free.len()), (0, 2, 1));
+        assert_eq!((pool.lent(), pool.lent_max(), pool.free.len()), (0, 2, 2));
+    }
+
+    #[test]
+    fn blocks_that_nobody_needs_any_more_go() {
+        let mut pool = Pool::new(9, 1);
+        let take = |pool: &mut Pool, count| {
+            let blocks: Vec<_> = (0..count).filter_map(|_| pool.take()).collect();
+            blocks.into_iter().for_each(|block| pool.give(block));
+            pool.trim();
+            pool.free.len()
+        };
+        // All were out, so none is too many yet.
+        assert_eq!(take(&mut pool, 9), 9);
+        // Five of them were not; then there are two that stay because they are used.
+        assert_eq!(
+            [4, 2, 2, 2].map(|count| take(&mut pool, count)),
+            [6, 4, 3, 2]
+        );
+        assert_eq!([0, 0].map(|count| take(&mut pool, count)), [1, 1]);
+    }
+
+    #[test]
+    fn no_more_are_kept_than_may_be_lent() {
+        let mut pool = Pool::new(3, 0);
+        let blocks = [(); 3].map(|()| pool.take().unwrap());
+        pool.set_capacity(1);
+        blocks.into_iter().for_each(|block| pool.give(block));
+        assert_eq!(pool.free.len(), 1);
+    }
+
+    #[test]
+    fn a_pool_at_rest_holds_no_memory() {
+        let mut pool = Pool::new(2, 2);
+        let (first, second) = (pool.take().unwrap(), pool.take().unwrap());
+        pool.give(first);
+        assert_eq!(pool.free.len(), 1);
+        pool.release_free();
+        assert_eq!((pool.free.capacity(), pool.lent(), pool.free()), (0, 1, 1));
+        pool.give(second);
+        assert_eq!((pool.free.len(), pool.lent(), pool.free()), (1, 0, 2));
     }
 
     #[test]

@@ -24,6 +24,8 @@ mod arguments;
 mod believe;
 #[path = "../common/figures.rs"]
 mod figures;
+#[path = "../common/flights.rs"]
+mod flights;
 #[path = "../common/load.rs"]
 mod load;
 #[path = "../../tests/interop/pki.rs"]

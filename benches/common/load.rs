@@ -50,6 +50,8 @@ pub struct Work {
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
     pub units: u64,
+    /// Those of the warm-up too.
+    pub all: u64,
     /// Of the server's threads.
     pub cpu: Duration,
     /// How long it was measured.
@@ -138,6 +140,7 @@ pub fn run(
     load.turn_until(Instant::now() + duration);
     Measured {
         units: load.units - before.0,
+        all: load.units,
         cpu: cpu() - before.2,
         took: begun.elapsed(),
         resumed: load.resumed - before.1,

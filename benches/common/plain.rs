@@ -20,6 +20,8 @@ use ringgate::ring::{
 };
 use slab::Slab;
 
+use crate::flights::{Called, Flights, Turn};
+
 /// The sides of a connection, as indices. An echo has only a client.
 const CLIENT: usize = 0;
 const UPSTREAM: usize = 1;
@@ -58,6 +60,8 @@ pub enum Manner {
     Echo,
     /// Passes it to this address, and back what comes from there.
     Relay(SocketAddr),
+    /// The same after a handshake's flights, and with what TLS adds to the byte.
+    Flights(SocketAddr, Flights),
 }
 
 /// A server on a thread of its own; ends when dropped.
@@ -132,6 +136,8 @@ struct Connection {
     connect: Option<Operation>,
     /// An echo's PROXY header is still to come.
     greeting_due: bool,
+    /// Where only flights are relayed, those to come.
+    called: Option<Called>,
 }
 
 impl Connection {
@@ -208,19 +214,27 @@ impl Loop {
             sockets: [client, Socket::default()],
             connect: None,
             greeting_due: matches!(self.manner, Manner::Echo),
+            called: match self.manner {
+                Manner::Flights(_, flights) => Some(Called::new(flights)),
+                Manner::Echo | Manner::Relay(_) => None,
+            },
         });
         self.receive_if_wanted(key, CLIENT);
         if let Manner::Relay(upstream) = self.manner {
-            let connected = self.ring.connect(
-                &Target::Tcp(upstream),
-                DescriptorKind::Direct,
-                Kind::Connect.token(key, UPSTREAM),
-            );
-            let (descriptor, operation) = connected.expect("a descriptor for an upstream");
-            let connection = &mut self.connections[key];
-            connection.sockets[UPSTREAM].descriptor = Some(descriptor);
-            connection.connect = Some(operation);
+            self.connect(key, upstream);
         }
+    }
+
+    fn connect(&mut self, key: usize, upstream: SocketAddr) {
+        let connected = self.ring.connect(
+            &Target::Tcp(upstream),
+            DescriptorKind::Direct,
+            Kind::Connect.token(key, UPSTREAM),
+        );
+        let (descriptor, operation) = connected.expect("a descriptor for an upstream");
+        let connection = &mut self.connections[key];
+        connection.sockets[UPSTREAM].descriptor = Some(descriptor);
+        connection.connect = Some(operation);
     }
 
     fn connected(&mut self, key: usize, result: io::Result<()>) {
@@ -238,7 +252,7 @@ impl Loop {
     fn sink(&self, side: usize) -> usize {
         match self.manner {
             Manner::Echo => CLIENT,
-            Manner::Relay(_) => 1 - side,
+            Manner::Relay(_) | Manner::Flights(..) => 1 - side,
         }
     }
 
@@ -258,19 +272,49 @@ impl Loop {
             // It comes in one piece: Ringgate sends it so, and nothing on loopback takes it apart.
             bytes = &bytes[16 + usize::from(u16::from_be_bytes([bytes[14], bytes[15]]))..];
         }
-        let queue = &mut connection.sockets[sink].queue;
-        if let Some(last) = queue.back_mut() {
-            bytes = &bytes[last.append(bytes)..];
-        }
-        while !bytes.is_empty() {
-            let mut block = self.pool.take().expect("blocks for all connections");
-            bytes = &bytes[block.append(bytes)..];
-            queue.push_back(block);
+        match &mut connection.called {
+            Some(called) if side == CLIENT => {
+                called.receive(bytes.len());
+                self.ring.give_back(buffer);
+                self.take_turns(key);
+                return self.receive_if_wanted(key, side);
+            }
+            Some(called) => {
+                let answer = called.answer();
+                self.queue(key, CLIENT, &answer);
+            }
+            None => append(&mut connection.sockets[sink].queue, bytes, &mut self.pool),
         }
         self.ring.give_back(buffer);
         self.pump(key, sink);
         self.balance(key, side);
         self.receive_if_wanted(key, side);
+    }
+
+    /// Does what is due after the flights that came.
+    fn take_turns(&mut self, key: usize) {
+        while let Some(turn) = self.connections[key].called.as_mut().and_then(Called::next) {
+            match (turn, &self.manner) {
+                (Turn::Reply(len), _) => {
+                    self.queue(key, CLIENT, &vec![0; len]);
+                    self.pump(key, CLIENT);
+                }
+                (Turn::Connect, &Manner::Flights(upstream, _)) => {
+                    self.queue(key, UPSTREAM, &Called::request());
+                    self.connect(key, upstream);
+                }
+                (Turn::Connect, _) => {}
+                (Turn::Goodbye, _) => {
+                    self.connections[key].sockets[CLIENT].ended = true;
+                    self.finish(key, UPSTREAM);
+                }
+            }
+        }
+    }
+
+    fn queue(&mut self, key: usize, side: usize, bytes: &[u8]) {
+        let queue = &mut self.connections[key].sockets[side].queue;
+        append(queue, bytes, &mut self.pool);
     }
 
     fn receive_ended(&mut self, key: usize, side: usize, end: ReceiveEnd) {
@@ -281,6 +325,10 @@ impl Loop {
             ReceiveEnd::BuffersExhausted => self.starving.push((key, side)),
             ReceiveEnd::EndOfStream => {
                 (socket.wanted, socket.ended) = (false, true);
+                if side == UPSTREAM && self.connections[key].called.is_some() {
+                    self.queue(key, CLIENT, &Called::goodbye());
+                    self.pump(key, CLIENT);
+                }
                 self.finish(key, self.sink(side));
             }
             ReceiveEnd::Failed(_) => self.close(key),
@@ -402,5 +450,16 @@ impl Loop {
         if self.connections.get(key).is_some_and(Connection::is_quiet) {
             self.connections.remove(key);
         }
+    }
+}
+
+fn append(queue: &mut VecDeque<Block>, mut bytes: &[u8], pool: &mut Pool) {
+    if let Some(last) = queue.back_mut() {
+        bytes = &bytes[last.append(bytes)..];
+    }
+    while !bytes.is_empty() {
+        let mut block = pool.take().expect("blocks for all connections");
+        bytes = &bytes[block.append(bytes)..];
+        queue.push_back(block);
     }
 }

@@ -15,6 +15,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use crate::pki::{self, Ca, Key};
 use crate::session::{Credential, Offer};
 
+/// As the program has it.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One CPU for the server and one for its load; says so where there are none.
 pub fn two_cpus() -> Option<[CoreId; 2]> {
     match core_affinity::get_core_ids().unwrap_or_default()[..] {

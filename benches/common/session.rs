@@ -1,4 +1,4 @@
-//! The client's side of one connection: TLS, or nothing.
+//! The client's side of one connection: TLS, its flights with nothing in them, or nothing at all.
 #![allow(dead_code, reason = "each bench uses its part")]
 
 use std::io::{BufRead, Cursor, Write};
@@ -14,11 +14,14 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::believe::BelieveAll;
+use crate::flights::{Caller, Flights};
 
 /// How clients speak.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Speech {
     Plain,
+    /// What TLS would send and receive, without it.
+    Flights(Flights),
     /// TLS, with a full handshake each time.
     Full,
     /// TLS; every connection but the first of each client resumes.
@@ -54,6 +57,7 @@ pub struct Credential {
 /// One client, whose connections come one after another.
 pub enum Client {
     Plain,
+    Flights(Flights),
     Tls {
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
@@ -63,8 +67,10 @@ pub enum Client {
 impl Client {
     /// A client with sessions of its own.
     pub fn new(speech: Speech, credential: &Credential) -> Self {
-        if speech == Speech::Plain {
-            return Self::Plain;
+        match speech {
+            Speech::Plain => return Self::Plain,
+            Speech::Flights(flights) => return Self::Flights(flights),
+            Speech::Full | Speech::Resumed => {}
         }
         let crypto = CryptoProvider {
             cipher_suites: vec![credential.offer.suite],
@@ -80,7 +86,7 @@ impl Client {
             .expect("a key that fits its certificate");
         config.resumption = match speech {
             Speech::Resumed => Resumption::in_memory_sessions(4),
-            Speech::Full | Speech::Plain => Resumption::disabled(),
+            _ => Resumption::disabled(),
         };
         Self::Tls {
             config: Arc::new(config),
@@ -91,6 +97,7 @@ impl Client {
     pub fn session(&self) -> Session {
         match self {
             Self::Plain => Session::Plain(Vec::new()),
+            Self::Flights(flights) => Session::Flights(Caller::new(*flights)),
             Self::Tls { config, name } => {
                 let tls = ClientConnection::new(Arc::clone(config), name.clone());
                 let mut tls = tls.expect("a client");
@@ -105,14 +112,17 @@ impl Client {
 pub enum Session {
     /// What waits to be sent.
     Plain(Vec<u8>),
+    Flights(Caller),
     Tls(Box<ClientConnection>),
 }
 
 impl Session {
     /// Takes what arrived; how many bytes of payload were in it.
     pub fn receive(&mut self, mut bytes: &[u8]) -> usize {
-        let Self::Tls(tls) = self else {
-            return bytes.len();
+        let tls = match self {
+            Self::Plain(_) => return bytes.len(),
+            Self::Flights(caller) => return caller.receive(bytes.len()),
+            Self::Tls(tls) => tls,
         };
         let mut payload = 0;
         while !bytes.is_empty() {
@@ -135,6 +145,7 @@ impl Session {
     pub fn is_ready(&self) -> bool {
         match self {
             Self::Plain(_) => true,
+            Self::Flights(caller) => caller.is_ready(),
             Self::Tls(tls) => !tls.is_handshaking(),
         }
     }
@@ -146,6 +157,7 @@ impl Session {
     pub fn write(&mut self, payload: &[u8]) {
         match self {
             Self::Plain(queued) => queued.extend_from_slice(payload),
+            Self::Flights(caller) => caller.write(),
             Self::Tls(tls) => tls.writer().write_all(payload).expect("no limit is set"),
         }
     }
@@ -154,6 +166,10 @@ impl Session {
     pub fn says_goodbye(&mut self) -> bool {
         match self {
             Self::Plain(_) => false,
+            Self::Flights(caller) => {
+                caller.says_goodbye();
+                true
+            }
             Self::Tls(tls) => {
                 tls.send_close_notify();
                 true
@@ -168,6 +184,7 @@ impl Session {
                 let taken = block.append(queued);
                 queued.drain(..taken);
             }
+            Self::Flights(caller) => caller.take_output(block),
             Self::Tls(tls) => {
                 while tls.wants_write() && block.room() > 0 {
                     let mut cursor = Cursor::new(block.unfilled());

@@ -165,6 +165,11 @@ impl Site {
         connection(&self.full)
     }
 
+    /// What a client has that comes in full each time, and one that resumes.
+    pub fn client_configs(&self) -> [Arc<ClientConfig>; 2] {
+        [self.full.clone(), self.resuming.clone()]
+    }
+
     fn remembering<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
         cache::install(self.verdicts.take());
         let result = work(self);
@@ -257,7 +262,8 @@ fn acceptor(root: &Ca, servers: &Ca, key: Key) -> Acceptor {
     .expect("an acceptor")
 }
 
-fn connection(config: &Arc<ClientConfig>) -> ClientConnection {
+/// A client that means to come.
+pub fn connection(config: &Arc<ClientConfig>) -> ClientConnection {
     let name = ServerName::try_from("server.test").expect("a name");
     ClientConnection::new(Arc::clone(config), name).expect("a client")
 }

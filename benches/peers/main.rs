@@ -10,6 +10,8 @@
 mod arguments;
 #[path = "../common/figures.rs"]
 mod figures;
+#[path = "../common/flights.rs"]
+mod flights;
 #[path = "../common/plain.rs"]
 mod plain;
 

@@ -31,8 +31,11 @@ pub(super) struct Closing {
 impl Connection {
     /// Closes at once, with nothing more to say.
     pub(super) fn close(&mut self, reason: CloseReason, context: &mut Context<'_>) {
-        // Whatever came of it, it began with the client's end.
-        let reason = self.gone.unwrap_or(reason);
+        // Whatever came of it, this is what it began with.
+        let reason = match &self.stage {
+            Stage::Closing(closing) => closing.reason,
+            _ => self.gone.unwrap_or(reason),
+        };
         let session = match std::mem::replace(&mut self.stage, Stage::Closed(None)) {
             Stage::Closed(session) => {
                 self.stage = Stage::Closed(session);

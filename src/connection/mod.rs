@@ -307,7 +307,12 @@ impl Connection {
 
     /// Blocks that the connection holds, those being sent included.
     pub fn blocks(&self) -> usize {
-        self.inbound.blocks() + self.outbound.blocks()
+        self.inbound.blocks() + self.outbound.blocks() + usize::from(self.holds_part_of_record())
+    }
+
+    /// Whether one of its blocks holds a record that the client has sent a part of.
+    pub fn holds_part_of_record(&self) -> bool {
+        self.kept_len() > 0
     }
 
     /// How many bytes of a side are best received at a time: what fills one block once it was opened
@@ -387,9 +392,6 @@ impl Connection {
                 }
             }
             (Stage::Handshaking(_), _) => self.close(CloseReason::ClientGoneInHandshake, context),
-            (_, Side::Client) if self.gone.is_some() => {
-                self.close(CloseReason::ClientReset, context);
-            }
             (_, Side::Client) => self.client_reset(context),
             (_, Side::Upstream) => self.upstream_failed(error, context),
         }

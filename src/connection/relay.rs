@@ -10,7 +10,10 @@ use crate::limits::{BLOCKS_PER_DIRECTION, BLOCKS_PER_DIRECTION_MAX};
 /// gathered into the next one, so that small writes leave together.
 pub(super) struct Direction {
     source: Side,
-    queue: VecDeque<Block>,
+    /// The block that is sent next.
+    next: Option<Block>,
+    /// Those behind it. Most of the time there are none, and this holds no memory.
+    behind: VecDeque<Block>,
     /// A block is with the driver.
     pub(super) sending: bool,
     /// The driver receives from the source.
@@ -25,7 +28,8 @@ impl Direction {
     pub(super) fn new(source: Side) -> Self {
         Self {
             source,
-            queue: VecDeque::new(),
+            next: None,
+            behind: VecDeque::new(),
             sending: false,
             receiving: false,
             ended: false,
@@ -35,7 +39,7 @@ impl Direction {
 
     /// Blocks held, the one being sent included.
     pub(super) fn blocks(&self) -> usize {
-        self.queue.len() + usize::from(self.sending)
+        usize::from(self.next.is_some()) + self.behind.len() + usize::from(self.sending)
     }
 
     /// Whether everything taken from the source has left.
@@ -71,8 +75,9 @@ impl Direction {
     /// The block to append to: the last one that waits, if it has `room` bytes left, or a new one.
     /// `None` when the pool or this direction's share of it is used up.
     pub(super) fn writable(&mut self, room: usize, pool: &mut Pool) -> Option<Block> {
-        if self.queue.back().is_some_and(|block| block.room() >= room) {
-            return self.queue.pop_back();
+        let last = self.behind.back().or(self.next.as_ref());
+        if last.is_some_and(|block| block.room() >= room) {
+            return self.behind.pop_back().or_else(|| self.next.take());
         }
         if self.blocks() >= BLOCKS_PER_DIRECTION_MAX {
             return None;
@@ -84,8 +89,10 @@ impl Direction {
     pub(super) fn push(&mut self, block: Block, pool: &mut Pool) {
         if block.is_empty() {
             pool.give(block);
+        } else if self.next.is_none() {
+            self.next = Some(block);
         } else {
-            self.queue.push_back(block);
+            self.behind.push_back(block);
         }
     }
 
@@ -94,13 +101,14 @@ impl Direction {
         if self.sending {
             return;
         }
-        if let Some(block) = self.queue.pop_front() {
+        if let Some(block) = self.next.take() {
             debug_assert_ne!(sink, self.source);
+            self.next = self.behind.pop_front();
             self.send(block, context);
         }
-        if self.queue.is_empty() && self.queue.capacity() > 0 {
+        if self.behind.is_empty() && self.behind.capacity() > 0 {
             // An idle connection holds nothing.
-            self.queue = VecDeque::new();
+            self.behind = VecDeque::new();
         }
     }
 
@@ -118,7 +126,8 @@ impl Direction {
 
     /// Gives every block that waits back to the pool.
     pub(super) fn discard(&mut self, pool: &mut Pool) {
-        for block in std::mem::take(&mut self.queue) {
+        let behind = std::mem::take(&mut self.behind);
+        for block in self.next.take().into_iter().chain(behind) {
             pool.give(block);
         }
     }

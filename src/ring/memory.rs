@@ -1,4 +1,4 @@
-//! Keeping secrets out of swap.
+//! Keeping secrets out of swap, and giving back what is not needed.
 
 use std::io;
 
@@ -13,6 +13,27 @@ pub fn lock_memory(bytes: &[u8]) -> io::Result<()> {
     // there nor who may access it.
     unsafe { rustix::mm::mlock(bytes.as_ptr().cast_mut().cast(), bytes.len()) }?;
     Ok(())
+}
+
+/// Has the allocator give back to the system what this thread freed and it keeps in case it is
+/// needed again. By itself mimalloc does so only while it is used: what a burst of handshakes took
+/// would stay with a shard that rests after it. With another allocator this does nothing.
+pub fn give_back_freed_memory() {
+    #[cfg(feature = "mimalloc")]
+    mimalloc_calls::mi_collect(true);
+}
+
+#[cfg(feature = "mimalloc")]
+mod mimalloc_calls {
+    // Brings the library along.
+    use mimalloc as _;
+
+    // SAFETY: as in mimalloc.h. It may be called at any time, by any thread.
+    unsafe extern "C" {
+        /// Frees the calling thread's pages in which nothing is left, and gives back what is free;
+        /// `force`: however short a time ago it became so.
+        pub safe fn mi_collect(force: bool);
+    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub use buffers::Received;
 pub use descriptor::{Descriptor, DescriptorKind};
 pub use inflight::{Operation, Token};
 pub use listener::Listener;
-pub use memory::lock_memory;
+pub use memory::{give_back_freed_memory, lock_memory};
 pub use operation::wake::Waker;
 pub use probe::{Check, Finding, checks, raise_descriptor_limit};
 pub use setup::{RingError, RingOptions};

@@ -33,7 +33,7 @@ use crate::block::Pool;
 use crate::clock::Clock;
 use crate::close_reason::CloseReason;
 use crate::connection::{Action, Command as ConnectionCommand, Event};
-use crate::ring::{Listener, Ring, Token, Waker};
+use crate::ring::{Listener, Ring, Token, Waker, give_back_freed_memory};
 use crate::snapshot::Snapshot;
 
 use accepting::Gate;
@@ -66,6 +66,8 @@ pub struct Shard {
     pool: Pool,
     clock: Clock,
     now: Instant,
+    /// When something completed last; `None` once what is kept for the next time was let go.
+    active_at: Option<Instant>,
     snapshot: Arc<Snapshot>,
     /// With the indices of the snapshot's listeners.
     fronts: Vec<Rc<Front>>,
@@ -80,6 +82,8 @@ pub struct Shard {
     handshakes: Handshakes,
     /// What was received and waits for blocks.
     parked: Parked,
+    /// When blocks that nobody needs are looked for again.
+    trim_at: Instant,
     /// Connections and sides whose receive found no buffer.
     starving: Vec<Token>,
     /// Reused by every event.
@@ -135,6 +139,7 @@ impl Shard {
                 usize::from(crate::limits::RECEIVE_BUFFERS),
             ),
             now,
+            active_at: Some(now),
             gates: gates.enumerate().collect(),
             fronts,
             generation: 0,
@@ -147,6 +152,7 @@ impl Shard {
             waker,
             handshakes: Handshakes::default(),
             parked: Parked::default(),
+            trim_at: now,
             starving: Vec::new(),
             actions: Vec::new(),
             review: None,
@@ -179,9 +185,21 @@ impl Shard {
             self.go_on_with_handshakes();
             self.count_patience();
             self.go_on_with_review();
+            self.trim_pool();
+            self.rest();
             self.publish();
         }
         Ok(())
+    }
+
+    /// After a while without traffic lets go of memory that is only kept for the next.
+    fn rest(&mut self) {
+        let is_quiet = |at| self.now.saturating_duration_since(at) >= TURN_MAX;
+        if self.active_at.is_some_and(is_quiet) {
+            self.active_at = None;
+            self.pool.release_free();
+            give_back_freed_memory();
+        }
     }
 
     fn is_done(&self) -> bool {

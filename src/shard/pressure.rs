@@ -1,4 +1,4 @@
-//! What was received while there is no block to put it into.
+//! Blocks: too many that nobody needs, and what was received while there is none to put it into.
 //!
 //! Blocks are lent until they were sent, so enough peers that read slowly hold all of them. What is
 //! received then stays where the kernel put it, in the order in which it came. The receive buffers
@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Blocks that are then looked for: as many as there are receive buffers for what waits.
 const RELIEF: usize = 2 * RECEIVE_BUFFERS as usize;
+
+/// How often blocks that nobody needs are looked for.
+const TRIM_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Receives whose bytes, or whose end behind such bytes, wait for blocks.
 #[derive(Default)]
@@ -60,6 +63,14 @@ pub(super) fn has_room(pool: &Pool) -> bool {
 }
 
 impl Shard {
+    /// Now and then, lets go of blocks that nobody needed.
+    pub(super) fn trim_pool(&mut self) {
+        if self.now >= self.trim_at {
+            self.pool.trim();
+            self.trim_at = self.now + TRIM_INTERVAL;
+        }
+    }
+
     /// Whether bytes must wait for blocks, or for others that came before them.
     pub(super) fn must_wait(&self) -> bool {
         !self.parked.queue.is_empty() || !has_room(&self.pool)

@@ -16,6 +16,7 @@ impl Shard {
     /// Handles every completion that is there.
     pub(super) fn turn(&mut self) {
         while let Some(completion) = self.ring.next_completion() {
+            self.active_at = Some(self.now);
             let Some((kind, key)) = Kind::parse(completion.token) else {
                 continue;
             };
@@ -70,9 +71,14 @@ impl Shard {
                 actions: &mut self.actions,
             };
             let bytes = self.ring.received(&buffer);
+            let before = entry.connection.bytes();
             entry
                 .connection
                 .on(Event::Received(side, bytes), &mut context);
+            // The first answer is still part of what a handshake was for.
+            if before[1] > 0 && entry.connection.bytes() != before {
+                self.handshakes.make_way(self.now);
+            }
         }
         self.ring.give_back(buffer);
         self.carry_out(key);

@@ -143,22 +143,17 @@ impl Resolver {
         route: &Route,
         offered: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
-        let for_tls13: Vec<_> = offered
-            .iter()
-            .copied()
-            .filter(|&scheme| !is_pkcs1(scheme))
-            .collect();
-        let first = |schemes: &[SignatureScheme]| {
-            route
-                .certificates
-                .iter()
-                .find(|each| each.key.choose_scheme(schemes).is_some())
+        let first = |may_be_used: fn(SignatureScheme) -> bool| {
+            route.certificates.iter().find(|each| {
+                let mut usable = offered.iter().filter(|&&scheme| may_be_used(scheme));
+                usable.any(|&scheme| each.key.choose_scheme(&[scheme]).is_some())
+            })
         };
-        let found = first(&for_tls13);
+        let found = first(|scheme| !is_pkcs1(scheme));
         if self.tls13_only {
             found
         } else {
-            found.or_else(|| first(offered))
+            found.or_else(|| first(|_| true))
         }
         .cloned()
     }

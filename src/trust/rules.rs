@@ -14,6 +14,9 @@ use super::policy::{Effect, Matcher, Policy, UriPattern, uri_segments};
 use super::spiffe::SpiffePattern;
 use super::{Decision, Identity};
 
+/// Rules that are weighed without asking for memory.
+const FEW_RULES: usize = 64;
+
 /// The kinds of matchers, a bit each. [`Matcher::Any`] is met by everybody.
 mod kind {
     pub const COMMON_NAME: u8 = 1;
@@ -141,9 +144,16 @@ impl Rules {
     /// Each kind looks only at its own kind of name: an email or common name is never compared with
     /// a DNS or URI rule (CVE-2022-21656).
     pub fn decide(&self, identity: &Identity) -> Decision {
+        let (mut few, mut many) = ([0; FEW_RULES], Vec::new());
+        let met = if let Some(met) = few.get_mut(..self.rules.len()) {
+            met
+        } else {
+            many.resize(self.rules.len(), 0);
+            &mut many
+        };
         let mut tally = Tally {
             rules: &self.rules,
-            met: vec![0; self.rules.len()],
+            met,
             first: self.everybody,
         };
         if let Some(name) = &identity.common_name {
@@ -197,7 +207,7 @@ impl Rules {
 struct Tally<'a> {
     rules: &'a [Rule],
     /// For each rule, the kinds of which one is met.
-    met: Vec<u8>,
+    met: &'a mut [u8],
     first: First,
 }
 

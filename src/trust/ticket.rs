@@ -11,6 +11,7 @@
 //! finding in the ticket stands for the check. After a reload that touches the domain the chain is
 //! checked anew, once: the next ticket says so. "No" is no ticket, and a full handshake follows.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -96,7 +97,7 @@ impl Tickets {
         }
         let header = Header {
             authenticated_at,
-            standing: client.peer().standing().clone(),
+            standing: Cow::Borrowed(client.peer().standing()),
             certificates: locate(client.peer().presented(), state)?,
         };
         let header = header.encode()?;
@@ -131,7 +132,7 @@ impl Tickets {
             .map(|place| state.get(place.start..place.end).map(CertificateDer::from))
             .collect::<Option<_>>()?;
         let (leaf, intermediates) = chain.split_first()?;
-        let vouched = Some((header.standing, self.ttl));
+        let vouched = Some((header.standing.into_owned(), self.ttl));
         let client = cache::judge(domain, leaf, intermediates, now, vouched).ok()?;
         Some(Resumption {
             client,
@@ -171,13 +172,13 @@ fn locate(chain: &[CertificateDer<'_>], state: &[u8]) -> Option<Vec<Place>> {
 
 /// What a ticket says beside rustls's state. It stands behind it, and its length at the very end.
 #[derive(Debug, Eq, PartialEq)]
-struct Header {
+struct Header<'a> {
     authenticated_at: i64,
-    standing: Standing,
+    standing: Cow<'a, Standing>,
     certificates: Vec<Place>,
 }
 
-impl Header {
+impl Header<'_> {
     /// `None` where something in it is longer than ever seen.
     fn encode(&self) -> Option<Vec<u8>> {
         let Standing {
@@ -185,7 +186,7 @@ impl Header {
             chain,
             revocation_until,
             verified_at,
-        } = &self.standing;
+        } = &*self.standing;
         let mut bytes = Vec::with_capacity(512);
         for digest in [domain, &chain.anchor, &chain.anchor_spki] {
             bytes.extend_from_slice(digest);
@@ -252,7 +253,7 @@ impl Header {
         };
         let header = Self {
             authenticated_at,
-            standing,
+            standing: Cow::Owned(standing),
             certificates,
         };
         reader.0.is_empty().then_some((state_len, header))
@@ -323,7 +324,7 @@ mod tests {
         })
         .unwrap();
         let leaf = certificate().der().clone();
-        let mut standing = header(1).standing;
+        let mut standing = header(1).standing.into_owned();
         standing.domain = domain.digest();
         (standing.chain.not_after, standing.verified_at) = (i64::MAX, 1_000_000);
         let identity = Arc::new(Identity::from_der(&leaf).unwrap());
@@ -345,7 +346,7 @@ mod tests {
         }
     }
 
-    fn header(certificates: usize) -> Header {
+    fn header(certificates: usize) -> Header<'static> {
         let places = (0..certificates).map(|at| Place {
             start: at,
             end: at + 7,
@@ -357,7 +358,7 @@ mod tests {
         });
         Header {
             authenticated_at: -1,
-            standing: Standing {
+            standing: Cow::Owned(Standing {
                 domain: [1; 32],
                 chain: ChainSummary {
                     entries: entries.collect(),
@@ -368,7 +369,7 @@ mod tests {
                 },
                 revocation_until: i64::MAX,
                 verified_at: 4,
-            },
+            }),
             certificates: places.collect(),
         }
     }
@@ -387,7 +388,7 @@ mod tests {
         let too_many = header(CHAIN_LEN_MAX + 1).encode().unwrap();
         assert_eq!(Header::decode(&too_many), None);
         let mut long_serial = header(1);
-        long_serial.standing.chain.entries[0].serial = vec![1; 256].into();
+        long_serial.standing.to_mut().chain.entries[0].serial = vec![1; 256].into();
         assert_eq!(long_serial.encode(), None);
     }
 

@@ -15,6 +15,8 @@ mod scenario;
 
 mod curl_nginx;
 mod gnutls;
+#[cfg(feature = "mimalloc")]
+mod memory;
 mod nginx_stream;
 mod node;
 mod openssl;

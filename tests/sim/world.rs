@@ -209,8 +209,6 @@ impl<'a> World<'a> {
                         claimed: None,
                     },
                 ),
-                // As a shard does it: what is closing has begun to end for another reason.
-                CloseReason::BufferLimit if !self.connection.is_open() => return,
                 CloseReason::BufferLimit => Command::Cut(reason),
                 reason => Command::End(reason),
             };

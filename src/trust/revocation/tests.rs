@@ -387,12 +387,12 @@ fn keys_that_did_not_sign_are_known_after_a_reload() {
     let [signer, other] = [(); 2].map(|()| Ca::root("Of one name"));
     let crl = signer.crl(&[]);
     let domain = || {
-        TrustDomain::new(TrustSources {
+        let sources = TrustSources {
             anchors: vec![Ca::root("Anchor").certificate],
             crls: vec![crl.clone()],
             ..TrustSources::default()
-        })
-        .unwrap()
+        };
+        TrustDomain::new(sources).unwrap()
     };
     let (before, after) = (domain(), domain());
     let key = EndEntityCert::try_from(&other.certificate).unwrap();

@@ -171,6 +171,16 @@ proptest! {
 
     #[test]
     fn rules_decide_as_a_walk_through_them_does(policy in policy(), identity in identity()) {
-        prop_assert_eq!(Rules::new(&policy).decide(&identity), walk(&policy, &identity));
+        let decided = walk(&policy, &identity);
+        prop_assert_eq!(&Rules::new(&policy).decide(&identity), &decided);
+        // Behind more rules than are weighed without asking for memory.
+        let nobody = Rule {
+            name: "nobody".into(),
+            effect: Effect::Deny,
+            matchers: vec![Matcher::CommonName("nobody at all".into())],
+        };
+        let mut rules = vec![nobody; FEW_RULES];
+        rules.extend(policy.rules);
+        prop_assert_eq!(&Rules::new(&Policy { rules }).decide(&identity), &decided);
     }
 }
