@@ -2,6 +2,9 @@
 
 use crate::limits::BLOCK_LEN;
 
+/// Blocks that are let go of at a time.
+const TRIMMED_MAX: usize = 64;
+
 /// [`BLOCK_LEN`] bytes of which `start..end` are filled. Its address does not change while it
 /// moves between owners, so the kernel may read from it while the ring owns it.
 pub struct Block {
@@ -156,10 +159,12 @@ impl Pool {
         }
     }
 
-    /// Lets go of half of the blocks that nobody needed since the last time, the coldest first.
+    /// Lets go of half of the blocks that nobody needed since the last time, the coldest first, and
+    /// of no more than it takes little time to.
     pub fn trim(&mut self) {
         let surplus = self.free.len().saturating_sub(self.kept);
-        self.free.drain(..self.spare.min(surplus).div_ceil(2));
+        let unneeded = self.spare.min(surplus).div_ceil(2);
+        self.free.drain(..unneeded.min(TRIMMED_MAX));
         self.spare = self.free.len();
     }
 
@@ -214,7 +219,7 @@ mod tests {
         };
         // All were out, so none is too many yet.
         assert_eq!(take(&mut pool, 9), 9);
-        // Five of them were not; then there are two that stay because they are used.
+        // Then five of them were not, and in the end two stay because they are used.
         assert_eq!(
             [4, 2, 2, 2].map(|count| take(&mut pool, count)),
             [6, 4, 3, 2]

@@ -174,6 +174,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn turns_are_short_while_others_are_served() {
+        let (mut handshakes, now) = (Handshakes::default(), Instant::now());
+        assert_eq!(handshakes.budget(now), TURN_BUDGET_ALONE);
+        handshakes.make_way(now);
+        let later = now + SERVED_LATELY;
+        assert_eq!(handshakes.budget(now), TURN_BUDGET);
+        assert_eq!(
+            handshakes.budget(later - Duration::from_nanos(1)),
+            TURN_BUDGET
+        );
+        assert_eq!(handshakes.budget(later), TURN_BUDGET_ALONE);
+    }
+
+    #[test]
     fn what_has_begun_comes_first_and_the_oldest_of_the_others() {
         let mut handshakes = Handshakes::default();
         for (key, has_begun) in [(1, false), (2, true), (3, false), (4, true)] {
