@@ -73,6 +73,7 @@ pub fn start(setup: &Setup<'_>) -> Result<Vec<Server>, String> {
         ("haproxy", haproxy),
         ("hitch", hitch),
         ("stunnel", stunnel),
+        ("ghostunnel", ghostunnel),
     ] {
         match find(program) {
             Some(path) => servers.push(other(setup, &path)?),
@@ -231,6 +232,23 @@ fn stunnel(setup: &Setup<'_>, program: &Path) -> Result<Server, String> {
     let mut command = Command::new(program);
     command.arg(file);
     setup.run(named("stunnel", &said), &mut command, address)
+}
+
+/// Group and cipher are Go's choice among what the load offers, which is one of each.
+fn ghostunnel(setup: &Setup<'_>, program: &Path) -> Result<Server, String> {
+    let address = free_address()?;
+    let said = said(Command::new(program).arg("--version"));
+    let mut command = Command::new(program);
+    command
+        .env("GOMAXPROCS", "1")
+        .args(["server", "--allow-all", "--quiet=all"])
+        .arg(format!("--listen={address}"))
+        .arg(format!("--target={}", setup.upstream))
+        .arg("--keystore")
+        .arg(setup.certificate_and_key()?)
+        .arg("--cacert")
+        .arg(setup.folder.join("client-ca.pem"));
+    setup.run(named("ghostunnel", &said), &mut command, address)
 }
 
 impl Setup<'_> {
