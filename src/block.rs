@@ -176,6 +176,8 @@ impl Pool {
     /// Lends at most `capacity` blocks from now on; what is out beyond it comes back in time.
     pub fn set_capacity(&mut self, capacity: usize) {
         self.capacity = capacity;
+        self.free.truncate(capacity.saturating_sub(self.lent));
+        self.spare = self.spare.min(self.free.len());
     }
 
     /// How many blocks can be taken.
@@ -234,6 +236,8 @@ mod tests {
         pool.set_capacity(1);
         blocks.into_iter().for_each(|block| pool.give(block));
         assert_eq!(pool.free.len(), 1);
+        pool.set_capacity(0);
+        assert_eq!((pool.free.len(), pool.spare), (0, 0));
     }
 
     #[test]

@@ -155,7 +155,11 @@ impl Connection {
                 forget(&mut self.inbound, context);
                 self.inbound.receive(context);
             }
-            Side::Upstream => forget(&mut self.outbound, context),
+            Side::Upstream => {
+                forget(&mut self.outbound, context);
+                // An upstream that is not read from may not read either.
+                self.outbound.receive(context);
+            }
         }
         self.deadline = context.now + LINGER;
     }
@@ -205,6 +209,9 @@ impl Connection {
         let direction = self.direction_to(side);
         direction.pump(side, context);
         if !direction.is_flushed() {
+            if side == Side::Upstream {
+                self.deadline = context.now + LINGER;
+            }
             return;
         }
         if side == Side::Upstream || client_gone {

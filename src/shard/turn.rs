@@ -75,8 +75,9 @@ impl Shard {
             entry
                 .connection
                 .on(Event::Received(side, bytes), &mut context);
-            // The first answer is still part of what a handshake was for.
-            if before[1] > 0 && entry.connection.bytes() != before {
+            // The first question and answer are still part of what a handshake was for.
+            let is_served = before[1] > 0 || before[0] > BLOCK_LEN as u64;
+            if is_served && entry.connection.bytes() != before {
                 self.handshakes.make_way(self.now);
             }
         }

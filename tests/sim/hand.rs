@@ -24,6 +24,8 @@ pub struct Hand {
     pub sent: [Vec<u8>; 2],
     /// In how many sends.
     pub sends: [usize; 2],
+    /// Whether it read the client and the upstream.
+    pub reads: [bool; 2],
     pub closed: Option<CloseReason>,
 }
 
@@ -54,6 +56,7 @@ impl Hand {
             now,
             sent: [Vec::new(), Vec::new()],
             sends: [0; 2],
+            reads: [false; 2],
             closed: None,
         }
     }
@@ -69,6 +72,7 @@ impl Hand {
         while let Some(action) = waiting.pop() {
             match action {
                 Action::Close(reason) => self.closed = Some(reason),
+                Action::Receive(side) => self.reads[index(side)] = true,
                 Action::Send(side, block) => {
                     let len = block.filled().len();
                     self.sends[index(side)] += 1;

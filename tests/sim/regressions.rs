@@ -113,5 +113,7 @@ fn what_was_said_before_close_notify_outlives_a_reset() {
         assert_eq!(hand.closed, Some(CloseReason::ClientReset));
         let expected: &[u8] = if says_goodbye { b"the last words" } else { b"" };
         assert_eq!(hand.sent[1], expected);
+        // One that is stuck with its answer would take no more.
+        assert_eq!(hand.reads[1], says_goodbye);
     }
 }
