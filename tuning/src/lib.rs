@@ -8,11 +8,18 @@
 //! - [`cgroup`]: how many CPUs, and which, the control group leaves us.
 //! - [`inspection`]: all of it together, for `ringgate-tune inspect`.
 //! - [`table`]: the same for people.
+//!
+//! And what follows from it:
+//!
+//! - [`layout`]: who lives on which CPU, and `layout.toml`.
+//! - [`plan`]: an inspection to a layout.
 #![deny(unsafe_code)]
 
 pub mod cgroup;
 pub mod cpu_set;
 pub mod host;
 pub mod inspection;
+pub mod layout;
+pub mod plan;
 pub mod table;
 pub mod topology;
