@@ -22,6 +22,7 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`config`] | TOML to a configuration that is valid by construction |
+//! | [`layout`] | where shards run: a layout file, or planned for this host by `ringgate-tune` |
 //! | [`snapshot`] | its immutable runtime form, every file read and checked |
 //! | [`explain`] | whether a client would be let in, offline |
 //! | [`control`] | signals, reload, logs: one asynchronous executor that the data plane never waits for |
@@ -55,6 +56,7 @@ pub mod trust;
 pub mod config;
 pub mod control;
 pub mod explain;
+pub mod layout;
 pub mod snapshot;
 
 pub use terminator::Terminator;

@@ -11,6 +11,7 @@ use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
 use ringgate::control::{self, Control, Ending, Source};
 use ringgate::explain::{self, Question};
+use ringgate::layout::Placement;
 use ringgate::terminator::{self, Terminator};
 
 #[cfg(feature = "mimalloc")]
@@ -35,7 +36,7 @@ enum Command {
     ///
     /// The first SIGTERM or SIGINT drains, the second ends at once. SIGHUP, and a change of the
     /// configuration or of a file that it names, reload; what is broken changes nothing.
-    Run(ConfigArgument),
+    Run(RunArguments),
     /// Checks a configuration and every file it names, and prints all that is wrong
     Check(ConfigArgument),
     /// Tells whether a client would be let in, or why not, without a handshake
@@ -78,6 +79,15 @@ struct ExplainArguments {
 }
 
 #[derive(Args, Debug)]
+struct RunArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Where shards run, as `ringgate-tune plan` writes it; without it, as it would plan
+    #[arg(long, value_name = "FILE")]
+    layout: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 struct ConfigArgument {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -87,7 +97,7 @@ struct ConfigArgument {
 fn main() -> ExitCode {
     // Usage errors end here, with exit code 2.
     let outcome = match Arguments::parse().command {
-        Command::Run(ConfigArgument { config }) => run(&config),
+        Command::Run(arguments) => run(&arguments.config.config, arguments.layout.as_deref()),
         Command::Check(ConfigArgument { config }) => check(&config),
         Command::Explain(arguments) => return explain(arguments),
         Command::Doctor => doctor(),
@@ -168,7 +178,7 @@ fn doctor() -> Result<(), String> {
     Ok(())
 }
 
-fn run(file: &Path) -> Result<(), String> {
+fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     let clock = Clock::system();
     let source = Source::open(file.to_owned(), clock.clone());
     let source = source.map_err(|errors| listed(&errors, file))?;
@@ -177,9 +187,19 @@ fn run(file: &Path) -> Result<(), String> {
     for warning in &snapshot.warnings {
         control::log::warning(warning);
     }
+    let placement = match layout {
+        Some(file) => Placement::read(file, &snapshot.shards),
+        None => Placement::planned(&snapshot.shards),
+    };
+    let placement = placement.map_err(|error| error.to_string())?;
+    control::log::notes(&placement.notes);
+    control::log::layout(&placement.to_string());
+    // What is started from here on inherits it; shards go where the layout says.
+    control::log::notes(placement.keep_house().as_slice());
     // Before the shards: from their first connection on, somebody takes signals and reports.
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
-    let mut terminator = Terminator::start(&snapshot, &clock).map_err(|error| error.to_string())?;
+    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout)
+        .map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);
     control::log::notes(terminator.notes());

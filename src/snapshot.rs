@@ -42,7 +42,7 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     pub limits: Limits,
     pub drain_timeout: Duration,
-    pub shard_cpus: ShardPlan,
+    pub shards: ShardPlan,
     pub log: LogOptions,
     /// What ticket keys come from; `None` where every handshake is a full one.
     pub stek: Option<Arc<Secret>>,
@@ -133,7 +133,7 @@ impl Snapshot {
                 buffer_blocks: usize::try_from(buffer_blocks).unwrap_or(usize::MAX),
             },
             drain_timeout: config.drain_timeout,
-            shard_cpus: config.shards.clone(),
+            shards: config.shards.clone(),
             log: config.log,
             stek: stek.map(|stek| Arc::clone(stek.secret())),
             verdict_cache: cache_bounds(config.verdict_cache),

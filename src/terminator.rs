@@ -9,14 +9,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::layout::{Layout, Memory, Placement, Shard as Place, Shards};
 pub use crate::ring::checks as host_checks;
-use crate::ring::{Ring, RingError, RingOptions, Waker, lock_memory};
+use crate::ring::{
+    MemoryPolicy, Ring, RingError, RingOptions, Waker, lock_memory, set_memory_policy,
+};
 use crate::shard::mailbox::{Change, Command, Inbox, Mailbox, mailbox};
 use crate::shard::{Parts, Shard};
-use crate::snapshot::{ShardPlan, Snapshot};
+use crate::snapshot::Snapshot;
 use sockets::{OfShard, Sockets};
 
 /// Why a terminator did not start.
@@ -30,8 +34,6 @@ pub enum StartError {
     },
     #[error("{0}")]
     Config(String),
-    #[error("CPU {cpu} is not among those this process may use ({usable}); correct shards.cpus")]
-    Cpu { cpu: usize, usable: String },
     #[error(
         "limits.connections = {connections} on {shards} shards needs {needed} descriptors and \
          {limit} are allowed: raise LimitNOFILE= or `ulimit -n`, or lower limits.connections"
@@ -42,6 +44,8 @@ pub enum StartError {
         needed: u64,
         limit: u64,
     },
+    #[error("{0}")]
+    Layout(String),
     #[error("shard {shard}: {source}")]
     Ring { shard: usize, source: RingError },
     #[error("shard {shard}: its thread did not start: {source}")]
@@ -67,14 +71,29 @@ struct ShardThread {
 type Ready = Result<i32, RingError>;
 
 impl Terminator {
-    /// Starts the shards of `snapshot`. When this returns, every listener accepts.
+    /// Starts the shards of `snapshot` where it says, or where is planned for this host. When this
+    /// returns, every listener accepts.
     ///
     /// # Errors
     ///
     /// When anything of it cannot be had; nothing runs then.
     pub fn start(snapshot: &Arc<Snapshot>, clock: &Clock) -> Result<Self, StartError> {
-        let cpus = shard_cpus(&snapshot.shard_cpus)?;
-        let (sockets, listeners) = Sockets::bind(snapshot, cpus.len())?;
+        let placement = Placement::planned(&snapshot.shards);
+        let placement = placement.map_err(|error| StartError::Layout(error.to_string()))?;
+        Self::start_on(snapshot, clock, &placement.layout)
+    }
+
+    /// Starts the shards of `snapshot` where `layout` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Terminator::start`].
+    pub fn start_on(
+        snapshot: &Arc<Snapshot>,
+        clock: &Clock,
+        layout: &Layout,
+    ) -> Result<Self, StartError> {
+        let (sockets, listeners) = Sockets::bind(snapshot, layout)?;
         let descriptors = sockets.table();
         let identifier_prefix = random_prefix();
         let mut terminator = Self {
@@ -82,14 +101,18 @@ impl Terminator {
             sockets,
             notes: lock_secret(snapshot).into_iter().collect(),
         };
-        for (shard, (cpu, listeners)) in cpus.into_iter().zip(listeners).enumerate() {
+        for (shard, listeners) in listeners.into_iter().enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
             let (mailbox, inbox) = mailbox(waker.clone(), snapshot.log.access);
             let seed = Seed {
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
-                cpu,
+                place: place(layout, shard),
+                memory: layout.memory,
+                options: RingOptions {
+                    descriptors,
+                    ..ring_options(layout)
+                },
                 listeners,
-                descriptors,
                 snapshot: Arc::clone(snapshot),
                 clock: clock.clone(),
                 inbox,
@@ -205,10 +228,10 @@ impl Changer<'_> {
 struct Seed {
     id: u32,
     /// `None`: left to the scheduler.
-    cpu: Option<core_affinity::CoreId>,
+    place: Option<Place>,
+    memory: Memory,
+    options: RingOptions,
     listeners: OfShard,
-    /// Slots of the ring's table of descriptors.
-    descriptors: u32,
     snapshot: Arc<Snapshot>,
     clock: Clock,
     inbox: Inbox,
@@ -236,14 +259,12 @@ impl Seed {
     }
 
     fn run(self, ready: &mpsc::SyncSender<Ready>) -> io::Result<()> {
-        if let Some(cpu) = self.cpu {
-            core_affinity::set_for_current(cpu);
-        }
-        let options = RingOptions {
-            descriptors: self.descriptors,
-            ..RingOptions::default()
-        };
-        let ring = match Ring::new(&options) {
+        // What the ring allocates should already come from the right place.
+        let placed = self
+            .place
+            .as_ref()
+            .map_or(Ok(()), |place| settle(place, self.memory));
+        let ring = match placed.and_then(|()| Ring::new(&self.options)) {
             Ok(ring) => ring,
             Err(error) => {
                 // The starter waits for this and reports it.
@@ -275,33 +296,62 @@ fn lock_secret(snapshot: &Snapshot) -> Option<String> {
     ))
 }
 
-/// Which CPU each shard runs on.
-fn shard_cpus(plan: &ShardPlan) -> Result<Vec<Option<core_affinity::CoreId>>, StartError> {
-    let usable = core_affinity::get_core_ids().unwrap_or_default();
-    match plan {
-        ShardPlan::Cpus(cpus) => cpus
-            .iter()
-            .map(|&cpu| match usable.iter().find(|core| core.id == cpu) {
-                Some(core) => Ok(Some(*core)),
-                None => Err(StartError::Cpu {
-                    cpu,
-                    usable: list(&usable),
-                }),
-            })
-            .collect(),
-        ShardPlan::Count(count) if *count <= usable.len() => {
-            Ok(usable.into_iter().take(*count).map(Some).collect())
-        }
-        // More shards than CPUs: pinning two to one would only forbid the better places.
-        ShardPlan::Count(count) => Ok(vec![None; *count]),
-        ShardPlan::PerUsableCpu if usable.is_empty() => Ok(vec![None]),
-        ShardPlan::PerUsableCpu => Ok(usable.into_iter().map(Some).collect()),
+/// Where a shard is pinned to, if it is.
+fn place(layout: &Layout, shard: usize) -> Option<Place> {
+    match &layout.shards {
+        Shards::Pinned(places) => places.get(shard).cloned(),
+        Shards::Unpinned(_) => None,
     }
 }
 
-fn list(cpus: &[core_affinity::CoreId]) -> String {
-    let cpus: Vec<String> = cpus.iter().map(|core| core.id.to_string()).collect();
-    cpus.join(", ")
+/// Has the calling thread live at `place`.
+fn settle(place: &Place, memory: Memory) -> Result<(), RingError> {
+    let cpu = core_affinity::CoreId {
+        id: place.cpu as usize,
+    };
+    if !core_affinity::set_for_current(cpu) {
+        return Err(RingError {
+            step: "pinning the shard",
+            remedy: format!(
+                "bring CPU {} online and into the cgroup's cpuset, or plan the layout anew",
+                place.cpu
+            ),
+            source: io::Error::last_os_error(),
+        });
+    }
+    match (memory, place.node) {
+        (Memory::Bind, Some(node)) => {
+            set_memory_policy(MemoryPolicy::Bind(node)).map_err(|source| RingError {
+                step: "binding the shard's memory",
+                remedy: format!(
+                    "node {node} must be there and in the cgroup's cpuset.mems, and seccomp must \
+                     allow set_mempolicy: or let memory be \"local\""
+                ),
+                source,
+            })
+        }
+        _ => {
+            // The kernel's own way unless the process was started with another; a container that
+            // forbids the call forbids that as well.
+            let _ = set_memory_policy(MemoryPolicy::Local);
+            Ok(())
+        }
+    }
+}
+
+/// The choices of `layout` for a ring.
+fn ring_options(layout: &Layout) -> RingOptions {
+    let plain = RingOptions::default();
+    let millis = |time: u32| Duration::from_millis(time.into());
+    RingOptions {
+        entries: layout.ring.entries.unwrap_or(plain.entries),
+        sqpoll: layout.ring.sqpoll_ms.map(millis),
+        busy_poll: layout
+            .ring
+            .busy_poll_us
+            .map(|time| Duration::from_micros(time.into())),
+        ..plain
+    }
 }
 
 /// Enough to tell the connections of two processes apart; nothing secret hangs on it.

@@ -215,13 +215,13 @@ impl std::fmt::Display for LiveRevocation {
 /// How many shards there are, and where.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum ShardPlan {
-    /// So many, over the usable CPUs in their order.
+    /// So many, where a layout planned for this host has its first ones.
     Count(usize),
     /// One on each of these.
     Cpus(Vec<usize>),
-    /// One on each CPU that the process may use.
+    /// As a layout says, given or planned for this host.
     #[default]
-    PerUsableCpu,
+    Planned,
 }
 
 /// Bounds of one shard.

@@ -143,7 +143,7 @@ pub(super) fn loaded() -> Loaded {
     let config = Config {
         file: Arc::from(Path::new("ringgate.toml")),
         listeners: Vec::new(),
-        shards: ShardPlan::PerUsableCpu,
+        shards: ShardPlan::Planned,
         limits,
         drain_timeout: DRAIN_TIMEOUT,
         log,
@@ -169,7 +169,7 @@ pub(super) fn loaded() -> Loaded {
             buffer_blocks: 0,
         },
         drain_timeout: config.drain_timeout,
-        shard_cpus: config.shards.clone(),
+        shards: config.shards.clone(),
         log,
         stek: None,
         verdict_cache: None,

@@ -79,6 +79,11 @@ pub fn notes(notes: &[String]) {
     }
 }
 
+/// Logs where the shards run.
+pub fn layout(layout: &str) {
+    tracing::info!("layout: {}", escaped(layout));
+}
+
 /// Logs that clients may come.
 pub fn started(addresses: &[SocketAddr]) {
     for address in addresses {

@@ -474,7 +474,7 @@ mod tests {
         }));
         for _ in 0..2 {
             let text = scene.reload();
-            let line = "shards PerUsableCpu -> Count(3) needs a restart";
+            let line = "shards Planned -> Count(3) needs a restart";
             assert_eq!(text.matches(line).count(), 1, "{text}");
             assert!(text.contains("reloaded, nothing changed"), "{text}");
         }

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Socket, Type};
 
+use super::steering::Steering;
+
 /// Connections that the kernel queues before they are accepted; it caps this at
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -20,6 +22,30 @@ pub struct Listener {
 impl Listener {
     /// Binds and listens. `address` with port 0 gets a free port, see [`Listener::address`].
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Self::listen(address, None)
+    }
+
+    /// So many sockets at one address, which nobody else has. The kernel chooses among them by
+    /// `steering`, without it by a hash of addresses and ports.
+    pub fn bind_group(
+        address: SocketAddr,
+        sockets: usize,
+        steering: Option<&Steering>,
+    ) -> io::Result<Vec<Self>> {
+        let mut group: Vec<Self> = Vec::with_capacity(sockets);
+        for _ in 0..sockets {
+            let socket = match group.first() {
+                // A group has one program. One more socket that brings its own would not be let in.
+                None => Self::listen(address, steering)?,
+                // Port 0 was asked for: the others share what the first one got.
+                Some(first) => Self::listen(first.address(), None)?,
+            };
+            group.push(socket);
+        }
+        Ok(group)
+    }
+
+    fn listen(address: SocketAddr, steering: Option<&Steering>) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
@@ -29,6 +55,10 @@ impl Listener {
             socket.set_only_v6(true)?;
         }
         socket.bind(&address.into())?;
+        if let Some(steering) = steering {
+            // Before it listens: no connection goes elsewhere.
+            steering.attach(&socket)?;
+        }
         socket.listen(BACKLOG)?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         Ok(Self {
@@ -64,5 +94,13 @@ impl Listener {
 
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.fd
+    }
+
+    /// Takes every connection that waits, and tells how many there were.
+    #[cfg(test)]
+    pub(super) fn accept_all(&self) -> usize {
+        let listener = std::net::TcpListener::from(self.fd.try_clone().unwrap());
+        listener.set_nonblocking(true).unwrap();
+        std::iter::from_fn(|| listener.accept().ok()).count()
     }
 }

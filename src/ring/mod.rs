@@ -15,10 +15,12 @@ mod descriptor;
 mod inflight;
 mod listener;
 mod memory;
+mod node;
 mod operation;
 mod probe;
 mod queue;
 mod setup;
+mod steering;
 
 pub use address::Target;
 pub use buffers::Received;
@@ -26,9 +28,11 @@ pub use descriptor::{Descriptor, DescriptorKind};
 pub use inflight::{Operation, Token};
 pub use listener::Listener;
 pub use memory::{give_back_freed_memory, lock_memory};
+pub use node::{MemoryPolicy, set_memory_policy};
 pub use operation::wake::Waker;
 pub use probe::{Check, Finding, checks, raise_descriptor_limit};
 pub use setup::{RingError, RingOptions};
+pub use steering::Steering;
 
 use std::io;
 use std::net::SocketAddr;

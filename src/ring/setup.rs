@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, types};
 
 use super::buffers::BufferRing;
 use super::descriptor::SlotTable;
@@ -24,6 +24,12 @@ pub struct RingOptions {
     pub receive_buffer_len: usize,
     /// Direct descriptors; bounded by the process's descriptor limit.
     pub descriptors: u32,
+    /// A kernel thread takes submissions, and sleeps when there were none for so long
+    /// (IORING_SETUP_SQPOLL, whole milliseconds). `None`: the ring's own thread submits.
+    pub sqpoll: Option<Duration>,
+    /// A wait looks for packets at the network card itself for so long before it sleeps
+    /// (IORING_REGISTER_NAPI, kernel 6.9, whole microseconds). `None`: interrupts tell.
+    pub busy_poll: Option<Duration>,
 }
 
 impl Default for RingOptions {
@@ -33,6 +39,8 @@ impl Default for RingOptions {
             receive_buffers: RECEIVE_BUFFERS,
             receive_buffer_len: BLOCK_LEN,
             descriptors: 4096,
+            sqpoll: None,
+            busy_poll: None,
         }
     }
 }
@@ -72,6 +80,19 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
         remedy: "a kernel of at least 6.1 is needed, and locked memory: raise LimitMEMLOCK=".into(),
         source,
     })?;
+    if let Some(time) = options.busy_poll {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let mut napi = types::Napi::new().set_busy_poll_timeout(micros);
+        submitter
+            .register_napi(&mut napi)
+            .map_err(|source| RingError {
+                step: "busy polling",
+                remedy: "a kernel of at least 6.9 with CONFIG_NET_RX_BUSY_POLL is needed: leave \
+                         ring.busy_poll_us out of the layout"
+                    .into(),
+                source,
+            })?;
+    }
     // A saving only; kernels before 5.18 and a full table of ring descriptors do without.
     let _ = submitter.register_ring_fd();
     let uses_direct = probe::has_direct_descriptors();
@@ -109,10 +130,17 @@ fn io_uring_once(options: &RingOptions) -> io::Result<IoUring> {
     builder
         .dontfork()
         .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(options.entries * 4);
+    match options.sqpoll {
+        // The thread does the work that would be deferred: the kernel takes one or the other.
+        Some(idle) => {
+            builder.setup_sqpoll(u32::try_from(idle.as_millis()).unwrap_or(u32::MAX));
+        }
+        None => {
+            builder.setup_defer_taskrun().setup_taskrun_flag();
+        }
+    }
     let plain = builder.clone();
     match builder.setup_no_sqarray().build(options.entries) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => plain.build(options.entries),

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::StartError;
+use crate::layout::{Layout, Shards, Steering as Choice};
 use crate::limits::ACCEPTS_IN_FLIGHT;
-use crate::ring::{Listener, raise_descriptor_limit};
+use crate::ring::{Listener, Steering, raise_descriptor_limit};
 use crate::shard::mailbox::{Change, Installation, ListeningSocket};
 use crate::snapshot::{Limits, Snapshot};
 
@@ -19,32 +20,53 @@ const SPARE_SLOTS: usize = 64;
 /// Every shard's listening sockets.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    shards: usize,
+    shards: Vec<Serving>,
+    /// Connections go to the shard that serves the CPU which took them.
+    by_cpu: bool,
     bound: Vec<Bound>,
     /// Slots of each ring's table of descriptors.
     table: u32,
     generation: u64,
 }
 
-/// An address that every shard listens at.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What a shard accepts.
+#[derive(Clone, Debug)]
+struct Serving {
+    /// Names of listeners; `None` is all of them.
+    listeners: Option<Vec<String>>,
+    /// With steering: the CPUs whose connections are its own.
+    cpus: Vec<u32>,
+}
+
+impl Serving {
+    fn serves(&self, listener: &str) -> bool {
+        let names = self.listeners.as_ref();
+        names.is_none_or(|names| names.iter().any(|name| name == listener))
+    }
+}
+
+/// An address that shards listen at.
+#[derive(Clone, Debug, Eq, PartialEq)]
 struct Bound {
     configured: SocketAddr,
     /// With the port that the kernel gave where none was asked for.
     actual: SocketAddr,
+    /// Which shards have a socket there, in the order in which those began to listen.
+    shards: Vec<usize>,
 }
 
 /// The sockets of one shard, each with the index of its listener in the snapshot.
 pub(super) type OfShard = Vec<(usize, Listener)>;
 
 impl Sockets {
-    /// Binds every address of `snapshot` once for each shard.
+    /// Binds every address of `snapshot` once for each shard that serves it.
     pub(super) fn bind(
         snapshot: &Snapshot,
-        shards: usize,
+        layout: &Layout,
     ) -> Result<(Self, Vec<OfShard>), StartError> {
         let mut sockets = Self {
-            shards,
+            shards: serving(layout),
+            by_cpu: layout.steering == Choice::Cpu,
             bound: Vec::new(),
             table: slots(snapshot, snapshot.limits.connections),
             generation: 0,
@@ -104,30 +126,99 @@ impl Sockets {
         &self,
         snapshot: &Snapshot,
     ) -> Result<(Vec<Bound>, Vec<Vec<(usize, ListeningSocket)>>), StartError> {
+        self.check_names(snapshot)?;
         let mut had = self.bound.clone();
         let mut bound = Vec::new();
-        let mut by_shard: Vec<_> = (0..self.shards).map(|_| Vec::new()).collect();
+        let mut by_shard: Vec<_> = self.shards.iter().map(|_| Vec::new()).collect();
         for (index, listener) in snapshot.listeners.iter().enumerate() {
+            let serving: Vec<usize> = (0..self.shards.len())
+                .filter(|&shard| self.shards[shard].serves(&listener.name))
+                .collect();
             for &configured in &listener.addresses {
                 let kept = had.iter().position(|known| known.configured == configured);
                 let new = match kept.map(|kept| had.remove(kept)) {
+                    Some(kept) if kept.shards != serving => {
+                        return Err(StartError::Layout(format!(
+                            "listener `{}` at {configured} is another listener's now, which the \
+                             layout gives to other shards: that needs a restart",
+                            listener.name
+                        )));
+                    }
                     Some(kept) => {
-                        bound.push(kept);
-                        for sockets in &mut by_shard {
-                            sockets.push((index, ListeningSocket::Kept(kept.actual)));
+                        for &shard in &kept.shards {
+                            by_shard[shard].push((index, ListeningSocket::Kept(kept.actual)));
                         }
+                        bound.push(kept);
                         continue;
                     }
-                    None => listen(configured, self.shards)?,
+                    None => self.listen(configured, &serving)?,
                 };
                 let actual = new.first().map_or(configured, Listener::address);
-                bound.push(Bound { configured, actual });
-                for (sockets, socket) in by_shard.iter_mut().zip(new) {
-                    sockets.push((index, ListeningSocket::New(socket)));
+                for (&shard, socket) in serving.iter().zip(new) {
+                    by_shard[shard].push((index, ListeningSocket::New(socket)));
                 }
+                bound.push(Bound {
+                    configured,
+                    actual,
+                    shards: serving.clone(),
+                });
             }
         }
         Ok((bound, by_shard))
+    }
+
+    /// Names of listeners in the layout must be there, and each listener must have a shard.
+    fn check_names(&self, snapshot: &Snapshot) -> Result<(), StartError> {
+        let known: Vec<&str> = snapshot.listeners.iter().map(|it| &*it.name).collect();
+        let named = self
+            .shards
+            .iter()
+            .flat_map(|shard| shard.listeners.iter().flatten());
+        if let Some(name) = named
+            .into_iter()
+            .find(|name| !known.contains(&name.as_str()))
+        {
+            return Err(StartError::Layout(format!(
+                "the layout gives a shard the listener `{name}`, and the configuration has {}: \
+                 correct `listeners` there, or the listener's name",
+                known.join(", ")
+            )));
+        }
+        let left = known
+            .iter()
+            .find(|name| !self.shards.iter().any(|it| it.serves(name)));
+        match left {
+            Some(name) => Err(StartError::Layout(format!(
+                "the layout gives the listener `{name}` to no shard: add it to `listeners` of one, \
+                 or leave `listeners` out there"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// One socket for each of the shards `serving` at `wanted`, which is nobody's yet.
+    fn listen(&self, wanted: SocketAddr, serving: &[usize]) -> Result<Vec<Listener>, StartError> {
+        let error = |source| bind_error(wanted, source);
+        if wanted.port() != 0 && Listener::is_in_use(wanted).map_err(error)? {
+            return Err(bind_error(wanted, io::ErrorKind::AddrInUse.into()));
+        }
+        let steering = self.by_cpu.then(|| self.steering(serving));
+        Listener::bind_group(wanted, serving.len(), steering.as_ref()).map_err(error)
+    }
+
+    fn steering(&self, serving: &[usize]) -> Steering {
+        let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        let table: Vec<(u32, u32)> = serving
+            .iter()
+            .enumerate()
+            .flat_map(|(at, &shard)| {
+                self.shards[shard]
+                    .cpus
+                    .iter()
+                    .map(move |&cpu| (cpu, number(at)))
+            })
+            .collect();
+        Steering::by_cpu(&table, number(serving.len()))
     }
 
     fn check_descriptors(&self, snapshot: &Snapshot) -> Result<(), StartError> {
@@ -138,7 +229,7 @@ impl Sockets {
             addresses.any(|address| address.ip().is_unspecified())
         };
         let plain = if snapshot.listeners.iter().any(|listener| wildcard(listener)) {
-            (snapshot.limits.connections as u64).saturating_mul(self.shards as u64)
+            (snapshot.limits.connections as u64).saturating_mul(self.shards.len() as u64)
         } else {
             0
         };
@@ -146,7 +237,7 @@ impl Sockets {
         match raise_descriptor_limit() {
             Some(limit) if limit < needed => Err(StartError::Descriptors {
                 connections: snapshot.limits.connections,
-                shards: self.shards,
+                shards: self.shards.len(),
                 needed,
                 limit,
             }),
@@ -181,21 +272,27 @@ fn slots(snapshot: &Snapshot, connections: usize) -> u32 {
     u32::try_from(wanted).unwrap_or(u32::MAX)
 }
 
-/// One socket for each shard at `wanted`, which is nobody's yet.
-fn listen(wanted: SocketAddr, shards: usize) -> Result<Vec<Listener>, StartError> {
-    let error = |source| bind_error(wanted, source);
-    if wanted.port() != 0 && Listener::is_in_use(wanted).map_err(error)? {
-        return Err(bind_error(wanted, io::ErrorKind::AddrInUse.into()));
+/// What each shard of `layout` accepts.
+fn serving(layout: &Layout) -> Vec<Serving> {
+    match &layout.shards {
+        Shards::Pinned(shards) => {
+            let serving = shards.iter().map(|shard| Serving {
+                listeners: shard.listeners.clone(),
+                cpus: match shard.serves.is_empty() {
+                    true => vec![shard.cpu],
+                    false => shard.serves.iter().collect(),
+                },
+            });
+            serving.collect()
+        }
+        Shards::Unpinned(count) => {
+            let anyone = Serving {
+                listeners: None,
+                cpus: Vec::new(),
+            };
+            vec![anyone; *count]
+        }
     }
-    let mut address = wanted;
-    let mut sockets = Vec::with_capacity(shards);
-    for _ in 0..shards {
-        let socket = Listener::bind(address).map_err(error)?;
-        // Port 0 was asked for: the others share what the first one got.
-        address = socket.address();
-        sockets.push(socket);
-    }
-    Ok(sockets)
 }
 
 fn bind_error(address: SocketAddr, source: io::Error) -> StartError {

@@ -289,7 +289,7 @@ fn what_needs_a_restart_is_told_with_both_values() {
         [
             "log.format Human -> Json",
             "log.level Info -> Warn",
-            "shards PerUsableCpu -> Count(3)",
+            "shards Planned -> Count(3)",
         ]
     );
     assert!(changes(&scratch, FRONT, &text).is_empty());

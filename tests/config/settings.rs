@@ -12,7 +12,7 @@ use crate::{FRONT, accepted, assert_error, front};
 #[test]
 fn defaults() {
     let config = accepted(FRONT);
-    assert_eq!(config.shards, ShardPlan::PerUsableCpu);
+    assert_eq!(config.shards, ShardPlan::Planned);
     assert_eq!(config.limits.connections, limits::CONNECTIONS_PER_SHARD);
     assert_eq!(config.limits.handshakes, limits::HANDSHAKES_PER_SHARD);
     assert_eq!(config.limits.buffer_bytes, 256 << 20);

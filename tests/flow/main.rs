@@ -13,6 +13,7 @@ mod world;
 mod aborts;
 mod ending;
 mod faults;
+mod layout;
 mod memory;
 mod pressure;
 mod protocol;

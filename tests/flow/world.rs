@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ringgate::Terminator;
 use ringgate::clock::Clock;
 use ringgate::close_reason::CloseReason;
+use ringgate::layout::Layout;
 use ringgate::shard::Counters;
 use ringgate::shard::mailbox::{Command, Mailbox, Report};
 use ringgate::snapshot::Snapshot;
@@ -111,6 +112,15 @@ impl World {
         prepare: impl FnOnce(&Folder, &Ca, &Ca),
         config: &str,
     ) -> Result<Self, StartError> {
+        Self::start_on(prepare, config, None)
+    }
+
+    /// The same, with its shards where `layout` says.
+    pub fn start_on(
+        prepare: impl FnOnce(&Folder, &Ca, &Ca),
+        config: &str,
+        layout: Option<&Layout>,
+    ) -> Result<Self, StartError> {
         let folder = Folder::new();
         let (client_ca, server_ca) = (Ca::root("Clients"), Ca::root("Servers"));
         write_leaf(&folder, "server", &server_leaf(&server_ca, SERVER_NAME));
@@ -118,7 +128,11 @@ impl World {
         prepare(&folder, &client_ca, &server_ca);
         let file = folder.write("ringgate.toml", config);
         let clock = Clock::manual(Duration::from_secs(pki::NOW.unsigned_abs()));
-        let terminator = Terminator::start(&Arc::new(load(&file, &clock)), &clock)?;
+        let snapshot = Arc::new(load(&file, &clock));
+        let terminator = match layout {
+            Some(layout) => Terminator::start_on(&snapshot, &clock, layout)?,
+            None => Terminator::start(&snapshot, &clock)?,
+        };
         Ok(Self {
             folder,
             clock,

@@ -23,6 +23,7 @@ fn small_ring(receive_buffers: u16, receive_buffer_len: usize) -> Ring {
         receive_buffers,
         receive_buffer_len,
         descriptors: 8,
+        ..RingOptions::default()
     })
     .unwrap()
 }

@@ -17,6 +17,7 @@ fn ring(descriptors: u32) -> Ring {
         receive_buffers: 2,
         receive_buffer_len: 512,
         descriptors,
+        ..RingOptions::default()
     };
     Ring::new(&options).unwrap()
 }
