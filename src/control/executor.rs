@@ -7,7 +7,7 @@ use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, Reac
 
 use super::loader::Source;
 use super::reload::{Cause, Prepare, Reloader};
-use super::shards::{Port, Shard};
+use super::shards::{Port, Shard, Spread};
 use super::signals::{Collected, Signal, Signals};
 use crate::clock::Clock;
 use crate::shard::mailbox::Command;
@@ -166,6 +166,7 @@ impl<'a, P: Port> Keeper<'a, P> {
                 self.take(signal, clock.now());
             }
             if let Some(ending) = self.tick(clock.now()) {
+                super::log::spread(&Spread::of(&self.shards));
                 return ending;
             }
             glommio::timer::sleep(TICK).await;

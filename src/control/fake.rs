@@ -101,6 +101,10 @@ impl Port for FakeShard {
         self.ended.get()
     }
 
+    fn accepted(&self) -> u64 {
+        0
+    }
+
     fn report(&mut self) -> Option<Report> {
         None
     }

@@ -11,6 +11,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry;
 
 use super::report::escaped;
+use super::shards::Spread;
 use crate::config::{ConfigError, LogFormat, LogLevel, LogOptions};
 use crate::snapshot::{Changes, Expiry};
 
@@ -82,6 +83,16 @@ pub fn notes(notes: &[String]) {
 /// Logs where the shards run.
 pub fn layout(layout: &str) {
     tracing::info!("layout: {}", escaped(layout));
+}
+
+/// Logs how connections were spread over the shards.
+pub(super) fn spread(spread: &Spread) {
+    let accepted: Vec<String> = spread.accepted.iter().map(u64::to_string).collect();
+    tracing::info!(
+        accepted = accepted.join(" "),
+        skew = spread.skew(),
+        "connections by shard"
+    );
 }
 
 /// Logs that clients may come.

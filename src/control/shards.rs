@@ -13,6 +13,8 @@ pub trait Port {
     fn installed(&self) -> u64;
     /// Whether the shard has ended.
     fn ended(&self) -> bool;
+    /// Connections that the shard has accepted.
+    fn accepted(&self) -> u64;
     /// The next report that waits.
     fn report(&mut self) -> Option<Report>;
     /// The next review of its open connections that waits.
@@ -32,12 +34,43 @@ impl Port for &mut Mailbox {
         Mailbox::ended(self)
     }
 
+    fn accepted(&self) -> u64 {
+        self.counters().accepted()
+    }
+
     fn report(&mut self) -> Option<Report> {
         Mailbox::report(self)
     }
 
     fn review(&mut self) -> Option<Review> {
         Mailbox::review(self)
+    }
+}
+
+/// How connections were spread over the shards.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Spread {
+    /// Connections accepted, by shard.
+    pub(super) accepted: Vec<u64>,
+}
+
+impl Spread {
+    pub(super) fn of<P: Port>(shards: &[Shard<P>]) -> Self {
+        Self {
+            accepted: shards.iter().map(|shard| shard.port.accepted()).collect(),
+        }
+    }
+
+    /// What the busiest shard accepted over the mean of all: 1 is even, the number of shards is all
+    /// on one. `None` where nobody came.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of connections fit 52 bits"
+    )]
+    pub(super) fn skew(&self) -> Option<f64> {
+        let sum: u64 = self.accepted.iter().sum();
+        let busiest = *self.accepted.iter().max()?;
+        (sum > 0).then(|| busiest as f64 * self.accepted.len() as f64 / sum as f64)
     }
 }
 
@@ -91,6 +124,25 @@ impl<P: Port> Shard<P> {
                 Some(report) => super::report::log(&report, access),
                 None => return,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skew_is_the_busiest_over_the_mean() {
+        for (accepted, skew) in [
+            (vec![], None),
+            (vec![0, 0], None),
+            (vec![5], Some(1.0)),
+            (vec![10, 10, 10, 10], Some(1.0)),
+            (vec![30, 10], Some(1.5)),
+            (vec![0, 0, 0, 7], Some(4.0)),
+        ] {
+            assert_eq!(Spread { accepted }.skew(), skew);
         }
     }
 }

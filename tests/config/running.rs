@@ -18,20 +18,33 @@ use crate::scratch::Scratch;
 struct Running {
     child: Child,
     log: BufReader<ChildStderr>,
+    /// What it said of where its shards run.
+    layout: String,
     address: SocketAddr,
 }
 
 impl Running {
     /// On a free port, one shard, JSON lines, one rule that lets `spiffe://x/in` in.
     fn start(scratch: &Scratch, upstream: &str, more: &str) -> Self {
+        Self::start_with(
+            scratch,
+            upstream,
+            &format!("{more}\n[shards]\ncount = 1\n"),
+            &[],
+        )
+    }
+
+    /// The same, where `more` or the arguments say where shards run.
+    fn start_with(scratch: &Scratch, upstream: &str, more: &str, arguments: &[&str]) -> Self {
         let text = front_with("address", "address = \"127.0.0.1:0\"")
             .replace("127.0.0.1:8080", upstream)
             .replace("{ any = true }", "{ uri = \"spiffe://x/in\" }")
             + more
-            + "\n[shards]\ncount = 1\n[limits]\nconnections = 64\n[log]\nformat = \"json\"\n";
+            + "\n[limits]\nconnections = 64\n[log]\nformat = \"json\"\n";
         scratch.write("ringgate.toml", text);
         let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
             .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -40,8 +53,10 @@ impl Running {
         let mut running = Self {
             child,
             log,
+            layout: String::new(),
             address,
         };
+        running.layout = running.line_with("layout: ");
         let line = running.line_with("listening");
         running.address = field(&line, "address").parse().unwrap();
         running
@@ -209,6 +224,77 @@ fn a_drain_ends_with_the_last_connection() {
     stream.flush().unwrap();
     drop((stream, served));
     assert_eq!(running.ended().code(), Some(0));
+}
+
+#[test]
+fn shards_and_control_plane_live_where_the_layout_says() {
+    let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = upstream.local_addr().unwrap().to_string();
+    let cpus = core_affinity::get_core_ids().unwrap();
+    let (first, last) = (cpus[0].id, cpus[cpus.len() - 1].id);
+    let layout = format!(
+        "version = 1\n[host]\nonline = \"0-9999\"\ncores = 1\nnodes = 1\n[shards]\n\
+         list = [{{ cpu = {first} }}]\nhousekeeping = \"{last}\"\nsteering = \"cpu\"\n"
+    );
+    scratch.write("layout.toml", layout);
+    let file = scratch.path("layout.toml");
+    let arguments = ["--layout", file.to_str().unwrap()];
+    let off = "proxy_protocol = \"off\"";
+    let mut running = Running::start_with(&scratch, &address, off, &arguments);
+    let said = format!(
+        "1 shard on CPUs {first}, by {}; housekeeping on CPUs {last}; connections by the CPU that takes them; memory local",
+        file.display()
+    );
+    assert!(running.layout.contains(&said), "{}", running.layout);
+
+    let threads = std::fs::read_dir(format!("/proc/{}/task", running.child.id())).unwrap();
+    let mut shards = 0;
+    for thread in threads {
+        let folder = thread.unwrap().path();
+        let name = std::fs::read_to_string(folder.join("comm")).unwrap();
+        let status = std::fs::read_to_string(folder.join("status")).unwrap();
+        let allowed = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+        let wanted = match name.trim() {
+            "shard-0" => {
+                shards += 1;
+                first
+            }
+            // The kernel's own, for one ring or the other.
+            kernel if kernel.starts_with("iou-") => continue,
+            _ => last,
+        };
+        assert_eq!(allowed, Some(wanted.to_string().as_str()), "{name}");
+    }
+    assert_eq!(shards, 1);
+
+    let stream = running.connect(&scratch, Some(&client(&scratch, "spiffe://x/in")));
+    drop((upstream.accept().unwrap(), stream));
+    running.signal("TERM");
+    let spread = running.line_with("connections by shard");
+    assert_eq!(field(&spread, "accepted"), "1");
+    assert!(spread.contains("\"skew\":1.0"), "{spread}");
+}
+
+#[test]
+fn a_layout_that_names_a_cpu_that_is_not_here_keeps_it_from_starting() {
+    let scratch = scratch();
+    scratch.write(
+        "ringgate.toml",
+        front_with("address", "address = \"127.0.0.1:0\""),
+    );
+    let text = "version = 1\n[host]\nonline = \"0-1\"\ncores = 1\nnodes = 1\n[shards]\n\
+                list = [{ cpu = 4000 }]\n";
+    scratch.write("layout.toml", text.to_owned());
+    let output = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
+        .args(["--layout", scratch.path("layout.toml").to_str().unwrap()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("shards: CPUs 4000 are not among"), "{said}");
 }
 
 #[test]
