@@ -28,11 +28,30 @@ pub struct CpuTimeError {
     reason: String,
 }
 
+/// The beginning of the name of a thread that serves connections, in Ringgate.
+const SHARD: &str = "shard-";
+
+/// Threads that took less than this part of all the time are not taken for those that serve, where
+/// no name tells.
+const HOUSEKEEPING_MAX: f64 = 0.01;
+
+/// How a server's work was spread over the threads that serve.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// Threads that serve: those named `shard-…` where there are such; else those that took at
+    /// least a hundredth of the time, so that a thread which got nothing at all is not seen.
+    pub threads: usize,
+    /// CPU time of the busiest over the mean: 1 is even.
+    pub skew: f64,
+}
+
 /// CPU time at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// By process and thread, in nanoseconds.
     threads: BTreeMap<(u32, u32), Duration>,
+    /// Those of them that are known to serve.
+    shards: BTreeSet<(u32, u32)>,
     /// Of whole processes, threads and children that have ended included; in steps of a tick.
     processes: Duration,
 }
@@ -47,6 +66,36 @@ impl Reading {
         } else {
             self.processes.saturating_sub(earlier.processes)
         }
+    }
+
+    /// How the work between `earlier` and this was spread. `None` where threads came or went, or
+    /// nothing was done.
+    pub fn spread_since(&self, earlier: &Self) -> Option<Spread> {
+        if !self.threads.keys().eq(earlier.threads.keys()) {
+            return None;
+        }
+        let spent: Vec<(bool, f64)> = self
+            .threads
+            .iter()
+            .zip(earlier.threads.values())
+            .map(|((thread, now), then)| {
+                let spent = now.saturating_sub(*then).as_secs_f64();
+                (self.shards.contains(thread), spent)
+            })
+            .collect();
+        let all: f64 = spent.iter().map(|(_, spent)| spent).sum();
+        let serves = |&(is_shard, spent): &(bool, f64)| match self.shards.is_empty() {
+            true => spent >= HOUSEKEEPING_MAX * all,
+            false => is_shard,
+        };
+        let spent: Vec<f64> = spent.into_iter().filter(serves).map(|it| it.1).collect();
+        let busiest = spent.iter().copied().fold(0.0, f64::max);
+        #[expect(clippy::cast_precision_loss, reason = "threads fit 52 bits")]
+        let mean = spent.iter().sum::<f64>() / spent.len() as f64;
+        (mean > 0.0).then(|| Spread {
+            threads: spent.len(),
+            skew: busiest / mean,
+        })
     }
 }
 
@@ -69,6 +118,7 @@ impl Watched {
                     let path = PathBuf::from(format!("/proc/self/task/{tid}/schedstat"));
                     let key = (0, tid.unsigned_abs());
                     reading.threads.insert(key, read_schedstat(&path)?);
+                    reading.shards.insert(key);
                 }
             }
         }
@@ -114,6 +164,10 @@ fn read_process(pid: u32, reading: &mut Reading) -> Result<(), CpuTimeError> {
         // A thread may end between the listing and the reading.
         if let (Some(tid), Ok(time)) = (tid, read_schedstat(&task.join("schedstat"))) {
             reading.threads.insert((pid, tid), time);
+            let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+            if name.starts_with(SHARD) {
+                reading.shards.insert((pid, tid));
+            }
         }
     }
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
@@ -233,6 +287,30 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(found.contains(&child.id()), "{found:?}");
+    }
+
+    #[test]
+    fn the_spread_is_that_of_the_threads_that_serve() {
+        let reading = |shards: &[u32], spent: &[(u32, u64)]| Reading {
+            threads: spent
+                .iter()
+                .map(|&(thread, ms)| ((1, thread), Duration::from_millis(ms)))
+                .collect(),
+            shards: shards.iter().map(|&thread| (1, thread)).collect(),
+            ..Reading::default()
+        };
+        let of = |shards: &[u32], after: &[(u32, u64)]| {
+            let before: Vec<_> = after.iter().map(|&(thread, _)| (thread, 7)).collect();
+            let after: Vec<_> = after.iter().map(|&(thread, ms)| (thread, ms + 7)).collect();
+            let spread = reading(shards, &after).spread_since(&reading(shards, &before));
+            spread.map(|spread| (spread.threads, (spread.skew * 1e6).round() / 1e6))
+        };
+        assert_eq!(of(&[], &[(1, 1), (2, 300), (3, 100)]), Some((2, 1.5)));
+        // A shard that got nothing counts, and what is no shard does not.
+        assert_eq!(of(&[2, 3], &[(1, 500), (2, 300), (3, 0)]), Some((2, 2.0)));
+        assert_eq!(of(&[], &[(1, 0)]), None);
+        let fewer = reading(&[], &[(1, 5)]);
+        assert_eq!(reading(&[], &[(1, 5), (2, 5)]).spread_since(&fewer), None);
     }
 
     #[test]

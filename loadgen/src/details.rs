@@ -87,6 +87,12 @@ pub struct Server {
     pub busy_cpus: f64,
     /// Bytes that its resident memory grew by.
     pub grew_bytes: Option<u64>,
+    /// Threads that serve, see [`crate::cpu_time::Spread::threads`].
+    #[serde(default)]
+    pub threads: Option<usize>,
+    /// CPU time of the busiest of these over the mean: 1 is even, `threads` is all on one.
+    #[serde(default)]
+    pub skew: Option<f64>,
 }
 
 /// One interval of a run.
@@ -166,6 +172,8 @@ impl Details {
             cpu_s: cpu.as_secs_f64(),
             busy_cpus: measured.per_s(cpu.as_secs_f64()),
             grew_bytes: measured.server_grew,
+            threads: measured.server_spread.map(|spread| spread.threads),
+            skew: measured.server_spread.map(|spread| spread.skew),
         });
         let mut refused: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for ((kind, failure), count) in &statistics.refused {

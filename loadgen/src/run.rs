@@ -13,7 +13,7 @@ use crate::client::{
     Credentials, Distribution, Driver, DriverError, LoadPlan, Outcomes, Pace, Reporting,
     SlowOutcome, SlowPlan, Sources, Workload, run_slow,
 };
-use crate::cpu_time::{CpuTimeError, Reading, Watched};
+use crate::cpu_time::{CpuTimeError, Reading, Spread, Watched};
 use crate::host::{self, CpuTicks};
 use crate::identity_check::{Delivered, IdentityCounts};
 use crate::series::{Interval, Series, interval_len};
@@ -77,6 +77,8 @@ pub struct Measured {
     pub identity: IdentityCounts,
     pub duration: Duration,
     pub server_cpu: Option<Duration>,
+    /// How the server's work was spread over its threads.
+    pub server_spread: Option<Spread>,
     /// Why there is no CPU time of a server that was to be watched to the end.
     pub server_lost: Option<String>,
     pub open_loop: bool,
@@ -302,6 +304,7 @@ impl<'a> WatchedRun<'a> {
         }
         if let [Some(first), .., Some(last)] = &self.readings[..] {
             measured.server_cpu = Some(last.since(first));
+            measured.server_spread = last.spread_since(first);
         }
         measured.server_lost = self.lost.map(|error| error.to_string());
         measured.stolen = self.ticks[1].stolen_since(&self.ticks[0]);

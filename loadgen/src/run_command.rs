@@ -198,6 +198,12 @@ fn notes(args: &RunArgs, measured: &Measured) -> Vec<String> {
             "units began within {late:.0} µs of the schedule at p99"
         ));
     }
+    if let Some(spread) = measured.server_spread.filter(|spread| spread.threads > 1) {
+        notes.push(format!(
+            "skew {:.2}: the busiest of {} server threads beside the mean",
+            spread.skew, spread.threads
+        ));
+    }
     if let Some(slow) = measured.slow {
         notes.push(format!(
             "slow peers made {} connections, of which the server ended {} and {} finished",
