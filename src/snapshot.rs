@@ -19,7 +19,7 @@ use crate::config::{
     self, Config, ConfigError, ListenerConfig, ResumptionOptions, RouteConfig, VerdictCacheOptions,
 };
 use crate::limits::{BLOCK_LEN, BYTES_PER_VERDICT};
-use crate::tls::acceptor::{MinVersion, Resumption};
+use crate::tls::acceptor::{AcceptorError, MinVersion, Resumption};
 use crate::tls::{Acceptor, AcceptorOptions, Route};
 use crate::trust::TrustDomain;
 use crate::trust::cache::CacheBounds;
@@ -81,6 +81,23 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The same for one shard, see [`Acceptor::for_shard`].
+    fn for_shard(&self) -> Result<Self, AcceptorError> {
+        let route = |route: &RouteTarget| RouteTarget {
+            name: Arc::from(&*route.name),
+            ..route.clone()
+        };
+        Ok(Self {
+            name: Arc::from(&*self.name),
+            addresses: self.addresses.clone(),
+            acceptor: self.acceptor.for_shard()?,
+            routes: self.routes.iter().map(route).collect(),
+            greeting: self.greeting,
+            timeouts: self.timeouts,
+            tenure: self.tenure,
+        })
+    }
+
     /// Whether anybody but the owner of this reference holds the listener or a part of it.
     pub fn is_held(this: &Arc<Self>) -> bool {
         Arc::strong_count(this) > 1 || this.acceptor.is_held()
@@ -97,6 +114,31 @@ pub struct RouteTarget {
 }
 
 impl Snapshot {
+    /// The same for one shard: what a connection writes, be it only a count of references, no other
+    /// thread writes. What is large, and read alone, is shared.
+    ///
+    /// # Errors
+    ///
+    /// When a private key cannot be made again.
+    pub fn for_shard(&self) -> Result<Self, AcceptorError> {
+        let listeners = self.listeners.iter();
+        Ok(Self {
+            listeners: listeners
+                .map(|listener| listener.for_shard().map(Arc::new))
+                .collect::<Result<_, _>>()?,
+            limits: self.limits,
+            drain_timeout: self.drain_timeout,
+            shards: self.shards.clone(),
+            log: self.log,
+            stek: self.stek.clone(),
+            verdict_cache: self.verdict_cache,
+            live_revocation: self.live_revocation,
+            // Those are the control plane's.
+            warnings: Vec::new(),
+            expiries: Vec::new(),
+        })
+    }
+
     /// Reads and checks every file that `config` names.
     ///
     /// # Errors

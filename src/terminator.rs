@@ -113,7 +113,7 @@ impl Terminator {
                     ..ring_options(layout)
                 },
                 listeners,
-                snapshot: Arc::clone(snapshot),
+                snapshot: for_shard(snapshot)?,
                 clock: clock.clone(),
                 inbox,
                 waker,
@@ -285,6 +285,13 @@ impl Seed {
         let _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
         shard.run()
     }
+}
+
+/// What one shard works from.
+fn for_shard(snapshot: &Snapshot) -> Result<Arc<Snapshot>, StartError> {
+    let own = snapshot.for_shard();
+    own.map(Arc::new)
+        .map_err(|error| StartError::Config(error.to_string()))
 }
 
 /// Keeps the secret of ticket keys out of swap; why that cannot be.

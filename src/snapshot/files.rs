@@ -7,7 +7,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use zeroize::Zeroizing;
@@ -17,7 +16,7 @@ use crate::config::{
     BundleFiles, CertificateFiles, ConfigError, FileReferences, FileSetting, RouteConfig,
 };
 use crate::limits::PEM_BYTES_MAX;
-use crate::tls;
+use crate::tls::{self, ServerCertificate};
 use crate::trust::domain::{Bundle, TrustDomain, TrustSources};
 use crate::trust::identity::Identity;
 use crate::trust::spiffe::TrustDomainName;
@@ -41,7 +40,7 @@ const GROUP_READS: u32 = 0o040;
 /// Files read so far, and what was wrong with them.
 pub(super) struct Files<'a> {
     clock: &'a Clock,
-    certified_keys: HashMap<(PathBuf, PathBuf), Option<Arc<CertifiedKey>>>,
+    certified_keys: HashMap<(PathBuf, PathBuf), Option<ServerCertificate>>,
     anchors: HashMap<PathBuf, Option<Vec<CertificateDer<'static>>>>,
     crls: HashMap<PathBuf, Option<Arc<[LoadedCrl]>>>,
     errors: Vec<ConfigError>,
@@ -123,7 +122,7 @@ impl<'a> Files<'a> {
     }
 
     /// A certificate chain and its key; `None` when something is wrong, which is then reported.
-    pub(super) fn certified_key(&mut self, pair: &CertificateFiles) -> Option<Arc<CertifiedKey>> {
+    pub(super) fn certified_key(&mut self, pair: &CertificateFiles) -> Option<ServerCertificate> {
         let paths = (pair.certificate.path.clone(), pair.key.path.clone());
         if let Some(known) = self.certified_keys.get(&paths) {
             return known.clone();
@@ -133,7 +132,7 @@ impl<'a> Files<'a> {
         loaded
     }
 
-    fn load_certified_key(&mut self, pair: &CertificateFiles) -> Option<Arc<CertifiedKey>> {
+    fn load_certified_key(&mut self, pair: &CertificateFiles) -> Option<ServerCertificate> {
         let chain = self.read(&pair.certificate, Secrecy::Public);
         let key = self.read(&pair.key, Secrecy::OwnerOnly);
         let chain = chain.filter(|chain| self.check_chain(&pair.certificate, chain))?;

@@ -94,16 +94,22 @@ impl Sockets {
     pub(super) fn change(&mut self, snapshot: &Arc<Snapshot>) -> Result<Change, StartError> {
         self.check_descriptors(snapshot)?;
         let (bound, by_shard) = self.plan(snapshot)?;
+        let own: Vec<Arc<Snapshot>> = (0..self.shards.len())
+            .map(|_| super::for_shard(snapshot))
+            .collect::<Result<_, _>>()?;
         let mut notes = Vec::new();
         let limits = self.limits(snapshot, &mut notes);
         self.bound = bound;
         self.generation += 1;
-        let installations = by_shard.into_iter().map(|sockets| Installation {
-            generation: self.generation,
-            snapshot: Arc::clone(snapshot),
-            limits,
-            sockets,
-        });
+        let installations = by_shard
+            .into_iter()
+            .zip(own)
+            .map(|(sockets, own)| Installation {
+                generation: self.generation,
+                snapshot: own,
+                limits,
+                sockets,
+            });
         Ok(Change {
             installations: installations.collect(),
             notes,

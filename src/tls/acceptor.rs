@@ -4,14 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
 use rustls::server::NoServerSessionStorage;
-use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{InconsistentKeys, ServerConfig};
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::UnixTime;
 
+use super::certificate::ServerCertificate;
 use super::resolver::Resolver;
 use super::traffic_secrets::Capture;
 use crate::clock::Clock;
@@ -24,15 +23,30 @@ use crate::trust::ticketer::Ticketer;
 use crate::trust::verifier::Verifier;
 
 /// Where clients that ask for certain names go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     /// For logs and metrics.
     pub name: Arc<str>,
     /// SNI patterns; empty for a default route.
     pub server_names: Vec<NamePattern>,
     /// In order of preference; the first that the client can verify is used.
-    pub certificates: Vec<Arc<CertifiedKey>>,
+    pub certificates: Vec<ServerCertificate>,
     pub domain: Arc<TrustDomain>,
+}
+
+impl Route {
+    /// The same, of which no other thread writes a part.
+    fn for_shard(&self) -> Result<Self, AcceptorError> {
+        let certificates = self.certificates.iter();
+        Ok(Self {
+            name: Arc::from(&*self.name),
+            server_names: self.server_names.clone(),
+            certificates: certificates
+                .map(ServerCertificate::for_shard)
+                .collect::<Result<_, _>>()?,
+            domain: Arc::new(self.domain.for_shard()),
+        })
+    }
 }
 
 /// The oldest protocol version that a client may speak.
@@ -43,7 +57,7 @@ pub enum MinVersion {
     Tls13,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AcceptorOptions {
     pub routes: Vec<Route>,
     /// Index into `routes` for clients without SNI or with a name that no route has.
@@ -70,11 +84,13 @@ pub struct Resumption {
     pub tickets: usize,
 }
 
-/// A listener's TLS side; immutable, shared by all shards.
+/// A listener's TLS side; immutable.
 #[derive(Debug)]
 pub struct Acceptor {
     pub(super) config: Arc<ServerConfig>,
     resolver: Arc<Resolver>,
+    /// Without the routes, which the resolver has.
+    options: AcceptorOptions,
 }
 
 /// What is wrong with a listener's certificates or options, and the remedy.
@@ -86,9 +102,9 @@ impl Acceptor {
     /// # Errors
     ///
     /// When a route has no certificate, can never be chosen, or shares a name with another.
-    pub fn new(options: AcceptorOptions) -> Result<Self, AcceptorError> {
+    pub fn new(mut options: AcceptorOptions) -> Result<Self, AcceptorError> {
         check(&options)?;
-        let routes: Arc<[Route]> = options.routes.into();
+        let routes: Arc<[Route]> = std::mem::take(&mut options.routes).into();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let versions: &[_] = match options.min_version {
             MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -108,7 +124,7 @@ impl Acceptor {
         .map_err(|error| AcceptorError(format!("protocol versions: {error}")))?
         .with_client_cert_verifier(Arc::new(Verifier::new(&provider)))
         .with_cert_resolver(resolver.clone());
-        config.alpn_protocols = options.alpn;
+        config.alpn_protocols = options.alpn.clone();
         // Our own record layer takes over after the handshake.
         config.enable_secret_extraction = true;
         config.key_log = Arc::new(Capture);
@@ -116,9 +132,9 @@ impl Acceptor {
         // which are judged each time they are offered.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        if let Some(resumption) = options.resumption {
+        if let Some(resumption) = options.resumption.clone() {
             let tickets = Tickets::new(resumption.stek, resumption.cap, resumption.verdict_ttl);
-            config.ticketer = Arc::new(Ticketer::new(tickets, options.clock));
+            config.ticketer = Arc::new(Ticketer::new(tickets, options.clock.clone()));
             config.send_tls13_tickets = resumption.tickets;
         }
         // Early data can be replayed, which mutual authentication does not survive.
@@ -126,13 +142,30 @@ impl Acceptor {
         Ok(Self {
             config: Arc::new(config),
             resolver,
+            options,
+        })
+    }
+
+    /// The same for one shard: what its handshakes write is no other thread's, be it only a count
+    /// of references. What is large, and read alone, is shared.
+    ///
+    /// # Errors
+    ///
+    /// When a key cannot be made again.
+    pub fn for_shard(&self) -> Result<Self, AcceptorError> {
+        let routes = self.routes().iter().map(Route::for_shard);
+        Self::new(AcceptorOptions {
+            routes: routes.collect::<Result<_, _>>()?,
+            ..self.options.clone()
         })
     }
 
     /// Whether handshakes or connections that began here still hold a part of it.
     pub fn is_held(&self) -> bool {
         let mut domains = self.routes().iter().map(|route| &route.domain);
-        Arc::strong_count(&self.config) > 1 || domains.any(|domain| Arc::strong_count(domain) > 1)
+        let is_held =
+            |domain: &Arc<TrustDomain>| Arc::strong_count(domain) > 1 || domain.is_shared();
+        Arc::strong_count(&self.config) > 1 || domains.any(is_held)
     }
 
     /// The trust domains of the routes.
@@ -207,71 +240,6 @@ fn check(options: &AcceptorOptions) -> Result<(), AcceptorError> {
     Ok(())
 }
 
-/// Reads a certificate chain, leaf first, and its private key from PEM.
-///
-/// # Errors
-///
-/// When either is missing, malformed or encrypted, or when the key is not the leaf's. The caller
-/// knows the files' names and puts them in front.
-pub fn load_certified_key(
-    chain_pem: &[u8],
-    key_pem: &[u8],
-) -> Result<Arc<CertifiedKey>, AcceptorError> {
-    let chain = load_chain(chain_pem)?;
-    let key = load_key(key_pem)?;
-    let provider: CryptoProvider = aws_lc_rs::default_provider();
-    CertifiedKey::from_der(chain, key, &provider)
-        .map(Arc::new)
-        .map_err(|error| {
-            AcceptorError(match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                "the private key does not belong to the first certificate of the chain; give the \
-                 leaf certificate first, and its own key"
-                    .to_owned()
-            }
-            rustls::Error::InvalidCertificate(error) => {
-                format!("the first certificate of the chain is malformed: {error:?}")
-            }
-            error => format!("the private key cannot be used: {error}"),
-        })
-        })
-}
-
-fn load_chain(chain_pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, AcceptorError> {
-    let chain = CertificateDer::pem_slice_iter(chain_pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| AcceptorError(format!("the certificate chain is no PEM: {error}")))?;
-    if chain.is_empty() {
-        return Err(AcceptorError(
-            "there is no certificate: a chain is one or more PEM blocks `BEGIN CERTIFICATE`, the \
-             leaf first"
-                .to_owned(),
-        ));
-    }
-    Ok(chain)
-}
-
-fn load_key(key_pem: &[u8]) -> Result<PrivateKeyDer<'static>, AcceptorError> {
-    const ENCRYPTED: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
-    let contains = |part: &[u8]| key_pem.windows(part.len()).any(|window| window == part);
-    if ENCRYPTED.into_iter().any(contains) {
-        return Err(AcceptorError(
-            "the private key is encrypted; write it without a passphrase (`openssl pkey`) into a \
-             file that only Ringgate can read"
-                .to_owned(),
-        ));
-    }
-    PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| {
-        AcceptorError(match error {
-            pem::Error::NoItemsFound => "there is no private key: one PEM block `BEGIN PRIVATE \
-                                         KEY`, `BEGIN RSA PRIVATE KEY` or `BEGIN EC PRIVATE KEY` \
-                                         is needed"
-                .to_owned(),
-            error => format!("the private key is no PEM: {error}"),
-        })
-    })
-}
-
 /// Tells rustls the time.
 #[derive(Debug)]
 struct CalendarTime(Clock);
@@ -285,8 +253,11 @@ impl TimeProvider for CalendarTime {
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject;
 
     use super::*;
+    use crate::tls::certificate::load_certified_key;
     use crate::trust::domain::TrustSources;
 
     fn pair() -> (String, String) {

@@ -9,6 +9,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, SignatureScheme};
 
 use super::acceptor::Route;
+use super::certificate::ServerCertificate;
 use super::traffic_secrets::Captured;
 use crate::close_reason::CloseReason;
 use crate::trust::judgement;
@@ -144,10 +145,11 @@ impl Resolver {
         offered: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
         let first = |may_be_used: fn(SignatureScheme) -> bool| {
-            route.certificates.iter().find(|each| {
+            let found = route.certificates.iter().find(|each| {
                 let mut usable = offered.iter().filter(|&&scheme| may_be_used(scheme));
                 usable.any(|&scheme| each.key.choose_scheme(&[scheme]).is_some())
-            })
+            });
+            found.map(ServerCertificate::certified)
         };
         let found = first(|scheme| !is_pkcs1(scheme));
         if self.tls13_only {

@@ -60,13 +60,13 @@ pub struct TrustError(pub String);
 #[derive(Debug)]
 pub struct TrustDomain {
     name: String,
-    pub(super) anchors: Anchors,
-    pub(super) crls: Crls,
+    pub(super) anchors: Arc<Anchors>,
+    pub(super) crls: Arc<Crls>,
     pub(super) unknown_revocation: RevocationPolicy,
     pub(super) expired_crl: RevocationPolicy,
     pub(super) policy: Rules,
     /// As it was configured.
-    configured: Policy,
+    configured: Arc<Policy>,
     digest: [u8; 32],
 }
 
@@ -89,13 +89,33 @@ impl TrustDomain {
         Ok(Self {
             digest: digest(env!("CARGO_PKG_VERSION"), &sources),
             name: sources.name,
-            crls: Crls::new(crls, &anchors),
-            anchors,
+            crls: Arc::new(Crls::new(crls, &anchors)),
+            anchors: Arc::new(anchors),
             unknown_revocation: sources.unknown_revocation,
             expired_crl: sources.expired_crl,
             policy: Rules::new(&sources.policy),
-            configured: sources.policy,
+            configured: Arc::new(sources.policy),
         })
+    }
+
+    /// The same for one shard. Anchors and CRLs are shared, and read alone; the names of rules, of
+    /// which every client that is let in holds one, are its own.
+    pub fn for_shard(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            anchors: Arc::clone(&self.anchors),
+            crls: Arc::clone(&self.crls),
+            unknown_revocation: self.unknown_revocation,
+            expired_crl: self.expired_crl,
+            policy: Rules::new(&self.configured),
+            configured: Arc::clone(&self.configured),
+            digest: self.digest,
+        }
+    }
+
+    /// Whether another domain, made by [`TrustDomain::for_shard`], shares a part of it.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.anchors) > 1
     }
 
     pub fn name(&self) -> &str {
@@ -128,7 +148,7 @@ impl TrustDomain {
         before: impl Iterator<Item = &'a Self>,
         now: impl Iterator<Item = &'a Self>,
     ) {
-        Crls::carry_signers(before.map(|it| &it.crls), now.map(|it| &it.crls));
+        Crls::carry_signers(before.map(|it| &*it.crls), now.map(|it| &*it.crls));
     }
 
     pub fn policy(&self) -> &Policy {

@@ -86,7 +86,8 @@ impl Rules {
                 all.everybody.add(rule.effect, position);
             }
             all.rules.push(Rule {
-                name: Arc::clone(&rule.name),
+                // Of its own: a shard's clients count references to it.
+                name: Arc::from(&*rule.name),
                 effect: rule.effect,
                 kinds,
             });

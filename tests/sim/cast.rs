@@ -10,7 +10,7 @@ use rcgen::{
 use ringgate::clock::Clock;
 use ringgate::close_reason::CloseReason;
 use ringgate::tls::acceptor::{MinVersion, Resumption};
-use ringgate::tls::{Acceptor, AcceptorOptions, Route};
+use ringgate::tls::{Acceptor, AcceptorOptions, Route, ServerCertificate};
 use ringgate::trust::TrustDomain;
 use ringgate::trust::domain::{RevocationPolicy, TrustSources};
 use ringgate::trust::policy::{Effect, Matcher, Policy, Rule, UriPattern};
@@ -108,7 +108,8 @@ impl Cast {
             if who == Who::Expired {
                 params.not_after = pki::at(pki::NOW - pki::DAY);
             }
-            let key = (who != Who::NoCertificate).then(|| certified(roots(who), &params));
+            let key = (who != Who::NoCertificate)
+                .then(|| certified(roots(who), &params).certified().clone());
             let version = |version| Arc::new(client_config(&ours, version, key.clone()));
             let configs = [
                 version(&rustls::version::TLS13),
@@ -138,11 +139,11 @@ fn root(name: &str) -> Ca {
     }
 }
 
-fn certified(ca: &Ca, params: &CertificateParams) -> Arc<CertifiedKey> {
+fn certified(ca: &Ca, params: &CertificateParams) -> ServerCertificate {
     let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
     let chain = vec![ca.certify(params, &key)];
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    Arc::new(CertifiedKey::from_der(chain, key, &provider::default_provider()).unwrap())
+    ServerCertificate::new(chain, key).unwrap()
 }
 
 fn acceptor(ca: &Ca) -> Acceptor {

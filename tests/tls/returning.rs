@@ -7,7 +7,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
 use ringgate::clock::Clock;
 use ringgate::tls::acceptor::{MinVersion, Resumption};
-use ringgate::tls::{Acceptor, AcceptorOptions, HandshakeFailure, Route};
+use ringgate::tls::{Acceptor, AcceptorOptions, HandshakeFailure, Route, ServerCertificate};
 use ringgate::trust::domain::TrustSources;
 use ringgate::trust::name::NamePattern;
 use ringgate::trust::policy::{Effect, Matcher, Policy, Rule};
@@ -46,7 +46,7 @@ pub struct Place {
     pub leaf: Leaf,
     pub crls: Vec<CertificateRevocationListDer<'static>>,
     server_ca: Ca,
-    server: Arc<CertifiedKey>,
+    server: ServerCertificate,
     secret: Arc<Secret>,
 }
 
@@ -75,7 +75,11 @@ impl Place {
         Self {
             clock: Clock::manual(Duration::from_secs(NOW.unsigned_abs())),
             leaf: below.issue(params),
-            server: certified(vec![server.certificate.clone()], &server),
+            server: ServerCertificate::new(
+                vec![server.certificate.clone()],
+                PrivateKeyDer::try_from(server.key.serialize_der()).unwrap(),
+            )
+            .unwrap(),
             root,
             intermediate: below,
             crls: Vec::new(),

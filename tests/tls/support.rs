@@ -18,10 +18,11 @@ use rcgen::{
 };
 use ringgate::block::Pool;
 use ringgate::clock::Clock;
-use ringgate::tls::acceptor::{MinVersion, load_certified_key};
+use ringgate::tls::acceptor::MinVersion;
 use ringgate::tls::{
     Acceptor, AcceptorOptions, Established, Handshake, HandshakeFailure, Progress, Route,
 };
+use ringgate::tls::{ServerCertificate, load_certified_key};
 use ringgate::trust::TrustDomain;
 use ringgate::trust::domain::{RevocationPolicy, TrustSources};
 use ringgate::trust::name::NamePattern;
@@ -51,7 +52,7 @@ pub const SUITES: [CipherSuite; 6] = [
 pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
     pub anchor: CertificateDer<'static>,
-    pub server: Arc<CertifiedKey>,
+    pub server: ServerCertificate,
     pub client: Arc<CertifiedKey>,
 }
 
@@ -73,7 +74,7 @@ impl Pki {
         let anchor = params.self_signed(&key).unwrap().der().clone();
         let issuer = Issuer::new(params, key);
         let server = issue(&issuer, algorithm, Some(SERVER_NAME));
-        let client = issue(&issuer, algorithm, None);
+        let client = issue(&issuer, algorithm, None).certified().clone();
         Self {
             issuer,
             anchor,
@@ -86,7 +87,7 @@ impl Pki {
         &self,
         algorithm: &'static SignatureAlgorithm,
         name: &str,
-    ) -> Arc<CertifiedKey> {
+    ) -> ServerCertificate {
         issue(&self.issuer, algorithm, Some(name))
     }
 
@@ -196,7 +197,7 @@ fn issue(
     issuer: &Issuer<'_, KeyPair>,
     algorithm: &'static SignatureAlgorithm,
     server_name: Option<&str>,
-) -> Arc<CertifiedKey> {
+) -> ServerCertificate {
     let key = KeyPair::generate_for(algorithm).unwrap();
     let mut params = CertificateParams::default();
     match server_name {

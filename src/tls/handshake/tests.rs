@@ -8,7 +8,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
 use crate::clock::Clock;
-use crate::tls::acceptor::{MinVersion, load_certified_key};
+use crate::tls::acceptor::MinVersion;
+use crate::tls::load_certified_key;
 use crate::tls::{AcceptorOptions, Route};
 use crate::trust::TrustDomain;
 use crate::trust::domain::TrustSources;
