@@ -2,9 +2,12 @@
 
 use serde::Serialize;
 
+use crate::ability::Abilities;
 use crate::cgroup::Limits;
 use crate::cpu_set::CpuSet;
+use crate::hindrance::{self, Hindrance};
 use crate::host::{Host, Need, Note, Reader};
+use crate::nic::{Bond, Network, Nic};
 use crate::topology::Topology;
 
 /// One host as it was read; serialises to the JSON of `inspect --json`.
@@ -19,6 +22,12 @@ pub struct Inspection {
     pub usable: CpuSet,
     pub cgroup: Limits,
     pub topology: Topology,
+    /// The network cards, and what else was asked for by name.
+    pub nics: Vec<Nic>,
+    pub bonds: Vec<Bond>,
+    pub abilities: Abilities,
+    /// What holds the terminator back here, each with its remedy.
+    pub hindrances: Vec<Hindrance>,
     /// What could not be read; the rest is right all the same.
     pub notes: Vec<Note>,
 }
@@ -27,6 +36,11 @@ impl Inspection {
     /// Reads `host`. `affinity` is the process's mask where it is known; without it the mask is
     /// what `proc/self/status` below the host's root says.
     pub fn read(host: &Host, affinity: Option<CpuSet>) -> Self {
+        Self::read_with(host, affinity, &[])
+    }
+
+    /// As [`Inspection::read`]; network interfaces in `named` are read though they be no cards.
+    pub fn read_with(host: &Host, affinity: Option<CpuSet>, named: &[String]) -> Self {
         let mut reader = Reader::new(host);
         let possible = read_possible(&mut reader);
         let online = read_online(&mut reader, &possible);
@@ -43,6 +57,9 @@ impl Inspection {
         if usable.is_empty() {
             reader.note("sys/devices/system/cpu", None, "no CPU is usable");
         }
+        let Network { nics, bonds } = Network::read(&mut reader, named);
+        let abilities = Abilities::read(&mut reader);
+        let hindrances = hindrance::find(&online, &usable, affinity.as_ref(), &cgroup, &abilities);
         let notes = reader.into_notes();
         Self {
             possible,
@@ -51,6 +68,10 @@ impl Inspection {
             usable,
             cgroup,
             topology,
+            nics,
+            bonds,
+            abilities,
+            hindrances,
             notes,
         }
     }
