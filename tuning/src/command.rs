@@ -2,7 +2,9 @@
 //!
 //! The program ends with 0, with 1 where it failed, and with 2 where it was used wrongly.
 
+mod explain;
 mod inspect;
+mod plan;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -17,14 +19,20 @@ use ringgate_tune::inspection::Inspection;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show what is here: CPUs, SMT siblings, caches, memory nodes, control group limits.
+    /// Show what is here: CPUs, caches, memory nodes, network cards, limits and their remedies.
     Inspect(inspect::Inspect),
+    /// Print a layout for this host, and for each line why.
+    Plan(plan::Plan),
+    /// Show a layout as a picture: sockets, nodes, caches, cores, and who lives where.
+    Explain(explain::Explain),
 }
 
 impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Self::Inspect(inspect) => inspect.run(),
+            Self::Plan(plan) => plan.run(),
+            Self::Explain(explain) => explain.run(),
         }
     }
 }
@@ -41,10 +49,11 @@ pub struct Roots {
 }
 
 impl Roots {
-    fn inspect(self) -> Inspection {
+    /// Reads the host; network interfaces in `nics` whatever they are.
+    fn inspect(self, nics: &[String]) -> Inspection {
         match (self.sysfs, self.proc) {
-            (Some(sysfs), Some(proc)) => Inspection::read(&Host { sysfs, proc }, None),
-            _ => Inspection::read(&Host::default(), own_affinity()),
+            (Some(sysfs), Some(proc)) => Inspection::read_with(&Host { sysfs, proc }, None, nics),
+            _ => Inspection::read_with(&Host::default(), own_affinity(), nics),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The roots of sysfs and proc, and what could not be read there.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,16 @@ pub struct Note {
     /// The CPUs whose entry it is; empty for an entry that is no CPU's own.
     pub cpus: CpuSet,
     pub problem: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.entry, self.problem)?;
+        match self.cpus.is_empty() {
+            true => Ok(()),
+            false => write!(f, " (CPUs {})", self.cpus),
+        }
+    }
 }
 
 /// Whether an entry that is missing is worth a note.

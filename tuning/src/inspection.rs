@@ -22,6 +22,8 @@ pub struct Inspection {
     pub usable: CpuSet,
     pub cgroup: Limits,
     pub topology: Topology,
+    /// The efficient cores of a hybrid x86-64; empty elsewhere.
+    pub efficient: CpuSet,
     /// The network cards, and what else was asked for by name.
     pub nics: Vec<Nic>,
     pub bonds: Vec<Bond>,
@@ -57,6 +59,7 @@ impl Inspection {
         if usable.is_empty() {
             reader.note("sys/devices/system/cpu", None, "no CPU is usable");
         }
+        let efficient = reader.sysfs("devices/cpu_atom/cpus", Need::Optional, CpuSet::parse);
         let Network { nics, bonds } = Network::read(&mut reader, named);
         let abilities = Abilities::read(&mut reader);
         let hindrances = hindrance::find(&online, &usable, affinity.as_ref(), &cgroup, &abilities);
@@ -68,6 +71,7 @@ impl Inspection {
             usable,
             cgroup,
             topology,
+            efficient: efficient.unwrap_or_default(),
             nics,
             bonds,
             abilities,

@@ -15,12 +15,14 @@
 //! And what follows from it:
 //!
 //! - [`layout`]: who lives on which CPU, and `layout.toml`.
-//! - [`plan`]: an inspection to a layout.
+//! - [`plan`]: an inspection to a layout, and the reasons.
+//! - [`explain`]: a layout as a picture in text.
 #![deny(unsafe_code)]
 
 pub mod ability;
 pub mod cgroup;
 pub mod cpu_set;
+pub mod explain;
 pub mod hindrance;
 pub mod host;
 pub mod inspection;

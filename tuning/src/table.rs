@@ -73,6 +73,9 @@ impl Table<'_> {
         for node in &topology.nodes {
             writeln!(f, "  node {:<4} {}", node.id, node.cpus)?;
         }
+        if !self.0.efficient.is_empty() {
+            writeln!(f, "  efficient {}", self.0.efficient)?;
+        }
         for speed in &topology.speeds {
             let capacity = speed
                 .capacity
@@ -206,11 +209,7 @@ impl Table<'_> {
         }
         writeln!(f, "\nNot as expected")?;
         for note in &self.0.notes {
-            write!(f, "  {}: {}", note.entry, note.problem)?;
-            match note.cpus.is_empty() {
-                true => writeln!(f)?,
-                false => writeln!(f, " (CPUs {})", note.cpus)?,
-            }
+            writeln!(f, "  {note}")?;
         }
         Ok(())
     }
