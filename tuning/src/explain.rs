@@ -17,6 +17,9 @@ const FOLDED_FROM: usize = 3;
 /// Groups of queues that are shown one by one.
 const QUEUE_GROUPS_MAX: usize = 4;
 
+/// Names that one line lists.
+const NAMES_MAX: usize = 4;
+
 /// Shows `layout` on the host `here`.
 #[derive(Debug)]
 pub struct Picture<'a> {
@@ -65,10 +68,14 @@ impl Picture<'_> {
             let missing = nic.irqs.iter().filter(|(name, _)| !has(name));
             let missing: Vec<&str> = missing.map(|(name, _)| name.as_str()).collect();
             if !missing.is_empty() {
+                let more = match missing.len().saturating_sub(NAMES_MAX) {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
                 misfits.push(format!(
-                    "{} has no interrupts called {}: they cannot be placed",
+                    "{} has no interrupts called {}{more}: they cannot be placed",
                     nic.name,
-                    missing.join(", ")
+                    missing[..missing.len().min(NAMES_MAX)].join(", ")
                 ));
             }
         }
@@ -86,6 +93,7 @@ impl Picture<'_> {
         let count = self.layout.shard_count();
         let shards = format!("{count} shard{}", if count == 1 { "" } else { "s" });
         match &self.layout.shards {
+            Shards::Pinned(_) if count == 1 => writeln!(f, "{shards}, pinned to its CPU")?,
             Shards::Pinned(_) => writeln!(f, "{shards}, each pinned to its CPU")?,
             Shards::Unpinned(_) => writeln!(
                 f,

@@ -297,6 +297,10 @@ impl<'a> Card<'a> {
             let text = "Its interrupts are not told (sysfs has no msi_irqs for it).";
             self.why.left.push(text.to_owned());
         }
+        if !self.nic.irqs.is_empty() {
+            let text = "irqbalance, where it runs, moves interrupts again: stop it, or ban these.";
+            self.why.left.push(text.to_owned());
+        }
         let others = self.card.irqs.iter().filter(|irq| irq.queue.is_none());
         let names: BTreeSet<&str> = others.filter_map(|irq| irq.name.as_deref()).collect();
         if !names.is_empty() {

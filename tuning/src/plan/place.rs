@@ -53,7 +53,7 @@ impl Places {
             };
         }
         let housekeeping = match kept_cpus.is_empty() {
-            false => (kept_cpus.clone(), kept_why(ground, &kept, options)),
+            false => (kept_cpus.clone(), kept_why(ground, &kept)),
             true => leftover(ground, &shard_cores, options),
         };
         // Of each core the first CPU, or all, but those of housekeeping.
@@ -203,7 +203,7 @@ fn unpinned(
     Some((allowed.min(places).clamp(1, SHARDS_MAX), why))
 }
 
-fn kept_why(ground: &Ground<'_>, kept: &[&Core], options: &PlanOptions) -> String {
+fn kept_why(ground: &Ground<'_>, kept: &[&Core]) -> String {
     let slow: CpuSet = cpus_of(kept.iter().copied().filter(|core| core.is_slow));
     let whole: Vec<&Core> = kept.iter().copied().filter(|core| !core.is_slow).collect();
     let mut why = Vec::new();
@@ -225,7 +225,7 @@ fn kept_why(ground: &Ground<'_>, kept: &[&Core], options: &PlanOptions) -> Strin
         why.push(format!(
             "core {} ({where_from}) for the control plane and all else: {} of {} cores reserved",
             cores.join(" and "),
-            options.reserve,
+            whole.len(),
             ground.cores.len()
         ));
     }
@@ -251,7 +251,8 @@ fn leftover(ground: &Ground<'_>, shard_cores: &[&Core], options: &PlanOptions) -
             .collect(),
     };
     let asked = match cores {
-        0..=2 => format!("{cores} usable cores are too few to give one away"),
+        1 => "one usable core is too few to give it away".to_owned(),
+        2 => "two usable cores are too few to give one away".to_owned(),
         _ => format!("--reserve {}", options.reserve),
     };
     let rest = match siblings.is_empty() {
@@ -337,7 +338,7 @@ fn interrupt_cpus(
 }
 
 fn rule(ground: &Ground<'_>, options: &PlanOptions) -> String {
-    let smt = ground.here.topology.has_smt();
+    let smt = ground.cores.iter().any(|core| core.cpus.len() > 1);
     let each = match (smt, options.smt) {
         (true, true) => "One shard for each CPU, SMT siblings too (--smt on)",
         (true, false) => {
@@ -365,8 +366,10 @@ fn rule(ground: &Ground<'_>, options: &PlanOptions) -> String {
 }
 
 fn shard_why(ground: &Ground<'_>, core: &Core) -> String {
-    let mut why = vec![format!("core {}", core.cpus)];
-    let llc = cpu(ground.here, core.first).and_then(|cpu| cpu.llc.as_ref());
+    let cpu = cpu(ground.here, core.first);
+    let siblings = cpu.map_or(&core.cpus, |cpu| &cpu.siblings);
+    let mut why = vec![format!("core {siblings}")];
+    let llc = cpu.and_then(|cpu| cpu.llc.as_ref());
     why.extend(llc.map(|llc| format!("L{} {}", llc.level, llc.cpus)));
     if ground.has_nodes {
         why.extend(core.node.map(|node| format!("node {node}")));
