@@ -178,9 +178,10 @@ fn read_irqs(reader: &mut Reader<'_>, name: &str, folder: &str) -> Vec<Irq> {
             numbers.extend(line.filter(|&line| line > 0));
         }
     }
+    let mut interrupts = None;
     let mut irqs: Vec<Irq> = numbers
         .into_iter()
-        .map(|number| read_irq(reader, number))
+        .map(|number| read_irq(reader, number, &mut interrupts))
         .collect();
     // Vectors that no driver asked for.
     irqs.retain(|irq| irq.name.is_some());
@@ -202,18 +203,20 @@ fn read_irqs(reader: &mut Reader<'_>, name: &str, folder: &str) -> Vec<Irq> {
     irqs
 }
 
-fn read_irq(reader: &mut Reader<'_>, number: u32) -> Irq {
+/// `interrupts` is the table of them, which is long: read once, and only where sysfs has no name.
+fn read_irq(reader: &mut Reader<'_>, number: u32, interrupts: &mut Option<String>) -> Irq {
     let folder = format!("irq/{number}");
-    let name = reader.sysfs(
-        &format!("kernel/irq/{number}/actions"),
-        Need::Hint,
-        not_blank,
-    );
-    let name = name.or_else(|| {
-        reader.proc("interrupts", Need::Hint, |text| {
-            name_in_interrupts(text, number).ok_or_else(|| format!("has no name for IRQ {number}"))
-        })
-    });
+    let actions = format!("kernel/irq/{number}/actions");
+    let name = match reader.sysfs(&actions, Need::Hint, trimmed) {
+        Some(name) => Some(name).filter(|name| !name.is_empty()),
+        None => {
+            let table = interrupts.get_or_insert_with(|| {
+                let text = reader.proc("interrupts", Need::Hint, |text| Ok(text.to_owned()));
+                text.unwrap_or_default()
+            });
+            name_in_interrupts(table, number)
+        }
+    };
     Irq {
         number,
         name,
@@ -235,13 +238,6 @@ fn read_irq(reader: &mut Reader<'_>, number: u32) -> Irq {
                 |text| Ok(text.contains("IRQD_AFFINITY_MANAGED")),
             )
             .unwrap_or(false),
-    }
-}
-
-fn not_blank(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("is blank".to_owned()),
-        text => Ok(text.to_owned()),
     }
 }
 

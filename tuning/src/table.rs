@@ -7,6 +7,9 @@ use crate::inspection::Inspection;
 use crate::nic::{Nic, Queue};
 use crate::topology::Cpu;
 
+/// Columns of a last-level cache; where caches have many CPUs, more.
+const LLC_WIDTH: usize = 14;
+
 /// Shows an inspection as text: sets, groups, one line per CPU, and what could not be read.
 #[derive(Debug)]
 pub struct Table<'a>(pub &'a Inspection);
@@ -90,25 +93,25 @@ impl Table<'_> {
     }
 
     fn cpus(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let cpus = &self.0.topology.cpus;
+        let widths = cpus.iter().filter_map(llc_of).map(|llc| llc.len());
+        let width = widths.max().unwrap_or(0).max(LLC_WIDTH);
         writeln!(
             f,
-            "\n{:>4}  {:>7}  {:<12} {:<14} {:>4}  {:>8}  {:>6}  usable",
+            "\n{:>4}  {:>7}  {:<12} {:<width$} {:>4}  {:>8}  {:>6}  usable",
             "CPU", "package", "siblings", "LLC", "node", "capacity", "MHz"
         )?;
-        for cpu in &self.0.topology.cpus {
-            self.cpu(f, cpu)?;
+        for cpu in cpus {
+            self.cpu(f, cpu, width)?;
         }
         Ok(())
     }
 
-    fn cpu(&self, f: &mut Formatter<'_>, cpu: &Cpu) -> fmt::Result {
-        let llc = cpu
-            .llc
-            .as_ref()
-            .map(|llc| format!("L{} {}", llc.level, llc.cpus));
+    fn cpu(&self, f: &mut Formatter<'_>, cpu: &Cpu, width: usize) -> fmt::Result {
+        let llc = llc_of(cpu);
         writeln!(
             f,
-            "{:>4}  {:>7}  {:<12} {:<14} {:>4}  {:>8}  {:>6}  {}",
+            "{:>4}  {:>7}  {:<12} {:<width$} {:>4}  {:>8}  {:>6}  {}",
             cpu.id,
             or(&cpu.package, "-"),
             cpu.siblings,
@@ -213,6 +216,11 @@ impl Table<'_> {
         }
         Ok(())
     }
+}
+
+fn llc_of(cpu: &Cpu) -> Option<String> {
+    let llc = cpu.llc.as_ref()?;
+    Some(format!("L{} {}", llc.level, llc.cpus))
 }
 
 fn show_nic(f: &mut Formatter<'_>, nic: &Nic) -> fmt::Result {
