@@ -191,10 +191,10 @@ impl Picture<'_> {
         let mut living: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         if let Shards::Pinned(shards) = &self.layout.shards {
             for (index, shard) in shards.iter().enumerate() {
-                living
-                    .entry(shard.cpu)
-                    .or_default()
-                    .push(format!("shard {index}"));
+                let listeners = shard.listeners.as_ref();
+                let only = listeners.map(|names| format!(" for {}", names.join(" ")));
+                let label = format!("shard {index}{}", only.unwrap_or_default());
+                living.entry(shard.cpu).or_default().push(label);
             }
         }
         for nic in &self.layout.nics {

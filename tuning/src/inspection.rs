@@ -59,7 +59,7 @@ impl Inspection {
         if usable.is_empty() {
             reader.note("sys/devices/system/cpu", None, "no CPU is usable");
         }
-        let efficient = reader.sysfs("devices/cpu_atom/cpus", Need::Optional, CpuSet::parse);
+        let efficient = read_efficient(&mut reader, &online);
         let Network { nics, bonds } = Network::read(&mut reader, named);
         let abilities = Abilities::read(&mut reader);
         let hindrances = hindrance::find(&online, &usable, affinity.as_ref(), &cgroup, &abilities);
@@ -71,7 +71,7 @@ impl Inspection {
             usable,
             cgroup,
             topology,
-            efficient: efficient.unwrap_or_default(),
+            efficient,
             nics,
             bonds,
             abilities,
@@ -102,6 +102,17 @@ fn read_online(reader: &mut Reader<'_>, possible: &CpuSet) -> CpuSet {
             reader.note(&format!("sys/{ENTRY}"), None, problem);
             possible.clone()
         })
+}
+
+/// A hybrid x86-64 has a folder for each kind of core. There may be a third kind, slower still, so
+/// whoever is not among the fast ones counts.
+fn read_efficient(reader: &mut Reader<'_>, online: &CpuSet) -> CpuSet {
+    let fast = reader.sysfs("devices/cpu_core/cpus", Need::Optional, not_empty);
+    let efficient = reader.sysfs("devices/cpu_atom/cpus", Need::Optional, CpuSet::parse);
+    match fast {
+        Some(fast) => online.difference(&fast),
+        None => efficient.unwrap_or_default().intersection(online),
+    }
 }
 
 fn not_empty(text: &str) -> Result<CpuSet, String> {

@@ -231,3 +231,86 @@ fn quoted_cpus(cpus: &CpuSet) -> String {
         false => format!("\"{cpus}\""),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::layout::{HostShape, Ring, Shard, Sysctl};
+
+    fn layout() -> Layout {
+        let cpus = |text: &str| CpuSet::parse(text).unwrap();
+        Layout {
+            host: HostShape {
+                online: cpus("0-3"),
+                cores: 2,
+                nodes: 1,
+            },
+            shards: Shards::Pinned(vec![Shard {
+                cpu: 1,
+                node: Some(0),
+                serves: cpus("0-3"),
+                listeners: Some(vec!["fr\"o\\nt\n".to_owned(), "\u{e9}\u{7f}".to_owned()]),
+            }]),
+            housekeeping: cpus("0"),
+            memory: Memory::Bind,
+            steering: Steering::Cpu,
+            ring: Ring {
+                entries: Some(4096),
+                sqpoll_ms: Some(2),
+                busy_poll_us: Some(50),
+            },
+            nics: vec![Nic {
+                name: "eth0".to_owned(),
+                queues: Some(2),
+                irqs: vec![("mlx5_comp0@pci:0000:3b:00.0".to_owned(), cpus("1"))],
+                rps: vec![(0, CpuSet::default())],
+                xps: vec![(1, cpus("0-1"))],
+                coalesce: vec![("adaptive-rx".to_owned(), 0), ("rx-usecs".to_owned(), 8)],
+                napi_defer_hard_irqs: Some(2),
+                gro_flush_timeout_ns: Some(200_000),
+            }],
+            sysctls: [("a.b", "007"), ("c.d", "-1"), ("e.f", "1 2"), ("g.h", "")]
+                .map(|(name, value)| Sysctl {
+                    name: name.to_owned(),
+                    value: value.to_owned(),
+                })
+                .to_vec(),
+        }
+    }
+
+    #[test]
+    fn everything_that_a_layout_can_say_reads_back() {
+        let text = write(&layout(), &Why::default());
+        assert_eq!(Layout::parse(Path::new("l"), &text), Ok(layout()), "{text}");
+    }
+
+    #[test]
+    fn a_reason_never_becomes_a_value() {
+        let evil = "a\r\n]\nsteering = \"hash\"\u{0}\n[ring]\n".to_owned();
+        let list = vec![evil.clone(); 4];
+        let why = Why {
+            host: evil.clone(),
+            shards_rule: evil.clone(),
+            shards: list.clone(),
+            housekeeping: evil.clone(),
+            memory: evil.clone(),
+            steering: evil.clone(),
+            ring: evil.clone(),
+            no_nic: evil.clone(),
+            nics: vec![NicWhy {
+                name: evil.clone(),
+                queues: evil,
+                irqs: list.clone(),
+                rps: list.clone(),
+                xps: list.clone(),
+                left: list.clone(),
+            }],
+            sysctls: list.clone(),
+            advice: list,
+        };
+        let text = write(&layout(), &why);
+        assert_eq!(Layout::parse(Path::new("l"), &text), Ok(layout()), "{text}");
+    }
+}

@@ -61,6 +61,17 @@ fn little_cores_are_told_by_capacity_and_left_to_housekeeping() {
 }
 
 #[test]
+fn a_kind_of_core_that_is_not_the_fast_one_is_left_to_housekeeping() {
+    let machine = Machine::regular("third_kind", 1, 6, 1);
+    machine.sysfs("devices/cpu_core/cpus", "0-2");
+    machine.sysfs("devices/cpu_atom/cpus", "3-4");
+    assert_eq!(
+        places(&planned(&machine).layout),
+        ("0-2".to_owned(), "3-5".to_owned())
+    );
+}
+
+#[test]
 fn a_frequency_below_four_fifths_of_the_fastest_is_slow() {
     let machine = Machine::regular("frequencies", 1, 4, 1);
     let file = "cpufreq/cpuinfo_max_freq";
