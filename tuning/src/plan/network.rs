@@ -147,7 +147,6 @@ impl<'a> Card<'a> {
                 .push("It tells of no queues: nothing to place.".to_owned());
             return;
         }
-        self.queue_each = true;
         if self.card.queues() > shards {
             self.nic.queues = u32::try_from(shards).ok();
             self.why.queues = format!(
@@ -175,6 +174,8 @@ impl<'a> Card<'a> {
                 self.reach.insert(cpu);
             }
         }
+        // Interrupts that cannot be moved leave shards without.
+        self.queue_each = self.reach.len() == shards;
         for queue in &self.card.rx {
             if queue.cpus.as_ref().is_some_and(|cpus| !cpus.is_empty()) {
                 self.nic.rps.push((queue.index, CpuSet::default()));
