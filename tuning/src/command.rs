@@ -50,7 +50,7 @@ pub struct Roots {
 
 impl Roots {
     /// Reads the host; network interfaces in `nics` whatever they are.
-    fn inspect(self, nics: &[String]) -> Inspection {
+    fn inspect_with(self, nics: &[String]) -> Inspection {
         match (self.sysfs, self.proc) {
             (Some(sysfs), Some(proc)) => Inspection::read_with(&Host { sysfs, proc }, None, nics),
             _ => Inspection::read_with(&Host::default(), own_affinity(), nics),

@@ -31,7 +31,7 @@ impl Explain {
             }
         };
         let nics: Vec<String> = layout.nics.iter().map(|nic| nic.name.clone()).collect();
-        let here = self.roots.inspect(&nics);
+        let here = self.roots.inspect_with(&nics);
         print(
             &Picture {
                 layout: &layout,

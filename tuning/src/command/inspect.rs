@@ -23,7 +23,7 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> ExitCode {
-        let inspection = self.roots.inspect(&self.nic);
+        let inspection = self.roots.inspect_with(&self.nic);
         if let Some(missing) = missing_nics(&inspection, &self.nic).first() {
             return fail(missing);
         }

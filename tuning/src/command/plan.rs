@@ -41,7 +41,7 @@ enum By {
 
 impl Plan {
     pub fn run(self) -> ExitCode {
-        let here = self.roots.inspect(&self.nic);
+        let here = self.roots.inspect_with(&self.nic);
         if let Some(missing) = missing_nics(&here, &self.nic).first() {
             return fail(missing);
         }
