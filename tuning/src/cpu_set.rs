@@ -36,6 +36,27 @@ impl CpuSet {
         Ok(Self(cpus))
     }
 
+    /// Reads the kernel's mask format (cpuset(7), "Mask format"): `00000003,ffffffff`.
+    ///
+    /// # Errors
+    ///
+    /// Names the word that is not one of up to eight hexadecimal digits.
+    pub fn parse_mask(text: &str) -> Result<Self, String> {
+        let mut cpus = BTreeSet::new();
+        for (word, first) in text.trim().rsplit(',').zip((0..=CPU_ID_MAX).step_by(32)) {
+            let bits = match u32::from_str_radix(word, 16) {
+                Ok(bits) if word.len() <= 8 && !word.starts_with('+') => bits,
+                _ => return Err(format!("`{word}` is not a word of a mask of CPUs")),
+            };
+            cpus.extend(
+                (0..32)
+                    .filter(|bit| bits >> bit & 1 == 1)
+                    .map(|bit| first + bit),
+            );
+        }
+        Ok(Self(cpus))
+    }
+
     pub fn contains(&self, cpu: u32) -> bool {
         self.0.contains(&cpu)
     }
@@ -50,6 +71,11 @@ impl CpuSet {
 
     pub fn intersection(&self, other: &Self) -> Self {
         self.0.intersection(&other.0).copied().collect()
+    }
+
+    /// The CPUs of this set that `other` does not hold.
+    pub fn difference(&self, other: &Self) -> Self {
+        self.0.difference(&other.0).copied().collect()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -122,6 +148,21 @@ mod tests {
             let set = CpuSet::parse(text).unwrap();
             assert_eq!(set.iter().collect::<Vec<_>>(), cpus);
             assert_eq!(set.to_string(), written);
+        }
+    }
+
+    #[test]
+    fn a_mask_has_its_lowest_cpus_in_the_last_word() {
+        for (text, written) in [
+            ("0\n", "none"),
+            ("3", "0-1"),
+            ("00000003,80000001", "0,31-33"),
+            ("00000001,00000000,00000000", "64"),
+        ] {
+            assert_eq!(CpuSet::parse_mask(text).unwrap().to_string(), written);
+        }
+        for text in ["", "x", "1,", "123456789", "+1", "-1"] {
+            assert!(CpuSet::parse_mask(text).is_err(), "{text}");
         }
     }
 

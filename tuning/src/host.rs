@@ -1,6 +1,7 @@
 //! The roots of sysfs and proc, and what could not be read there.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use serde::Serialize;
 
 use crate::cpu_set::CpuSet;
 
-/// Bytes that are read of one file; what is read here is far shorter.
-const FILE_LEN_MAX: u64 = 64 * 1024;
+/// Bytes that are read of one file. The longest is `proc/interrupts`, with a column for each CPU.
+const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;
 
 /// Where a host's sysfs and proc are; another machine's may lie in a folder.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -39,11 +40,23 @@ pub struct Note {
     pub problem: String,
 }
 
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.entry, self.problem)?;
+        match self.cpus.is_empty() {
+            true => Ok(()),
+            false => write!(f, " (CPUs {})", self.cpus),
+        }
+    }
+}
+
 /// Whether an entry that is missing is worth a note.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Need {
     Expected,
     Optional,
+    /// Also where this user may not read it, or the device cannot tell.
+    Hint,
 }
 
 /// Reads entries and collects a note for each that is missing or odd; never fails as a whole.
@@ -107,21 +120,22 @@ impl<'a> Reader<'a> {
 
     /// The numbers N of the entries `prefix`N in a folder of sysfs, ascending.
     pub fn numbered(&mut self, folder: &str, prefix: &str, need: Need) -> Vec<u32> {
+        let names = self.names(folder, need);
+        let number = |name: &String| name.strip_prefix(prefix)?.parse().ok();
+        let mut numbers: Vec<u32> = names.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The names in a folder of sysfs, ascending.
+    pub fn names(&mut self, folder: &str, need: Need) -> Vec<String> {
         match fs::read_dir(self.host.sysfs.join(folder)) {
             Ok(entries) => {
-                let mut numbers: Vec<u32> = entries
-                    .flatten()
-                    .filter_map(|entry| {
-                        entry
-                            .file_name()
-                            .to_str()?
-                            .strip_prefix(prefix)?
-                            .parse()
-                            .ok()
-                    })
-                    .collect();
-                numbers.sort_unstable();
-                numbers
+                let names = entries.flatten().map(|entry| entry.file_name());
+                let mut names: Vec<String> =
+                    names.filter_map(|name| name.into_string().ok()).collect();
+                names.sort_unstable();
+                names
             }
             Err(error) => {
                 if need == Need::Expected || error.kind() != io::ErrorKind::NotFound {
@@ -167,9 +181,12 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         match outcome {
             Ok(value) => return Some(value),
-            Err(Problem::Missing) if need == Need::Optional => {}
+            Err(Problem::Missing) if need != Need::Expected => {}
+            Err(Problem::Unreadable(_)) if need == Need::Hint => {}
             Err(Problem::Missing) => self.note(entry, cpu, "missing"),
-            Err(Problem::Odd(problem)) => self.note(entry, cpu, problem),
+            Err(Problem::Odd(problem) | Problem::Unreadable(problem)) => {
+                self.note(entry, cpu, problem);
+            }
         }
         None
     }
@@ -177,6 +194,7 @@ impl<'a> Reader<'a> {
 
 enum Problem {
     Missing,
+    Unreadable(String),
     Odd(String),
 }
 
@@ -186,7 +204,7 @@ fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, String>) -> Result
         .and_then(|file| file.take(FILE_LEN_MAX).read_to_end(&mut bytes))
         .map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Problem::Missing,
-            _ => Problem::Odd(plain(&error)),
+            _ => Problem::Unreadable(plain(&error)),
         })?;
     let text = String::from_utf8(bytes).map_err(|_| Problem::Odd("is not text".to_owned()))?;
     parse(&text).map_err(Problem::Odd)

@@ -2,9 +2,12 @@
 
 use serde::Serialize;
 
+use crate::ability::Abilities;
 use crate::cgroup::Limits;
 use crate::cpu_set::CpuSet;
+use crate::hindrance::{self, Hindrance};
 use crate::host::{Host, Need, Note, Reader};
+use crate::nic::{Bond, Network, Nic};
 use crate::topology::Topology;
 
 /// One host as it was read; serialises to the JSON of `inspect --json`.
@@ -19,6 +22,14 @@ pub struct Inspection {
     pub usable: CpuSet,
     pub cgroup: Limits,
     pub topology: Topology,
+    /// The efficient cores of a hybrid x86-64; empty elsewhere.
+    pub efficient: CpuSet,
+    /// The network cards, and what else was asked for by name.
+    pub nics: Vec<Nic>,
+    pub bonds: Vec<Bond>,
+    pub abilities: Abilities,
+    /// What holds the terminator back here, each with its remedy.
+    pub hindrances: Vec<Hindrance>,
     /// What could not be read; the rest is right all the same.
     pub notes: Vec<Note>,
 }
@@ -27,6 +38,11 @@ impl Inspection {
     /// Reads `host`. `affinity` is the process's mask where it is known; without it the mask is
     /// what `proc/self/status` below the host's root says.
     pub fn read(host: &Host, affinity: Option<CpuSet>) -> Self {
+        Self::read_with(host, affinity, &[])
+    }
+
+    /// As [`Inspection::read`]; network interfaces in `named` are read though they be no cards.
+    pub fn read_with(host: &Host, affinity: Option<CpuSet>, named: &[String]) -> Self {
         let mut reader = Reader::new(host);
         let possible = read_possible(&mut reader);
         let online = read_online(&mut reader, &possible);
@@ -43,6 +59,10 @@ impl Inspection {
         if usable.is_empty() {
             reader.note("sys/devices/system/cpu", None, "no CPU is usable");
         }
+        let efficient = read_efficient(&mut reader, &online);
+        let Network { nics, bonds } = Network::read(&mut reader, named);
+        let abilities = Abilities::read(&mut reader);
+        let hindrances = hindrance::find(&online, &usable, affinity.as_ref(), &cgroup, &abilities);
         let notes = reader.into_notes();
         Self {
             possible,
@@ -51,6 +71,11 @@ impl Inspection {
             usable,
             cgroup,
             topology,
+            efficient,
+            nics,
+            bonds,
+            abilities,
+            hindrances,
             notes,
         }
     }
@@ -77,6 +102,17 @@ fn read_online(reader: &mut Reader<'_>, possible: &CpuSet) -> CpuSet {
             reader.note(&format!("sys/{ENTRY}"), None, problem);
             possible.clone()
         })
+}
+
+/// A hybrid x86-64 has a folder for each kind of core. There may be a third kind, slower still, so
+/// whoever is not among the fast ones counts.
+fn read_efficient(reader: &mut Reader<'_>, online: &CpuSet) -> CpuSet {
+    let fast = reader.sysfs("devices/cpu_core/cpus", Need::Optional, not_empty);
+    let efficient = reader.sysfs("devices/cpu_atom/cpus", Need::Optional, CpuSet::parse);
+    match fast {
+        Some(fast) => online.difference(&fast),
+        None => efficient.unwrap_or_default().intersection(online),
+    }
 }
 
 fn not_empty(text: &str) -> Result<CpuSet, String> {

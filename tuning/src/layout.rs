@@ -3,6 +3,8 @@
 //! starts from one.
 
 mod document;
+mod text;
+pub mod why;
 
 use std::fmt;
 use std::fs::File;
@@ -11,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cpu_set::CpuSet;
 use crate::inspection::Inspection;
+use why::Why;
+
+pub(crate) use document::{SHARDS_MAX, is_name};
 
 /// Bytes of a layout; that of a host with 4096 CPUs has fewer.
 const FILE_LEN_MAX: u64 = 1 << 20;
@@ -171,6 +176,11 @@ impl Layout {
     /// As [`Layout::read`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<LayoutError>> {
         document::parse(file, text)
+    }
+
+    /// `layout.toml`, with the reasons in `why` as comments; [`Layout::parse`] reads the same layout.
+    pub fn to_toml(&self, why: &Why) -> String {
+        text::write(self, why)
     }
 
     /// Threads of the data plane.

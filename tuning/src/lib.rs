@@ -6,20 +6,28 @@
 //! - [`host`]: the roots of sysfs and proc, and what could not be read there.
 //! - [`topology`]: sockets, cores, caches, memory nodes and how fast each CPU is.
 //! - [`cgroup`]: how many CPUs, and which, the control group leaves us.
+//! - [`nic`]: network cards, their queues and interrupts.
+//! - [`ability`]: what the kernel allows this process.
+//! - [`hindrance`]: which of that is in the way, and the remedy.
 //! - [`inspection`]: all of it together, for `ringgate-tune inspect`.
 //! - [`table`]: the same for people.
 //!
 //! And what follows from it:
 //!
 //! - [`layout`]: who lives on which CPU, and `layout.toml`.
-//! - [`plan`]: an inspection to a layout.
+//! - [`plan`]: an inspection to a layout, and the reasons.
+//! - [`explain`]: a layout as a picture in text.
 #![deny(unsafe_code)]
 
+pub mod ability;
 pub mod cgroup;
 pub mod cpu_set;
+pub mod explain;
+pub mod hindrance;
 pub mod host;
 pub mod inspection;
 pub mod layout;
+pub mod nic;
 pub mod plan;
 pub mod table;
 pub mod topology;

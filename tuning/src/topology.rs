@@ -205,7 +205,7 @@ fn speeds(cpus: &[Cpu]) -> Vec<Speed> {
 }
 
 /// Each value once, in the order of first appearance.
-fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+pub(crate) fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = Vec::new();
     for value in values {
         if !seen.contains(&value) {
@@ -215,6 +215,6 @@ fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     seen
 }
 
-fn trimmed(text: &str) -> Result<String, String> {
+pub(crate) fn trimmed(text: &str) -> Result<String, String> {
     Ok(text.trim().to_owned())
 }

@@ -10,10 +10,10 @@ use super::{HostShape, Layout, LayoutError, Memory, Nic, Ring, Shard, Shards, St
 use crate::cpu_set::CpuSet;
 
 /// The form of the file; another one is refused.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// As many as the terminator takes.
-const SHARDS_MAX: usize = 1024;
+pub(crate) const SHARDS_MAX: usize = 1024;
 
 const RING_ENTRIES: std::ops::RangeInclusive<u32> = 64..=32768;
 const SQPOLL_MS_MAX: u32 = 10_000;
@@ -394,14 +394,19 @@ impl Reading<'_> {
     /// A name that becomes part of a path: it must not lead elsewhere.
     fn file_name(&mut self, name: &Spanned<String>) -> String {
         let text = name.get_ref();
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte);
-        if text.is_empty() || !text.bytes().all(plain) || text.split('.').any(str::is_empty) {
+        if !is_name(text) {
             let problem = format!("`{}` is not a name", text.escape_debug());
             let remedy = "names have letters, digits, and `.`, `_`, `-`, `@`, `:` between them";
             self.report(Some(name.span().start), problem, remedy);
         }
         text.clone()
     }
+}
+
+/// Whether a name may stand in a layout.
+pub(crate) fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte);
+    text.bytes().all(plain) && !text.split('.').any(str::is_empty)
 }
 
 #[cfg(test)]
