@@ -3,6 +3,7 @@
 //! The program ends with 0, with 1 where it failed, and with 2 where it was used wrongly.
 
 mod inspect;
+mod simulate;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -19,12 +20,15 @@ use ringgate_tune::inspection::Inspection;
 pub enum Command {
     /// Show what is here: CPUs, SMT siblings, caches, memory nodes, control group limits.
     Inspect(inspect::Inspect),
+    /// Compute what utilisation and latency follow with more shards than can be measured.
+    Simulate(simulate::Simulate),
 }
 
 impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Self::Inspect(inspect) => inspect.run(),
+            Self::Simulate(simulate) => simulate.run(),
         }
     }
 }

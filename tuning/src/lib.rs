@@ -13,6 +13,9 @@
 //!
 //! - [`layout`]: who lives on which CPU, and `layout.toml`.
 //! - [`plan`]: an inspection to a layout.
+//! - [`simulation`]: what follows on hosts that are bigger than one can measure.
+//!
+//! What they stand on: [`random`] and [`units`].
 #![deny(unsafe_code)]
 
 pub mod cgroup;
@@ -21,5 +24,8 @@ pub mod host;
 pub mod inspection;
 pub mod layout;
 pub mod plan;
+pub mod random;
+pub mod simulation;
 pub mod table;
 pub mod topology;
+pub mod units;
