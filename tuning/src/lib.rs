@@ -13,11 +13,13 @@
 //!
 //! - [`layout`]: who lives on which CPU, and `layout.toml`.
 //! - [`plan`]: an inspection to a layout.
+//! - [`autotune`]: whether another layout is better here, proven by load.
 //! - [`simulation`]: what follows on hosts that are bigger than one can measure.
 //!
 //! What they stand on: [`random`] and [`units`].
 #![deny(unsafe_code)]
 
+pub mod autotune;
 pub mod cgroup;
 pub mod cpu_set;
 pub mod host;

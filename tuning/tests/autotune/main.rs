@@ -1,0 +1,5 @@
+//! `ringgate-tune autotune`: its judgement on made-up measurements, and its handling of programs.
+
+mod candidates;
+mod replay;
+mod tournament;
