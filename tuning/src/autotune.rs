@@ -6,6 +6,7 @@
 //! - [`document`]: a candidate as the `layout.toml` that the server reads.
 //! - [`tournament`]: A against A, rounds, confirmation; it asks for blocks and decides.
 //! - [`interval`]: the statistics of pairs.
+//! - [`process`]: a block by programs: the server, and load on it.
 //! - [`record`]: all blocks as JSON, and a replay of them.
 //! - [`report`]: the table and the sentence.
 //!
@@ -15,6 +16,7 @@
 pub mod candidates;
 pub mod document;
 pub mod interval;
+pub mod process;
 pub mod record;
 pub mod report;
 pub mod tournament;

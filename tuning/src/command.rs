@@ -2,6 +2,7 @@
 //!
 //! The program ends with 0, with 1 where it failed, and with 2 where it was used wrongly.
 
+mod autotune;
 mod inspect;
 mod simulate;
 
@@ -18,6 +19,8 @@ use ringgate_tune::inspection::Inspection;
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Try layouts under load, and keep the winner or say "keep what you have".
+    Autotune(autotune::Autotune),
     /// Show what is here: CPUs, SMT siblings, caches, memory nodes, control group limits.
     Inspect(inspect::Inspect),
     /// Compute what utilisation and latency follow with more shards than can be measured.
@@ -27,6 +30,7 @@ pub enum Command {
 impl Command {
     pub fn run(self) -> ExitCode {
         match self {
+            Self::Autotune(autotune) => autotune.run(),
             Self::Inspect(inspect) => inspect.run(),
             Self::Simulate(simulate) => simulate.run(),
         }
