@@ -243,6 +243,64 @@ fn a_drift_alone_has_no_effect_at_all() {
     assert!(rate.reach() < 1e-9, "{rate:?}");
 }
 
+/// A host that is another one from some block on.
+struct Changing {
+    host: Fake,
+    at: usize,
+    then: fn(&mut Fake),
+}
+
+impl Measure for Changing {
+    fn block(&mut self, candidate: usize) -> Result<Block, Failure> {
+        if self.host.blocks == self.at {
+            (self.then)(&mut self.host);
+        }
+        self.host.block(candidate)
+    }
+}
+
+#[test]
+fn luck_in_the_rounds_counts_for_nothing_in_the_confirmation() {
+    let mut host = Fake::equal(15);
+    host.truths[3].rate = 1.5;
+    let rounds = blocks_max(12, 1) - 48;
+    let mut changing = Changing {
+        host,
+        at: rounds,
+        then: |host| host.truths[3].rate = 1.0,
+    };
+    let outcome = run(&mut changing, 12, 1, &mut |_| {});
+    assert_eq!(
+        keeps(&outcome),
+        Some(Keep::WithinNoise),
+        "{}",
+        text(&outcome)
+    );
+    assert_eq!(outcome.rounds[3].lines[0].candidate, 3);
+    assert_eq!(outcome.rounds[3].lines[0].blocks, 24);
+}
+
+#[test]
+fn an_effect_inside_the_noise_is_not_adopted_however_sure_it_is() {
+    let mut host = Fake::new(vec![SAME; 2], 16);
+    (host.truths[1].rate, host.truths[1].cpu) = (1.02, 0.98);
+    host.noise = 0.08;
+    let mut changing = Changing {
+        host,
+        at: 32,
+        then: |host| host.noise = 0.001,
+    };
+    let outcome = run(&mut changing, 1, 1, &mut |_| {});
+    let rate = outcome.rounds[0].lines[0].rate.unwrap();
+    assert!(rate.low > 0.015, "{rate:?}");
+    assert_eq!(
+        keeps(&outcome),
+        Some(Keep::WithinNoise),
+        "{}",
+        text(&outcome)
+    );
+}
+
 #[test]
 fn a_candidate_that_does_not_start_is_out_and_named() {
     let mut host = Fake::equal(8);
