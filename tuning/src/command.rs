@@ -2,9 +2,11 @@
 //!
 //! The program ends with 0, with 1 where it failed, and with 2 where it was used wrongly.
 
+mod autotune;
 mod explain;
 mod inspect;
 mod plan;
+mod simulate;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -25,14 +27,20 @@ pub enum Command {
     Plan(plan::Plan),
     /// Show a layout as a picture: sockets, nodes, caches, cores, and who lives where.
     Explain(explain::Explain),
+    /// Try layouts under load, and keep the winner or say "keep what you have".
+    Autotune(autotune::Autotune),
+    /// Compute what utilisation and latency follow with more shards than can be measured.
+    Simulate(simulate::Simulate),
 }
 
 impl Command {
     pub fn run(self) -> ExitCode {
         match self {
+            Self::Autotune(autotune) => autotune.run(),
             Self::Inspect(inspect) => inspect.run(),
             Self::Plan(plan) => plan.run(),
             Self::Explain(explain) => explain.run(),
+            Self::Simulate(simulate) => simulate.run(),
         }
     }
 }

@@ -17,9 +17,14 @@
 //! - [`layout`]: who lives on which CPU, and `layout.toml`.
 //! - [`plan`]: an inspection to a layout, and the reasons.
 //! - [`explain`]: a layout as a picture in text.
+//! - [`autotune`]: whether another layout is better here, proven by load.
+//! - [`simulation`]: what follows on hosts that are bigger than one can measure.
+//!
+//! What they stand on: [`random`] and [`units`].
 #![deny(unsafe_code)]
 
 pub mod ability;
+pub mod autotune;
 pub mod cgroup;
 pub mod cpu_set;
 pub mod explain;
@@ -29,5 +34,8 @@ pub mod inspection;
 pub mod layout;
 pub mod nic;
 pub mod plan;
+pub mod random;
+pub mod simulation;
 pub mod table;
 pub mod topology;
+pub mod units;
