@@ -1,12 +1,18 @@
 //! A file for each command, and what several of them need.
 //!
-//! The program ends with 0, with 1 where it failed, and with 2 where it was used wrongly.
+//! The program ends with 0, with 1 where it failed, and with 2 where it was used wrongly; commands
+//! that end otherwise say so.
 
+mod apply;
+mod confirm;
+mod dropin;
 mod inspect;
+mod revert;
+mod verify;
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -14,17 +20,41 @@ use clap::{Args, Subcommand};
 use ringgate_tune::cpu_set::CpuSet;
 use ringgate_tune::host::Host;
 use ringgate_tune::inspection::Inspection;
+use ringgate_tune::layout::Layout;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Show what is here: CPUs, SMT siblings, caches, memory nodes, control group limits.
     Inspect(inspect::Inspect),
+    /// Turn the kernel's knobs as a layout says, all of them or none.
+    ///
+    /// Prints the undo script first. Exit code 0: applied; 1: failed, and nothing is changed; 3:
+    /// failed, and something that is named could not be put back.
+    Apply(apply::Apply),
+    /// Tell whether a layout still holds, a line for each knob.
+    ///
+    /// Exit code 0: it holds; 2: something drifted; 1: something could not be judged.
+    Verify(verify::Verify),
+    /// Put back what `apply` changed, but for what somebody else changed since.
+    ///
+    /// Exit code 0: everything is as it was; 2: all but what somebody else changed; 1: something
+    /// could not be put back, and stays in the journal.
+    Revert(revert::Revert),
+    /// Tell an `apply --confirm-within` that waits to keep what it did.
+    Confirm(confirm::Confirm),
+    /// Print a layout as a drop-in of the terminator's systemd unit.
+    Dropin(dropin::Dropin),
 }
 
 impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Self::Inspect(inspect) => inspect.run(),
+            Self::Apply(apply) => apply.run(),
+            Self::Verify(verify) => verify.run(),
+            Self::Revert(revert) => revert.run(),
+            Self::Confirm(confirm) => confirm.run(),
+            Self::Dropin(dropin) => dropin.run(),
         }
     }
 }
@@ -41,12 +71,37 @@ pub struct Roots {
 }
 
 impl Roots {
+    fn host(self) -> Host {
+        match (self.sysfs, self.proc) {
+            (Some(sysfs), Some(proc)) => Host { sysfs, proc },
+            _ => Host::default(),
+        }
+    }
+
     fn inspect(self) -> Inspection {
         match (self.sysfs, self.proc) {
             (Some(sysfs), Some(proc)) => Inspection::read(&Host { sysfs, proc }, None),
             _ => Inspection::read(&Host::default(), own_affinity()),
         }
     }
+}
+
+/// Where it is kept what was before.
+#[derive(Args)]
+pub struct StateFolder {
+    /// Where the journal is kept; like the settings, it need not outlive a boot.
+    #[arg(long, value_name = "DIR", default_value = "/run/ringgate-tune")]
+    state: PathBuf,
+}
+
+/// The layout, or everything that is wrong with it, said.
+fn layout(file: &Path) -> Result<Layout, ExitCode> {
+    Layout::read(file).map_err(|errors| {
+        for error in errors {
+            fail(&error);
+        }
+        ExitCode::FAILURE
+    })
 }
 
 /// The CPUs that this process may run on.
