@@ -25,6 +25,13 @@ pub struct Waiter {
     signals: UnixStream,
 }
 
+/// Who can be confirmed now.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    signals: &'a UnixStream,
+    socket: Socket,
+}
+
 /// How the wait ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Answer {
@@ -36,7 +43,7 @@ pub enum Answer {
 
 impl Waiter {
     /// Gets ready, for the whole process: from here on SIGHUP does nothing, and SIGINT and SIGTERM
-    /// wait for [`Waiter::wait`].
+    /// wait for [`Waiting::wait`].
     ///
     /// # Errors
     ///
@@ -49,20 +56,33 @@ impl Waiter {
         Ok(Self { signals })
     }
 
-    /// Waits for `ringgate-tune confirm`. `folder` is the state directory, which is locked.
+    /// Lets `ringgate-tune confirm` come. `folder` is the state directory, which is locked.
     ///
     /// # Errors
     ///
-    /// No socket can be made there, or the kernel does not let us wait.
-    pub fn wait(&self, folder: &Path, within: Duration) -> io::Result<Answer> {
-        let socket = Socket::bind(folder)?;
+    /// No socket can be made there.
+    pub fn listen(&self, folder: &Path) -> io::Result<Waiting<'_>> {
+        Ok(Waiting {
+            signals: &self.signals,
+            socket: Socket::bind(folder)?,
+        })
+    }
+}
+
+impl Waiting<'_> {
+    /// Waits for whatever comes first.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let us wait.
+    pub fn wait(self, within: Duration) -> io::Result<Answer> {
         let until = Instant::now() + within;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
             let mut polled = [
-                PollFd::new(&self.signals, PollFlags::IN),
-                PollFd::new(&socket.listener, PollFlags::IN),
+                PollFd::new(self.signals, PollFlags::IN),
+                PollFd::new(&self.socket.listener, PollFlags::IN),
             ];
             match poll(&mut polled, Some(&timeout)) {
                 Err(rustix::io::Errno::INTR) => continue,
@@ -77,7 +97,7 @@ impl Waiter {
                 continue;
             }
             // Whoever asks and does not stay for the answer has not confirmed.
-            if let Ok((mut stream, _)) = socket.listener.accept()
+            if let Ok((mut stream, _)) = self.socket.listener.accept()
                 && stream.write_all(KEPT).is_ok()
             {
                 return Ok(Answer::Confirmed);
@@ -87,6 +107,7 @@ impl Waiter {
 }
 
 /// Where `confirm` knocks; gone when dropped.
+#[derive(Debug)]
 struct Socket {
     listener: UnixListener,
     path: PathBuf,

@@ -121,7 +121,7 @@ fn boot(host: &Host, access: &dyn Access) -> Result<String, String> {
 #[derive(Debug)]
 pub struct State {
     folder: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl State {
@@ -180,7 +180,7 @@ impl State {
         })?;
         Ok(Self {
             folder: folder.to_owned(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -233,6 +233,13 @@ impl State {
         file.sync_all()?;
         fs::rename(&beside, self.folder.join(name))?;
         File::open(&self.folder)?.sync_all()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Closing would leave it locked while a process that another thread starts has the file.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

@@ -85,10 +85,12 @@ impl Apply {
 }
 
 fn until_confirmed(applied: Applied<'_>, waiter: &Waiter, within: Duration) -> ExitCode {
-    tell(&format_args!(
-        "waits {within:?} for `ringgate-tune confirm` from a new session"
-    ));
-    let waited = waiter.wait(applied.folder(), within);
+    let waited = waiter.listen(applied.folder()).and_then(|waiting| {
+        tell(&format_args!(
+            "waits {within:?} for `ringgate-tune confirm` from a new session"
+        ));
+        waiting.wait(within)
+    });
     let problem = match waited {
         Ok(Answer::Confirmed) => {
             tell(&"confirmed");
