@@ -177,6 +177,11 @@ impl Knobs<'_> {
     /// The knob's file.
     fn file(&self, knob: &Knob) -> Result<Option<PathBuf>, Problem> {
         match knob {
+            _ if !knob.is_sound() => Err(Problem {
+                kind: ProblemKind::Other,
+                what: "this is no name of a knob".to_owned(),
+                remedy: "correct it in the layout".to_owned(),
+            }),
             Knob::Irq { name } => {
                 let number = interrupts::number(self, name).map_err(Problem::missing)?;
                 let file = format!("irq/{number}/smp_affinity_list");

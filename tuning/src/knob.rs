@@ -137,11 +137,12 @@ impl Knob {
     }
 
     /// Whether every name in it can be part of a path and of a command, as a layout's names can: a
-    /// journal says what is written as root.
+    /// journal says what is written as root. An interrupt's name is only compared.
     pub fn is_sound(&self) -> bool {
         let names = match self {
+            Self::Irq { name } => return !name.is_empty(),
             Self::Coalesce { nic, setting } => vec![nic, setting],
-            Self::Irq { name } | Self::Sysctl { name } => vec![name],
+            Self::Sysctl { name } => vec![name],
             Self::Queues { nic }
             | Self::Rps { nic, .. }
             | Self::Xps { nic, .. }
@@ -163,7 +164,8 @@ impl fmt::Display for Knob {
         match self {
             Self::Queues { nic } => write!(f, "{nic}: queues"),
             Self::Coalesce { nic, setting } => write!(f, "{nic}: coalescing {setting}"),
-            Self::Irq { name } => write!(f, "interrupt {name}"),
+            // On one line, whatever a driver or a layout calls it.
+            Self::Irq { name } => write!(f, "interrupt {}", name.escape_debug()),
             Self::Rps { nic, queue } => write!(f, "{nic}: rps_cpus of rx-{queue}"),
             Self::Xps { nic, queue } => write!(f, "{nic}: xps_cpus of tx-{queue}"),
             Self::DeferHardIrqs { nic } => write!(f, "{nic}: napi_defer_hard_irqs"),

@@ -259,6 +259,33 @@ fn interrupts_that_are_missing_or_there_twice_are_named_before_a_write() {
 }
 
 #[test]
+fn names_are_no_way_into_commands_and_scripts() {
+    let tree = Tree::new("names");
+    let before = tree.values();
+    for nic in [
+        "name = \"-L\"\nqueues = 2",
+        "name = \"eth0\"\ncoalesce = { -x = 2 }",
+    ] {
+        let rest = format!("[[nic]]\n{nic}\n");
+        let (code, out, said) = ended(&mut tree.command("apply", Some(&rest)));
+        assert_eq!((code, &*out), (Some(1), ""), "{said}");
+        assert!(said.contains("this is no name of a knob"), "{said}");
+    }
+    let name = "eth0 'x'\n rm -r sys; #";
+    tree.set("proc/interrupts", "");
+    fs::write(tree.path("sys/kernel/irq/40/actions"), name).unwrap();
+    let rest = format!("[[nic]]\nname = \"eth0\"\nirqs = [{{ name = {name:?}, cpus = \"1\" }}]");
+    let (code, script, said) = ended(&mut tree.command("apply", Some(&rest)));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(script.lines().count(), 3, "{script}");
+    let (code, lines, _) = ended(&mut tree.command("revert", None));
+    assert_eq!(code, Some(0), "{lines}");
+    fs::write(tree.path("sys/kernel/irq/40/actions"), "eth0-TxRx-0\n").unwrap();
+    tree.remove("proc/interrupts");
+    assert_eq!(tree.values(), before);
+}
+
+#[test]
 fn without_sparse_interrupts_their_numbers_come_from_proc() {
     let tree = Tree::new("interrupts");
     fs::remove_dir_all(tree.path("sys/kernel")).unwrap();

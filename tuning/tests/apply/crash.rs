@@ -76,6 +76,8 @@ fn killed_apply(name: &str, layout: &str, calls: &[&str]) {
                     at > 1 || *calls == "unlink,unlinkat",
                     "{calls}: nothing was killed"
                 );
+                let writes = ["write,pwrite64", "openat"].contains(calls);
+                assert!(halfway > 2 || !writes, "{calls}: none was killed halfway");
                 break;
             }
             assert!(at < CALLS_MAX, "{calls}: no run ends by itself: {said}");

@@ -6,3 +6,4 @@ mod confirm;
 mod crash;
 mod faults;
 mod fixture;
+mod hosts;
