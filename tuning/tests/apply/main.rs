@@ -7,3 +7,4 @@ mod crash;
 mod faults;
 mod fixture;
 mod hosts;
+mod profiles;
