@@ -96,7 +96,10 @@ impl<'a> Applied<'a> {
                     previous.sysfs.display()
                 ));
             }
-            Some(previous) if previous.boot == journal.boot => Some(previous),
+            Some(previous) if previous.boot == journal.boot => {
+                previous.is_of_this_network()?;
+                Some(previous)
+            }
             Some(_) => {
                 notes.push("a journal of another boot is not needed any more".to_owned());
                 state.clear()?;

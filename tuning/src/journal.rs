@@ -33,6 +33,8 @@ pub struct Journal {
     version: u32,
     /// Settings do not outlive it.
     pub boot: String,
+    /// The network namespace, as `/proc/self/ns/net` names it: others have other cards.
+    pub network: String,
     pub sysfs: PathBuf,
     pub proc: PathBuf,
     /// In the order in which they are set.
@@ -62,6 +64,7 @@ impl Journal {
         Ok(Self {
             version: VERSION,
             boot: boot(host, access)?,
+            network: network(),
             sysfs: host.sysfs.clone(),
             proc: host.proc.clone(),
             entries: Vec::new(),
@@ -78,6 +81,23 @@ impl Journal {
 
     pub fn entry(&self, knob: &Knob) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.knob == *knob)
+    }
+
+    /// Whether it is of the network namespace that this process is in.
+    ///
+    /// # Errors
+    ///
+    /// It is not, and what to do.
+    pub fn is_of_this_network(&self) -> Result<(), String> {
+        let here = network();
+        if self.network == here {
+            return Ok(());
+        }
+        Err(format!(
+            "the journal is of the network namespace {}, and this is {here}: run this there (`ip \
+             netns exec`), or give each its own directory with --state",
+            self.network
+        ))
     }
 
     /// Whether it is of the boot that still lasts.
@@ -114,6 +134,11 @@ fn boot(host: &Host, access: &dyn Access) -> Result<String, String> {
     let text = access.read(&file);
     let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
     Ok(text.trim().to_owned())
+}
+
+fn network() -> String {
+    let link = fs::read_link("/proc/self/ns/net");
+    link.map_or_else(|_| "unknown".to_owned(), |link| link.display().to_string())
 }
 
 /// The state directory, locked: nobody else changes it, or knobs by way of it, before it is

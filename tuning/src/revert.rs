@@ -49,6 +49,7 @@ pub fn revert(access: &dyn Access, folder: &Path) -> Result<Reverted, String> {
             "the journal was of another boot, whose settings are gone; removed it".to_owned(),
         ));
     }
+    journal.is_of_this_network()?;
     let host = journal.host();
     let knobs = Knobs {
         host: &host,

@@ -8,7 +8,8 @@ use crate::fixture::{EVERYTHING, Tree, ended};
 /// An `apply` that waits to be confirmed; killed when dropped.
 pub struct Waiting {
     child: Child,
-    said: BufReader<ChildStderr>,
+    /// `None` after its session ended.
+    said: Option<BufReader<ChildStderr>>,
 }
 
 impl Waiting {
@@ -22,13 +23,18 @@ impl Waiting {
         let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut lines = said.by_ref().lines().map(Result::unwrap);
         assert!(lines.any(|line| line.contains("waits ")), "it ended");
-        Self { child, said }
+        Self {
+            child,
+            said: Some(said),
+        }
     }
 
     /// The exit code, and what it says from now on.
     pub fn end(mut self) -> (Option<i32>, String) {
         let mut said = String::new();
-        self.said.read_to_string(&mut said).unwrap();
+        if let Some(rest) = &mut self.said {
+            rest.read_to_string(&mut said).unwrap();
+        }
         (self.child.wait().unwrap().code(), said)
     }
 
@@ -74,6 +80,19 @@ fn without_an_answer_in_time_it_is_taken_back() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("not confirmed within 500ms"), "{said}");
     assert!(said.contains("nothing is changed"), "{said}");
+    assert_eq!(tree.values(), before);
+    assert_eq!(tree.journal(), None);
+}
+
+#[test]
+fn where_its_session_and_its_output_are_gone_it_is_taken_back() {
+    let tree = Tree::new("hung-up");
+    let before = tree.values();
+    let mut waiting = Waiting::apply(&tree, "300ms");
+    waiting.said = None;
+    waiting.signal("HUP");
+    let (code, _) = waiting.end();
+    assert_eq!(code, Some(1));
     assert_eq!(tree.values(), before);
     assert_eq!(tree.journal(), None);
 }

@@ -213,6 +213,32 @@ fn the_undo_script_works_on_real_knobs() {
 }
 
 #[test]
+fn a_journal_is_of_one_network_namespace() {
+    let Some(inside) = Namespace::new("other") else {
+        return;
+    };
+    let folder = Folder::new("other");
+    let before = inside.values();
+    let (code, _, said) = ended(&mut folder.command(inside.inside(), "apply", Some(KNOBS)));
+    assert_eq!(code, Some(0), "{said}");
+    let applied = inside.values();
+    // Another one has no such card: it would take everything for gone.
+    for (command, layout) in [("revert", None), ("apply", Some("[ring]\nentries = 64\n"))] {
+        let outside = Command::new("env");
+        let (code, _, said) = ended(&mut folder.command(outside, command, layout));
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.contains("the journal is of the network namespace net:["),
+            "{said}"
+        );
+        assert_eq!(inside.values(), applied);
+    }
+    let (code, lines, said) = ended(&mut folder.command(inside.inside(), "revert", None));
+    assert_eq!(code, Some(0), "{lines}{said}");
+    assert_eq!(inside.values(), before);
+}
+
+#[test]
 fn where_sys_or_proc_is_read_only_nothing_changes() {
     let Some(inside) = Namespace::new("readonly") else {
         return;
