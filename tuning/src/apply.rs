@@ -13,7 +13,7 @@ use crate::undo::{Outcome, Undo, undo};
 
 pub use survey::dry_run;
 pub(crate) use survey::undo_script;
-use survey::{Target, queue_range, targets};
+use survey::{Target, queue_counts, targets};
 
 /// What went wrong; nothing of it is left half done but what `left` names.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -96,8 +96,9 @@ impl<'a> Applied<'a> {
                     previous.sysfs.display()
                 ));
             }
-            Some(previous) if previous.boot == journal.boot => {
+            Some(mut previous) if previous.boot == journal.boot => {
                 previous.is_of_this_network()?;
+                previous.own_what_came_along(&knobs);
                 Some(previous)
             }
             Some(_) => {
@@ -129,6 +130,7 @@ impl<'a> Applied<'a> {
             problems,
             left: Vec::new(),
         };
+        self.own_what_came_along();
         let outcomes = undo(&self.knobs, &self.done);
         for (item, outcome) in self.done.iter().zip(outcomes) {
             let knob = &item.knob;
@@ -173,15 +175,17 @@ impl<'a> Applied<'a> {
         if !barred.is_empty() {
             return Err(barred);
         }
-        changes
-            .iter()
-            .for_each(|change| self.what_goes_with(change));
+        for change in &changes {
+            self.what_goes_with(change, &others);
+        }
+        self.journal.changing_queues = !changes.is_empty();
         if !changes.is_empty() || !steps.is_empty() {
             let entries: Vec<&Entry> = self.journal.entries.iter().collect();
             say(&undo_script(&self.knobs, &entries)).map_err(|problem| vec![problem])?;
             self.save().map_err(|problem| vec![problem])?;
         }
         self.write_all(&changes)?;
+        self.own_what_came_along();
         if !changes.is_empty() {
             let known: Vec<Knob> = self
                 .journal
@@ -257,6 +261,7 @@ impl<'a> Applied<'a> {
             old: old.to_owned(),
             ours: vec![value.to_owned()],
             unmovable: false,
+            beside: false,
         };
         let Some(before) = before else {
             self.seen.push((knob.clone(), present.to_owned()));
@@ -266,6 +271,7 @@ impl<'a> Applied<'a> {
                 Some(at) => {
                     let entry = &mut self.journal.entries[at];
                     entry.unmovable = false;
+                    entry.beside = false;
                     if knob.same(present, &entry.old) || entry.is_ours(present) {
                         entry.ours.push(value.to_owned());
                     } else if target.back {
@@ -311,36 +317,47 @@ impl<'a> Applied<'a> {
         }
     }
 
-    /// Queues that go take their settings along, and come back without.
-    fn what_goes_with(&mut self, change: &Step) {
+    /// Queues that go take their settings along and come back without, and drivers set those of
+    /// queues that stay anew, as fits the new count: `revert` puts back what they were.
+    fn what_goes_with(&mut self, change: &Step, others: &[Target]) {
         let Knob::Queues { nic } = &change.target.knob else {
             return;
         };
-        let seen = self
-            .seen
-            .iter()
-            .find(|(knob, _)| *knob == change.target.knob);
-        let present = seen.map_or("", |(_, present)| present);
-        let (receive, transmit) = queue_range(present, &change.value);
+        let seen = self.seen.iter();
+        let mut seen = seen.filter(|(knob, _)| *knob == change.target.knob);
+        let (receive, transmit) = queue_counts(seen.next().map_or("", |(_, present)| present));
         let nic = || nic.clone();
-        let receive = receive.map(|queue| Knob::Rps { nic: nic(), queue });
-        let transmit = transmit.map(|queue| Knob::Xps { nic: nic(), queue });
+        let receive = (0..receive).map(|queue| Knob::Rps { nic: nic(), queue });
+        let transmit = (0..transmit).map(|queue| Knob::Xps { nic: nic(), queue });
         for knob in receive.chain(transmit) {
+            let known = others.iter().any(|other| other.knob == knob);
             let Ok(old) = self.knobs.read(&knob) else {
                 continue;
             };
-            if knob.same(&old, "0") || self.journal.entry(&knob).is_some() {
+            if known || self.journal.entry(&knob).is_some() {
                 continue;
             }
-            let ours = vec!["0".to_owned()];
             let entry = Entry {
                 knob,
                 old,
-                ours,
+                // As a queue is when it comes back.
+                ours: vec!["0".to_owned()],
                 unmovable: false,
+                beside: true,
             };
             self.done.push(undo_of(&entry));
             self.journal.entries.push(entry);
+        }
+    }
+
+    /// What a driver set anew since counts of queues began to change is our doing.
+    fn own_what_came_along(&mut self) {
+        if self.journal.changing_queues {
+            self.journal.own_what_came_along(&self.knobs);
+            let items = self.done.iter_mut();
+            for item in items.filter(|item| item.knob.comes_with_queues()) {
+                item.ours.extend(self.knobs.read(&item.knob));
+            }
         }
     }
 

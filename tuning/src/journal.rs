@@ -14,7 +14,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
-use crate::kernel::Access;
+use crate::kernel::{Access, Knobs};
 use crate::knob::Knob;
 
 /// The form of the journal; another one is refused.
@@ -37,6 +37,10 @@ pub struct Journal {
     pub network: String,
     pub sysfs: PathBuf,
     pub proc: PathBuf,
+    /// Counts of queues are being changed, and nothing else is yet: what a driver sets anew along
+    /// with them is our doing.
+    #[serde(default)]
+    pub changing_queues: bool,
     /// In the order in which they are set.
     pub entries: Vec<Entry>,
 }
@@ -52,6 +56,9 @@ pub struct Entry {
     /// The kernel did not let this interrupt go elsewhere.
     #[serde(default)]
     pub unmovable: bool,
+    /// No layout wants it: it changed along with a count of queues, if at all.
+    #[serde(default)]
+    pub beside: bool,
 }
 
 impl Journal {
@@ -67,6 +74,7 @@ impl Journal {
             network: network(),
             sysfs: host.sysfs.clone(),
             proc: host.proc.clone(),
+            changing_queues: false,
             entries: Vec::new(),
         })
     }
@@ -81,6 +89,19 @@ impl Journal {
 
     pub fn entry(&self, knob: &Knob) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.knob == *knob)
+    }
+
+    /// Takes what a driver set anew since counts of queues began to change for ours.
+    pub fn own_what_came_along(&mut self, knobs: &Knobs<'_>) {
+        if std::mem::take(&mut self.changing_queues) {
+            for entry in self
+                .entries
+                .iter_mut()
+                .filter(|it| it.knob.comes_with_queues())
+            {
+                entry.ours.extend(knobs.read(&entry.knob));
+            }
+        }
     }
 
     /// Whether it is of the network namespace that this process is in.

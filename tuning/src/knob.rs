@@ -104,6 +104,11 @@ impl Knob {
         matches!(self, Self::Queues { .. })
     }
 
+    /// Whether a driver may set it anew when counts of queues change.
+    pub fn comes_with_queues(&self) -> bool {
+        !matches!(self, Self::Queues { .. } | Self::Sysctl { .. })
+    }
+
     /// Its file, where it has one whose path its name tells. An interrupt's depends on its number.
     pub fn file(&self, host: &Host) -> Option<PathBuf> {
         let net = |nic: &str| host.sysfs.join("class/net").join(nic);

@@ -55,11 +55,16 @@ pub fn revert(access: &dyn Access, folder: &Path) -> Result<Reverted, String> {
         host: &host,
         access,
     };
+    journal.own_what_came_along(&knobs);
     let items: Vec<Undo> = journal.entries.iter().map(undo_of).collect();
     let outcomes = undo(&knobs, &items);
     let (mut lines, mut ending) = (Vec::new(), Ending::Done);
-    for (item, outcome) in items.iter().zip(&outcomes).rev() {
+    let beside = journal.entries.iter().map(|entry| entry.beside);
+    for ((item, outcome), beside) in items.iter().zip(&outcomes).zip(beside).rev() {
         let knob = &item.knob;
+        if beside && matches!(outcome, Outcome::Already | Outcome::Gone) {
+            continue;
+        }
         lines.push(match outcome {
             Outcome::Restored => format!("{knob}: {} again", shown(&item.old)),
             Outcome::Already => format!("{knob}: {} already", shown(&item.old)),

@@ -1,7 +1,6 @@
 //! What is to be done, before anything is: targets, the undo script, the dry run.
 
 use std::fmt::Write;
-use std::ops::Range;
 use std::path::Path;
 
 use super::named;
@@ -27,7 +26,17 @@ pub(super) fn targets(layout: &Layout, journal: Option<&Journal>) -> Vec<Target>
     let wants = Want::all(layout);
     let entries = journal.map_or(&[][..], |journal| &journal.entries);
     let orphans = entries.iter().rev();
-    let orphans = orphans.filter(|entry| wants.iter().all(|want| want.knob != entry.knob));
+    let orphans = orphans.filter(|entry| {
+        let mut wants = wants.iter();
+        match &entry.knob {
+            // Put back along with the count of queues, not before.
+            Knob::Rps { nic, .. } | Knob::Xps { nic, .. } if entry.beside => wants.all(|want| {
+                let queues = Knob::Queues { nic: nic.clone() };
+                want.knob != entry.knob && want.knob != queues
+            }),
+            knob => wants.all(|want| want.knob != *knob),
+        }
+    });
     let orphans: Vec<Target> = orphans
         .map(|entry| Target {
             knob: entry.knob.clone(),
@@ -64,15 +73,11 @@ impl Target {
     }
 }
 
-/// The receive and the transmit queues that go when counts change.
-pub(super) fn queue_range(before: &str, after: &str) -> (Range<u32>, Range<u32>) {
-    let counts = |words: &str| {
-        let mut numbers = words.split(' ').filter_map(|word| word.parse().ok());
-        let first: u32 = numbers.next().unwrap_or(0);
-        (first, numbers.next().unwrap_or(first))
-    };
-    let ((rx, tx), (rx_after, tx_after)) = (counts(before), counts(after));
-    (rx_after..rx, tx_after..tx)
+/// The receive and the transmit queues that `ethtool -L` means.
+pub(super) fn queue_counts(words: &str) -> (u32, u32) {
+    let mut numbers = words.split(' ').filter_map(|word| word.parse().ok());
+    let first: u32 = numbers.next().unwrap_or(0);
+    (first, numbers.next().unwrap_or(first))
 }
 
 /// What puts everything back, for sh: counts of queues first, since they make queues anew.

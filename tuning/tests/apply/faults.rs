@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
 
@@ -289,32 +290,98 @@ fn nothing_is_written_before_it_is_in_the_journal() {
 }
 
 /// A driver that sets XPS anew whenever counts of queues change.
-#[test]
-fn what_a_driver_sets_anew_along_with_queues_is_put_back_too() {
-    struct Driver<'a>(Faulty<'a>);
-    impl Access for Driver<'_> {
-        fn write(&self, file: &Path, value: &str) -> io::Result<()> {
-            self.0.write(file, value)
-        }
+struct Driver<'a> {
+    faulty: Faulty<'a>,
+    /// Ends the run there, as a kill does.
+    dies: bool,
+}
 
-        fn ethtool(&self, arguments: &[&str]) -> io::Result<String> {
-            let text = self.0.ethtool(arguments)?;
-            if arguments[0] == "-L" {
-                for queue in 0..2 {
-                    let file = format!("sys/class/net/eth0/queues/tx-{queue}/xps_cpus");
-                    self.0.tree.set(&file, "f");
-                }
+impl Access for Driver<'_> {
+    fn write(&self, file: &Path, value: &str) -> io::Result<()> {
+        self.faulty.write(file, value)
+    }
+
+    fn ethtool(&self, arguments: &[&str]) -> io::Result<String> {
+        let text = self.faulty.ethtool(arguments)?;
+        if arguments[0] == "-L" {
+            for queue in 0..2 {
+                let file = format!("sys/class/net/eth0/queues/tx-{queue}/xps_cpus");
+                self.faulty.tree.set(&file, "f");
             }
-            Ok(text)
+            assert!(!self.dies, "killed");
+        }
+        Ok(text)
+    }
+}
+
+#[test]
+fn what_a_driver_sets_anew_is_put_back_though_killed_right_there() {
+    let tree = Tree::new("driver-killed");
+    tree.set("sys/class/net/eth0/queues/tx-0/xps_cpus", "1");
+    let (before, host) = (tree.values(), tree.host());
+    let driver = |dies| Driver {
+        faulty: Faulty::new(&tree, |_, _| Ok(None)),
+        dies,
+    };
+    // With XPS in the layout and without.
+    for layout in [EVERYTHING, "[[nic]]\nname = \"eth0\"\nqueues = 2\n"] {
+        for again in [false, true] {
+            let dying = driver(true);
+            let run = AssertUnwindSafe(|| applied(&tree, &host, &dying, layout).is_ok());
+            assert!(catch_unwind(run).is_err());
+            assert_ne!(tree.values(), before);
+            if again {
+                assert!(applied(&tree, &host, &driver(false), layout).is_ok());
+            }
+            let reverted = revert(&driver(false), &tree.state()).unwrap();
+            assert_eq!(reverted.ending, Ending::Done, "{reverted:?}");
+            assert_eq!(tree.values(), before, "{reverted:?}");
         }
     }
+}
+
+#[test]
+fn what_a_driver_sets_anew_and_no_layout_wants_stays_until_the_queues_are_back() {
+    let tree = Tree::new("driver-beside");
+    let xps = "sys/class/net/eth0/queues/tx-0/xps_cpus";
+    tree.set(xps, "1");
+    let (before, host) = (tree.values(), tree.host());
+    let driver = Driver {
+        faulty: Faulty::new(&tree, |_, _| Ok(None)),
+        dies: false,
+    };
+    let layout = "[[nic]]\nname = \"eth0\"\nqueues = 2\n";
+    for written in [1, 0] {
+        let run = applied(&tree, &host, &driver, layout).ok().unwrap();
+        assert_eq!(run.written, written);
+        // As the driver has it for so many queues.
+        assert_eq!(tree.get(xps), "f");
+    }
+    let journal = tree.journal();
+    // Either way back: by name, or by a layout that no longer says anything of queues.
+    let other = "[sysctl]\n\"net.core.somaxconn\" = 128\n";
+    assert!(applied(&tree, &host, &driver, other).is_ok());
+    assert_eq!(tree.values(), before);
+    assert_eq!(tree.journal(), None);
+    assert!(applied(&tree, &host, &driver, layout).is_ok());
+    assert_eq!(tree.journal(), journal);
+    let reverted = revert(&driver, &tree.state()).unwrap();
+    assert_eq!(reverted.ending, Ending::Done, "{reverted:?}");
+    assert_eq!(tree.values(), before, "{reverted:?}");
+}
+
+#[test]
+fn what_a_driver_sets_anew_along_with_queues_is_put_back_too() {
     let tree = Tree::new("driver");
     let (before, host) = (tree.values(), tree.host());
     for at in (0..=EVERYTHING_WRITES).rev() {
-        let driver = Driver(Faulty::new(&tree, move |write, _| match write == at {
-            true => Err(ErrorKind::PermissionDenied.into()),
-            false => Ok(None),
-        }));
+        let driver = Driver {
+            faulty: Faulty::new(&tree, move |write, _| match write == at {
+                true => Err(ErrorKind::PermissionDenied.into()),
+                false => Ok(None),
+            }),
+            dies: false,
+        };
         let outcome = applied(&tree, &host, &driver, EVERYTHING);
         assert_eq!(outcome.is_ok(), at == 0);
         let failed = outcome.err();
