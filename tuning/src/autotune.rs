@@ -3,7 +3,6 @@
 //! In the order in which it goes:
 //!
 //! - [`candidates`]: what may be worth a try on this host.
-//! - [`document`]: a candidate as the `layout.toml` that the server reads.
 //! - [`tournament`]: A against A, rounds, confirmation; it asks for blocks and decides.
 //! - [`interval`]: the statistics of pairs.
 //! - [`process`]: a block by programs: the server, and load on it.
@@ -14,7 +13,6 @@
 //! cards change the whole host and are left to `plan` and `apply`.
 
 pub mod candidates;
-pub mod document;
 pub mod interval;
 pub mod process;
 pub mod record;

@@ -1,16 +1,22 @@
 //! A file for each command, and what several of them need.
 //!
-//! The program ends with 0, with 1 where it failed, and with 2 where it was used wrongly.
+//! The program ends with 0, with 1 where it failed, and with 2 where it was used wrongly; commands
+//! that end otherwise say so.
 
+mod apply;
 mod autotune;
+mod confirm;
+mod dropin;
 mod explain;
 mod inspect;
 mod plan;
+mod revert;
 mod simulate;
+mod verify;
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -18,6 +24,7 @@ use clap::{Args, Subcommand};
 use ringgate_tune::cpu_set::CpuSet;
 use ringgate_tune::host::Host;
 use ringgate_tune::inspection::Inspection;
+use ringgate_tune::layout::Layout;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -31,6 +38,24 @@ pub enum Command {
     Autotune(autotune::Autotune),
     /// Compute what utilisation and latency follow with more shards than can be measured.
     Simulate(simulate::Simulate),
+    /// Turn the kernel's knobs as a layout says, all of them or none.
+    ///
+    /// Prints the undo script first. Exit code 0: applied; 1: failed, and nothing is changed; 3:
+    /// failed, and something that is named could not be put back.
+    Apply(apply::Apply),
+    /// Tell whether a layout still holds, a line for each knob.
+    ///
+    /// Exit code 0: it holds; 2: something drifted; 1: something could not be judged.
+    Verify(verify::Verify),
+    /// Put back what `apply` changed, but for what somebody else changed since.
+    ///
+    /// Exit code 0: everything is as it was; 2: all but what somebody else changed; 1: something
+    /// could not be put back, and stays in the journal.
+    Revert(revert::Revert),
+    /// Tell an `apply --confirm-within` that waits to keep what it did.
+    Confirm(confirm::Confirm),
+    /// Print a layout as a drop-in of the terminator's systemd unit.
+    Dropin(dropin::Dropin),
 }
 
 impl Command {
@@ -41,6 +66,11 @@ impl Command {
             Self::Plan(plan) => plan.run(),
             Self::Explain(explain) => explain.run(),
             Self::Simulate(simulate) => simulate.run(),
+            Self::Apply(apply) => apply.run(),
+            Self::Verify(verify) => verify.run(),
+            Self::Revert(revert) => revert.run(),
+            Self::Confirm(confirm) => confirm.run(),
+            Self::Dropin(dropin) => dropin.run(),
         }
     }
 }
@@ -57,6 +87,13 @@ pub struct Roots {
 }
 
 impl Roots {
+    fn host(self) -> Host {
+        match (self.sysfs, self.proc) {
+            (Some(sysfs), Some(proc)) => Host { sysfs, proc },
+            _ => Host::default(),
+        }
+    }
+
     /// Reads the host; network interfaces in `nics` whatever they are.
     fn inspect_with(self, nics: &[String]) -> Inspection {
         match (self.sysfs, self.proc) {
@@ -64,6 +101,24 @@ impl Roots {
             _ => Inspection::read_with(&Host::default(), own_affinity(), nics),
         }
     }
+}
+
+/// Where it is kept what was before.
+#[derive(Args)]
+pub struct StateFolder {
+    /// Where the journal is kept; like the settings, it need not outlive a boot.
+    #[arg(long, value_name = "DIR", default_value = "/run/ringgate-tune")]
+    state: PathBuf,
+}
+
+/// The layout, or everything that is wrong with it, said.
+fn layout(file: &Path) -> Result<Layout, ExitCode> {
+    Layout::read(file).map_err(|errors| {
+        for error in errors {
+            fail(&error);
+        }
+        ExitCode::FAILURE
+    })
 }
 
 /// The CPUs that this process may run on.

@@ -7,9 +7,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::candidates::Candidate;
-use super::document::Document;
 use super::tournament::Outcome;
 use super::{Block, Failure, Measure};
+use crate::layout::why::Why;
 
 /// Name and version of the JSON; another one is not read.
 const SCHEMA: &str = "ringgate-autotune/1";
@@ -51,7 +51,7 @@ impl Record {
         let entries = candidates.iter().map(|candidate| Entry {
             name: candidate.name.clone(),
             why: candidate.why.clone(),
-            layout: Document(&candidate.layout).to_string(),
+            layout: candidate.layout.to_toml(&Why::default()),
         });
         Self {
             schema: SCHEMA.to_owned(),

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use ringgate_tune::autotune::candidates::{CANDIDATES_MAX, Candidate, can_busy_poll, candidates};
-use ringgate_tune::autotune::document::Document;
 use ringgate_tune::cpu_set::CpuSet;
 use ringgate_tune::host::Host;
 use ringgate_tune::inspection::Inspection;
+use ringgate_tune::layout::why::Why;
 use ringgate_tune::layout::{Layout, Shards, Steering};
 use ringgate_tune::plan::{PlanOptions, plan};
 
@@ -67,7 +67,7 @@ fn check(here: &Inspection, present: &Layout, made: &[Candidate]) {
                 .all(|it| &it.layout != layout && &it.name != name)
         );
         assert!(!why.is_empty() && !why.contains('\n'));
-        let text = Document(layout).to_string();
+        let text = layout.to_toml(&Why::default());
         let read = Layout::parse(&PathBuf::from(name), &text);
         assert_eq!(read.as_ref(), Ok(layout), "{text}");
         assert_eq!(layout.misfits(here), [""; 0], "{name}");
