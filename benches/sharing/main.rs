@@ -26,8 +26,10 @@ mod site;
 mod work;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 /// The programs' allocator: where memory of one thread lies beside another's is its doing.
 #[cfg(feature = "mimalloc")]
@@ -142,20 +144,27 @@ fn trace(how: &str) -> Result<Touched, String> {
         .args(["--tool=lackey", "--trace-mem=yes", "--basic-counts=no"])
         .arg(program)
         .args(["--work", how])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("valgrind: {error}"))?;
-    let (Some(mut said), Some(log)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err("valgrind: no output".to_owned());
+    let (Some(go), Some(said), Some(log)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err("valgrind: no pipes".to_owned());
     };
-    // Said before the work begins: one short line.
-    let marks = marks(&mut said)?;
+    let marks = Arc::new(OnceLock::new());
+    let told = Arc::clone(&marks);
+    // The trace is read meanwhile, or valgrind would wait for a reader.
+    let greeting = thread::spawn(move || await_marks(said, go, &told));
     let touched = follow(BufReader::with_capacity(1 << 20, log), &marks);
     let status = child.wait().map_err(|error| format!("valgrind: {error}"))?;
     if !status.success() {
         return Err(format!("the work under valgrind failed: {status}"));
     }
+    let greeted = greeting.join().map_err(|_| "reading the marks failed");
+    greeted??;
     let touched = touched.map_err(|error| format!("valgrind's trace: {error}"))?;
     if (0..2).any(|thread| touched.written_by(thread) == 0) {
         return Err("the trace holds no work: does valgrind's lackey write it as ever?".to_owned());
@@ -163,22 +172,26 @@ fn trace(how: &str) -> Result<Touched, String> {
     Ok(touched)
 }
 
-/// Where each thread marks the beginning and the end of its work.
-fn marks(said: &mut impl Read) -> Result<[u64; 2], String> {
+/// Reads where each thread marks the beginning and the end of its work, and has the work begin.
+fn await_marks(
+    said: impl Read,
+    mut go: impl Write,
+    told: &OnceLock<[u64; 2]>,
+) -> Result<(), String> {
     let mut line = String::new();
-    BufReader::new(said)
-        .read_line(&mut line)
-        .map_err(|error| error.to_string())?;
+    let read = BufReader::new(said).read_line(&mut line);
+    read.map_err(|error| error.to_string())?;
     let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(first), Some(second)) => Ok([first, second]),
-        _ => Err(format!("the work under valgrind did not begin: {line:?}")),
-    }
+    let (Some(first), Some(second)) = (numbers.next().flatten(), numbers.next().flatten()) else {
+        return Err(format!("the work under valgrind did not begin: {line:?}"));
+    };
+    told.get_or_init(|| [first, second]);
+    writeln!(go).map_err(|error| format!("the work under valgrind ended early: {error}"))
 }
 
 /// Reads lackey's lines: ` S 1ffeffe7e0,8`, and `I  04016b43,3` for instructions. A write to a mark
 /// turns the thread's work on, the next one off.
-fn follow(log: impl BufRead, marks: &[u64; 2]) -> std::io::Result<Touched> {
+fn follow(log: impl BufRead, marks: &OnceLock<[u64; 2]>) -> std::io::Result<Touched> {
     let mut touched = Touched::default();
     let (mut working, mut instruction) = (None, 0);
     for line in log.split(b'\n') {
@@ -190,6 +203,9 @@ fn follow(log: impl BufRead, marks: &[u64; 2]) -> std::io::Result<Touched> {
             instruction = address;
             continue;
         }
+        let Some(marks) = marks.get() else {
+            continue;
+        };
         match marks.iter().position(|&mark| mark == address) {
             Some(thread) if kind == b'S' => {
                 working = if working == Some(thread) {

@@ -286,7 +286,7 @@ fn a_layout_that_names_a_cpu_that_is_not_here_keeps_it_from_starting() {
     );
     let text = "version = 1\n[host]\nonline = \"0-1\"\ncores = 1\nnodes = 1\n[shards]\n\
                 list = [{ cpu = 4000 }]\n";
-    scratch.write("layout.toml", text.to_owned());
+    scratch.write("layout.toml", text);
     let output = Command::new(env!("CARGO_BIN_EXE_ringgate"))
         .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
         .args(["--layout", scratch.path("layout.toml").to_str().unwrap()])
