@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cpu_set::CpuSet;
 use crate::inspection::Inspection;
+use crate::units::counted;
 use why::Why;
 
 pub(crate) use document::{SHARDS_MAX, is_name};
@@ -246,8 +247,10 @@ impl fmt::Display for HostShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "CPUs {} online in {} cores and {} memory nodes",
-            self.online, self.cores, self.nodes
+            "CPUs {} online in {} and {}",
+            self.online,
+            counted(self.cores, "core"),
+            counted(self.nodes, "memory node")
         )
     }
 }

@@ -8,6 +8,7 @@ use crate::cpu_set::CpuSet;
 use crate::layout::why::NicWhy;
 use crate::layout::{self, Shard, is_name};
 use crate::nic::{Irq, Nic};
+use crate::units::counted;
 
 /// The cards, and what follows from them for others.
 pub(super) struct Wires {
@@ -120,8 +121,8 @@ impl<'a> Card<'a> {
         let name = format!(
             "{}: {node}{bond}{} for {}.",
             card.name,
-            count(card.queues(), "queue"),
-            count(shards, "shard")
+            counted(card.queues(), "queue"),
+            counted(shards, "shard")
         );
         Self {
             card,
@@ -222,7 +223,7 @@ impl<'a> Card<'a> {
         } else {
             for queue in &self.card.rx {
                 self.nic.rps.push((queue.index, cpus.clone()));
-                let why = format!("spread over the {}{place}", count(cpus.len(), "shard"));
+                let why = format!("spread over the {}{place}", counted(cpus.len(), "shard"));
                 self.why.rps.push(why);
             }
             self.reach = cpus;
@@ -321,8 +322,4 @@ impl<'a> Card<'a> {
 fn queue_irqs(card: &Nic) -> impl Iterator<Item = (&Irq, usize)> {
     let irqs = card.irqs.iter();
     irqs.filter_map(|irq| Some((irq, usize::try_from(irq.queue?).ok()?)))
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
