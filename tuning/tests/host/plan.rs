@@ -48,6 +48,26 @@ fn no_cpu_at_all_is_one_shard_that_is_not_pinned() {
 }
 
 #[test]
+fn without_sysfs_each_cpu_of_the_affinity_mask_is_a_core() {
+    for (mask, shards, housekeeping) in [
+        ("2", "2", "none"),
+        ("2,7", "2,7", "none"),
+        ("3,5-8", "5-8", "3"),
+    ] {
+        let machine = Machine::new(&format!("no_sysfs_plan_{mask}"));
+        machine.allowed(mask);
+        let here = machine.inspect();
+        let plan = planned(&machine);
+        let expected = (shards.to_owned(), housekeeping.to_owned());
+        assert_eq!(places(&plan.layout), expected, "{mask}");
+        assert!(matches!(plan.layout.shards, Shards::Pinned(_)), "{mask}");
+        let read = Layout::parse("layout.toml".as_ref(), &plan.to_toml());
+        assert_eq!(read.as_ref(), Ok(&plan.layout), "{mask}");
+        assert!(plan.layout.misfits(&here).is_empty(), "{mask}");
+    }
+}
+
+#[test]
 fn little_cores_are_told_by_capacity_and_left_to_housekeeping() {
     let machine = Machine::regular("little", 1, 6, 1);
     speeds(
