@@ -32,15 +32,18 @@ struct Target<'a> {
 }
 
 impl Wires {
-    pub fn new(ground: &Ground<'_>, places: &Places) -> Self {
+    /// No card is placed unless `place` says so.
+    pub fn new(ground: &Ground<'_>, places: &Places, place: bool) -> Self {
         let mut wires = Self {
             cards: Vec::new(),
             none: String::new(),
-            queue_each: !ground.cards.is_empty(),
+            queue_each: place && !ground.cards.is_empty(),
             spreads: false,
             reach: Some(CpuSet::default()),
         };
-        wires.none = if places.pinned().is_empty() {
+        wires.none = if !place {
+            "Network cards are left as they are."
+        } else if places.pinned().is_empty() {
             "Network cards are left as they are: no shard has a CPU to which interrupts could go."
         } else if ground.here.nics.is_empty() {
             "There is no network card here (in a container they are the host's): interrupts and \

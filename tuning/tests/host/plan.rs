@@ -209,6 +209,27 @@ fn a_kernel_setting_that_is_higher_already_is_kept() {
 }
 
 #[test]
+fn interrupts_that_nobody_places_take_no_core_from_shards() {
+    let here = machines::inspection("four_queues");
+    let of = |place_interrupts| {
+        let options = PlanOptions {
+            place_interrupts,
+            ..PlanOptions::default()
+        };
+        plan(here, &options)
+    };
+    let (placed, left) = (of(true), of(false));
+    assert!(!placed.nics.is_empty());
+    assert_eq!(left.nics, []);
+    assert_eq!(left.housekeeping, placed.housekeeping);
+    assert!(placed.shard_count() < left.shard_count());
+    assert_eq!(
+        left.shard_count() + left.housekeeping.len(),
+        here.topology.cores.len()
+    );
+}
+
+#[test]
 fn steering_by_cpu_says_which_shards_would_get_nothing() {
     let machine = Machine::regular("unreached", 2, 8, 1);
     machine.card(&CARD);
