@@ -66,7 +66,11 @@ impl Picture<'_> {
                     .iter()
                     .any(|irq| irq.name.as_deref() == Some(name))
             };
-            let missing = nic.irqs.iter().filter(|(name, _)| !has(name));
+            let may_be_gone = |name: &str| nic.is_past(queue_in_name(name));
+            let missing = nic
+                .irqs
+                .iter()
+                .filter(|(name, _)| !has(name) && !may_be_gone(name));
             let missing: Vec<&str> = missing.map(|(name, _)| name.as_str()).collect();
             if !missing.is_empty() {
                 let more = match missing.len().saturating_sub(NAMES_MAX) {

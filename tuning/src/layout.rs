@@ -232,6 +232,16 @@ impl Layout {
     }
 }
 
+impl Nic {
+    /// Whether a queue is past the count that is set: drivers take its interrupt away along with it.
+    pub(crate) fn is_past(&self, queue: Option<u32>) -> bool {
+        let (count, queue) = (self.queues, queue);
+        count
+            .zip(queue)
+            .is_some_and(|(count, queue)| queue >= count)
+    }
+}
+
 impl HostShape {
     pub fn of(inspection: &Inspection) -> Self {
         let nodes = &inspection.topology.nodes;
