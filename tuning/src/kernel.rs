@@ -2,12 +2,14 @@
 
 mod ethtool;
 mod interrupts;
+mod program;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use crate::host::Host;
 use crate::knob::Knob;
@@ -16,6 +18,9 @@ pub(crate) use ethtool::channels_wanted;
 
 /// Bytes of a file that are read; a value is far shorter, `/proc/interrupts` of a large host not.
 const FILE_LEN_MAX: u64 = 16 << 20;
+
+/// How long `ethtool` may take. A driver that starts its card anew takes seconds.
+const ETHTOOL_WITHIN: Duration = Duration::from_secs(10);
 
 /// What reads and writes. Tests put one in between that fails where they want it to.
 pub trait Access {
@@ -62,14 +67,15 @@ pub trait Access {
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such program, else what it says.
+    /// `NotFound` where there is no such program, `TimedOut` where it does not end, else what it
+    /// says.
     fn ethtool(&self, arguments: &[&str]) -> io::Result<String> {
         let mut command = Command::new("ethtool");
-        command
-            .args(arguments)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null());
-        let output = command.output()?;
+        command.args(arguments).env("LC_ALL", "C");
+        let output = program::output(command, ETHTOOL_WITHIN).map_err(|error| {
+            let problem = format!("`ethtool {}`: {error}", arguments.join(" "));
+            io::Error::new(error.kind(), problem)
+        })?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -164,11 +170,14 @@ impl Problem {
                 remedy: "install it (package `ethtool`)".to_owned(),
             };
         }
+        let remedy = match error.kind() {
+            io::ErrorKind::TimedOut => "see what the kernel logs about the card",
+            _ => "run this as root; where the driver cannot, take it out of the layout",
+        };
         Self {
             kind: ProblemKind::Other,
             what: error.to_string(),
-            remedy: "run this as root; where the driver cannot, take it out of the layout"
-                .to_owned(),
+            remedy: remedy.to_owned(),
         }
     }
 }
