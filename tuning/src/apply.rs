@@ -284,7 +284,7 @@ impl<'a> Applied<'a> {
                     entry.unmovable = false;
                     entry.beside = false;
                     if knob.same(present, &entry.old) || entry.is_ours(present) {
-                        entry.ours.push(value.to_owned());
+                        entry.own(value);
                     } else if target.back {
                         let (item, now) = (undo_of(entry), present);
                         self.notes.push(foreign(&item, now));
@@ -303,7 +303,7 @@ impl<'a> Applied<'a> {
                 Some(at) => self.journal.entries.remove(at),
                 None => fresh(&before),
             };
-            entry.ours.push(present.to_owned());
+            entry.own_too(present);
             let ours = vec![value.to_owned(), present.to_owned()];
             self.did(knob.clone(), before, ours);
             self.journal.entries.push(entry);

@@ -216,6 +216,9 @@ fn an_interrupt_that_stays_is_said_to_stay() {
         let said = "interrupt eth0-TxRx-0: the kernel keeps it where it is";
         assert!(run.notes[0].starts_with(said), "{:?}", run.notes);
         drop(run);
+        let journal = tree.journal();
+        assert!(applied(&tree, &host, &faulty, EVERYTHING).is_ok());
+        assert_eq!(tree.journal(), journal, "it does not grow");
         let knobs = Knobs {
             host: &host,
             access: &faulty,
