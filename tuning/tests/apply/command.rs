@@ -349,7 +349,7 @@ fn without_ethtool_its_knobs_are_left_out_and_the_rest_goes_on() {
     let tree = Tree::new("no-ethtool");
     let before = tree.values();
     let mut command = tree.command("apply", Some(EVERYTHING));
-    let (code, _, said) = ended(command.env("PATH", tree.path("sys")));
+    let (code, _, said) = ended(command.env("RINGGATE_TUNE_ETHTOOL", tree.path("none")));
     assert_eq!(code, Some(0), "{said}");
     for knob in ["eth0: queues", "eth0: coalescing rx-usecs"] {
         let line = format!("{knob} is left out: the program `ethtool` is not here; install it");
@@ -362,6 +362,25 @@ fn without_ethtool_its_knobs_are_left_out_and_the_rest_goes_on() {
     let (code, ..) = ended(&mut tree.command("revert", None));
     assert_eq!(code, Some(0));
     assert_eq!(tree.values(), before);
+}
+
+#[test]
+fn the_ethtool_of_this_machine_is_not_asked_about_a_folder() {
+    let tree = Tree::new("other-ethtool");
+    let before = tree.bytes();
+    let mut command = tree.command("apply", Some(EVERYTHING));
+    // The tree's own is the first in PATH, and stands for this machine's.
+    command.env_remove("RINGGATE_TUNE_ETHTOOL");
+    let (code, _, said) = ended(&mut command);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("eth0: queues is left out: `ethtool` turns the cards of this machine"),
+        "{said}"
+    );
+    for entry in ["ethtool/channels", "ethtool/rx-usecs"] {
+        let path = tree.path(entry);
+        assert_eq!(tree.bytes().get(&path), before.get(&path), "{entry}");
+    }
 }
 
 #[test]

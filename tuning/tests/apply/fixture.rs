@@ -235,6 +235,7 @@ impl Tree {
             program.arg(self.layout_file(rest));
         }
         program.env("PATH", self.search_path());
+        program.env("RINGGATE_TUNE_ETHTOOL", self.path("bin/ethtool"));
     }
 
     pub fn search_path(&self) -> String {
