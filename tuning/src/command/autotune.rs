@@ -35,7 +35,7 @@ pub struct Autotune {
     /// The terminator's configuration.
     #[arg(short, long, value_name = "FILE", required_unless_present = "replay")]
     config: Option<PathBuf>,
-    /// The present layout [default: what `plan` says].
+    /// The present layout [default: what `ringgate run` does without one].
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
     /// The terminator [default: `ringgate` beside this program, else in PATH].
