@@ -83,7 +83,12 @@ impl Placement {
     /// When `shards` names a CPU that this process may not use.
     pub fn planned(shards: &ShardPlan) -> Result<Self, LayoutError> {
         let here = inspect();
-        let layout = plan(&here, &PlanOptions::default());
+        let options = PlanOptions {
+            // Nobody applies this layout.
+            place_interrupts: false,
+            ..PlanOptions::default()
+        };
+        let layout = plan(&here, &options);
         let (layout, origin) = match shards {
             ShardPlan::Planned => (layout, "planned for this host"),
             ShardPlan::Count(count) => (with_count(layout, *count, &here), "by shards.count"),

@@ -178,13 +178,25 @@ impl<'a> Applied<'a> {
         for change in &changes {
             self.what_goes_with(change, &others);
         }
+        let at_risk: Vec<&Target> = others
+            .iter()
+            .filter(|it| it.knob.comes_with_queues())
+            .filter(|it| it.nic.as_ref().is_some_and(|nic| changing.contains(nic)))
+            .collect();
+        self.enter_at_risk(&at_risk);
         self.journal.changing_queues = !changes.is_empty();
         if !changes.is_empty() || !steps.is_empty() {
             let entries: Vec<&Entry> = self.journal.entries.iter().collect();
             say(&undo_script(&self.knobs, &entries)).map_err(|problem| vec![problem])?;
             self.save().map_err(|problem| vec![problem])?;
         }
-        self.write_all(&changes)?;
+        let changed = self.write_all(&changes);
+        for target in at_risk {
+            if let Some(old) = self.before(&target.knob) {
+                self.did(target.knob.clone(), old, Vec::new());
+            }
+        }
+        changed?;
         self.own_what_came_along();
         if !changes.is_empty() {
             let known: Vec<Knob> = self
@@ -235,7 +247,7 @@ impl<'a> Applied<'a> {
                         && target.nic.as_ref().is_none_or(|nic| changing.contains(nic));
                     if target.back {
                         self.drop_if_gone(target, waits);
-                    } else if !waits {
+                    } else if !waits && !target.past {
                         problems.push(format!("{}: {problem}", target.knob));
                     }
                 }
@@ -253,8 +265,7 @@ impl<'a> Applied<'a> {
     fn enter(&mut self, target: &Target, present: &str, value: &str) -> bool {
         let knob = &target.knob;
         let right = knob.same(present, value);
-        let seen = self.seen.iter().find(|(it, _)| it == knob);
-        let before = seen.map(|(_, before)| before.clone());
+        let before = self.before(knob);
         let at = self.journal.entries.iter().position(|it| it.knob == *knob);
         let fresh = |old: &str| Entry {
             knob: knob.clone(),
@@ -273,7 +284,7 @@ impl<'a> Applied<'a> {
                     entry.unmovable = false;
                     entry.beside = false;
                     if knob.same(present, &entry.old) || entry.is_ours(present) {
-                        entry.ours.push(value.to_owned());
+                        entry.own(value);
                     } else if target.back {
                         let (item, now) = (undo_of(entry), present);
                         self.notes.push(foreign(&item, now));
@@ -292,15 +303,44 @@ impl<'a> Applied<'a> {
                 Some(at) => self.journal.entries.remove(at),
                 None => fresh(&before),
             };
-            entry.ours.push(present.to_owned());
-            self.done.push(Undo {
-                knob: knob.clone(),
-                old: before,
-                ours: vec![value.to_owned(), present.to_owned()],
-            });
+            entry.own_too(present);
+            let ours = vec![value.to_owned(), present.to_owned()];
+            self.did(knob.clone(), before, ours);
             self.journal.entries.push(entry);
         }
         !right
+    }
+
+    /// What a knob was before this run touched anything, where it was looked at.
+    fn before(&self, knob: &Knob) -> Option<String> {
+        let seen = self.seen.iter().find(|(it, _)| it == knob);
+        seen.map(|(_, before)| before.clone())
+    }
+
+    /// Takes down what this run set, in its order; a knob that it set before, too.
+    fn did(&mut self, knob: Knob, old: String, ours: Vec<String>) {
+        let before = self.done.iter().position(|item| item.knob == knob);
+        let mut all = before.map_or_else(Vec::new, |at| self.done.remove(at).ours);
+        all.extend(ours);
+        let ours = all;
+        self.done.push(Undo { knob, old, ours });
+    }
+
+    /// What is as wanted already and may be set anew, or go, along with a count of queues.
+    fn enter_at_risk(&mut self, targets: &[&Target]) {
+        for target in targets {
+            let knob = &target.knob;
+            let known = self.journal.entry(knob).is_some();
+            if let Some(old) = self.before(knob).filter(|_| !known) {
+                self.journal.entries.push(Entry {
+                    knob: knob.clone(),
+                    ours: vec![old.clone()],
+                    old,
+                    unmovable: false,
+                    beside: true,
+                });
+            }
+        }
     }
 
     /// A knob that is to be put back, and is not there: forgotten, unless its queue may come back.
@@ -364,16 +404,12 @@ impl<'a> Applied<'a> {
     fn write_all(&mut self, steps: &[Step]) -> Result<(), Vec<String>> {
         for Step { target, value } in steps {
             let knob = &target.knob;
-            let seen = self.seen.iter().find(|(it, _)| it == knob);
-            let mut item = Undo {
-                knob: knob.clone(),
-                old: seen.map_or_else(String::new, |(_, before)| before.clone()),
-                ours: vec![value.clone()],
-            };
+            let old = self.before(knob).unwrap_or_default();
+            let mut ours = vec![value.clone()];
             match self.knobs.write(knob, value) {
                 Ok(()) => {
                     self.written += 1;
-                    self.done.push(item);
+                    self.did(knob.clone(), old, ours);
                 }
                 Err(problem) if problem.kind == ProblemKind::Unmovable => {
                     self.notes.push(format!("{knob}: {problem}"));
@@ -384,8 +420,8 @@ impl<'a> Applied<'a> {
                 }
                 Err(problem) => {
                     // What the kernel took in place of the value goes too.
-                    item.ours.extend(self.knobs.read(knob));
-                    self.done.push(item);
+                    ours.extend(self.knobs.read(knob));
+                    self.did(knob.clone(), old, ours);
                     return Err(vec![format!("{knob}: {problem}")]);
                 }
             }

@@ -78,10 +78,10 @@ impl Command {
 /// Which host is meant: this one, or one that was copied into a folder.
 #[derive(Args)]
 pub struct Roots {
-    /// Read another machine's sysfs, copied into this folder.
+    /// Another machine's sysfs, copied into this folder; `apply` writes there, too.
     #[arg(long, value_name = "ROOT", requires = "proc")]
     sysfs: Option<PathBuf>,
-    /// Read another machine's proc, copied into this folder.
+    /// Another machine's proc, copied into this folder; `apply` writes there, too.
     #[arg(long, value_name = "ROOT", requires = "sysfs")]
     proc: Option<PathBuf>,
 }

@@ -9,6 +9,7 @@ use crate::layout::{Layout, Memory, Nic, Shards, Steering};
 use crate::nic::queue_in_name;
 use crate::plan::slow_cpus;
 use crate::topology::Cpu;
+use crate::units::counted;
 
 /// Cores in a row with nobody of a name on them that are shown as one line, so that a wide host
 /// stays readable.
@@ -65,7 +66,11 @@ impl Picture<'_> {
                     .iter()
                     .any(|irq| irq.name.as_deref() == Some(name))
             };
-            let missing = nic.irqs.iter().filter(|(name, _)| !has(name));
+            let may_be_gone = |name: &str| nic.is_past(queue_in_name(name));
+            let missing = nic
+                .irqs
+                .iter()
+                .filter(|(name, _)| !has(name) && !may_be_gone(name));
             let missing: Vec<&str> = missing.map(|(name, _)| name.as_str()).collect();
             if !missing.is_empty() {
                 let more = match missing.len().saturating_sub(NAMES_MAX) {
@@ -91,7 +96,7 @@ impl Picture<'_> {
 
     fn summary(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let count = self.layout.shard_count();
-        let shards = format!("{count} shard{}", if count == 1 { "" } else { "s" });
+        let shards = counted(count, "shard");
         match &self.layout.shards {
             Shards::Pinned(_) if count == 1 => writeln!(f, "{shards}, pinned to its CPU")?,
             Shards::Pinned(_) => writeln!(f, "{shards}, each pinned to its CPU")?,

@@ -15,6 +15,7 @@ use crate::topology::Topology;
 pub struct Inspection {
     /// CPUs that this kernel can ever have.
     pub possible: CpuSet,
+    /// Where sysfs does not say: the possible ones, or those of the affinity mask.
     pub online: CpuSet,
     /// The affinity mask of the process; `None` where nothing says.
     pub affinity: Option<CpuSet>,
@@ -45,9 +46,9 @@ impl Inspection {
     pub fn read_with(host: &Host, affinity: Option<CpuSet>, named: &[String]) -> Self {
         let mut reader = Reader::new(host);
         let possible = read_possible(&mut reader);
-        let online = read_online(&mut reader, &possible);
         let affinity =
             affinity.or_else(|| reader.proc("self/status", Need::Expected, parse_allowed_cpus));
+        let online = read_online(&mut reader, &possible, affinity.as_ref());
         let cgroup = Limits::read(&mut reader);
         let topology = Topology::read(&mut reader, &online);
         let usable = [&affinity, &cgroup.cpuset]
@@ -93,14 +94,21 @@ fn read_possible(reader: &mut Reader<'_>) -> CpuSet {
         })
 }
 
-fn read_online(reader: &mut Reader<'_>, possible: &CpuSet) -> CpuSet {
+/// Where sysfs is not mounted, what is known are the CPUs that the process may run on.
+fn read_online(reader: &mut Reader<'_>, possible: &CpuSet, affinity: Option<&CpuSet>) -> CpuSet {
     const ENTRY: &str = "devices/system/cpu/online";
     reader
         .sysfs(ENTRY, Need::Expected, not_empty)
         .unwrap_or_else(|| {
-            let problem = format!("every possible CPU is taken to be online: {possible}");
+            let (who, cpus) = match affinity {
+                Some(affinity) if possible.is_empty() => {
+                    ("every CPU of the affinity mask", affinity)
+                }
+                _ => ("every possible CPU", possible),
+            };
+            let problem = format!("{who} is taken to be online: {cpus}");
             reader.note(&format!("sys/{ENTRY}"), None, problem);
-            possible.clone()
+            cpus.clone()
         })
 }
 

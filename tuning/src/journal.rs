@@ -99,7 +99,9 @@ impl Journal {
                 .iter_mut()
                 .filter(|it| it.knob.comes_with_queues())
             {
-                entry.ours.extend(knobs.read(&entry.knob));
+                if let Ok(present) = knobs.read(&entry.knob) {
+                    entry.own_too(&present);
+                }
             }
         }
     }
@@ -143,6 +145,20 @@ impl Journal {
 }
 
 impl Entry {
+    /// Takes down a value that we set, the last one last. Each stands there once: a journal does
+    /// not grow with the number of runs.
+    pub fn own(&mut self, value: &str) {
+        self.ours.retain(|ours| ours != value);
+        self.ours.push(value.to_owned());
+    }
+
+    /// Takes down a value that came along with one that we set.
+    pub fn own_too(&mut self, value: &str) {
+        if !self.ours.iter().any(|ours| ours == value) {
+            self.ours.insert(0, value.to_owned());
+        }
+    }
+
     /// Whether we may have set the value.
     pub fn is_ours(&self, value: &str) -> bool {
         self.ours.iter().any(|ours| self.knob.same(ours, value))
@@ -211,8 +227,8 @@ impl State {
             || metadata.mode() & 0o022 != 0
         {
             return Err(format!(
-                "{} is not a directory of this user alone; remove it, or give another one with \
-                 --state",
+                "{} is not a directory of this user alone, and what is in it is obeyed as this \
+                 user; give another one with --state",
                 folder.display()
             ));
         }

@@ -2,12 +2,15 @@
 
 mod ethtool;
 mod interrupts;
+mod program;
 
+use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use crate::host::Host;
 use crate::knob::Knob;
@@ -16,6 +19,12 @@ pub(crate) use ethtool::channels_wanted;
 
 /// Bytes of a file that are read; a value is far shorter, `/proc/interrupts` of a large host not.
 const FILE_LEN_MAX: u64 = 16 << 20;
+
+/// How long `ethtool` may take. A driver that starts its card anew takes seconds.
+const ETHTOOL_WITHIN: Duration = Duration::from_secs(10);
+
+/// The variable that names the `ethtool` of a host whose files are in a folder.
+const ETHTOOL_OF_OTHERS: &str = "RINGGATE_TUNE_ETHTOOL";
 
 /// What reads and writes. Tests put one in between that fails where they want it to.
 pub trait Access {
@@ -58,18 +67,25 @@ pub trait Access {
         Err(io::Error::other(problem))
     }
 
-    /// What `ethtool` prints.
+    /// What `ethtool` prints of the cards of `host`. It knows those of this machine alone, so for
+    /// another host it is the program that the environment names in `RINGGATE_TUNE_ETHTOOL`.
     ///
     /// # Errors
     ///
-    /// `NotFound` where there is no such program, else what it says.
-    fn ethtool(&self, arguments: &[&str]) -> io::Result<String> {
-        let mut command = Command::new("ethtool");
-        command
-            .args(arguments)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null());
-        let output = command.output()?;
+    /// `NotFound` where there is no such program, `Unsupported` where it is about another host and
+    /// none is named, `TimedOut` where it does not end, else what it
+    /// says.
+    fn ethtool(&self, host: &Host, arguments: &[&str]) -> io::Result<String> {
+        let program = match *host == Host::default() {
+            true => "ethtool".into(),
+            false => env::var_os(ETHTOOL_OF_OTHERS).ok_or(io::ErrorKind::Unsupported)?,
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).env("LC_ALL", "C");
+        let output = program::output(command, ETHTOOL_WITHIN).map_err(|error| {
+            let problem = format!("`ethtool {}`: {error}", arguments.join(" "));
+            io::Error::new(error.kind(), problem)
+        })?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -112,7 +128,7 @@ pub struct Problem {
 pub enum ProblemKind {
     /// There is no such entry, interrupt or setting.
     Missing,
-    /// The `ethtool` program is not here.
+    /// The `ethtool` program is not here, or not this host's.
     NoEthtool,
     /// The kernel keeps this interrupt where it is.
     Unmovable,
@@ -157,6 +173,13 @@ impl Problem {
     }
 
     fn of_ethtool(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::Unsupported {
+            return Self {
+                kind: ProblemKind::NoEthtool,
+                what: "`ethtool` turns the cards of this machine, not those of a folder".to_owned(),
+                remedy: format!("name one that does in {ETHTOOL_OF_OTHERS}"),
+            };
+        }
         if error.kind() == io::ErrorKind::NotFound {
             return Self {
                 kind: ProblemKind::NoEthtool,
@@ -164,11 +187,14 @@ impl Problem {
                 remedy: "install it (package `ethtool`)".to_owned(),
             };
         }
+        let remedy = match error.kind() {
+            io::ErrorKind::TimedOut => "see what the kernel logs about the card",
+            _ => "run this as root; where the driver cannot, take it out of the layout",
+        };
         Self {
             kind: ProblemKind::Other,
             what: error.to_string(),
-            remedy: "run this as root; where the driver cannot, take it out of the layout"
-                .to_owned(),
+            remedy: remedy.to_owned(),
         }
     }
 }
@@ -289,7 +315,7 @@ impl Knobs<'_> {
     }
 
     fn ethtool(&self, arguments: &[&str]) -> Result<String, Problem> {
-        let outcome = self.access.ethtool(arguments);
+        let outcome = self.access.ethtool(self.host, arguments);
         outcome.map_err(|error| Problem::of_ethtool(&error))
     }
 }

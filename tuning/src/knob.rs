@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cpu_set::{CPU_ID_MAX, CpuSet};
 use crate::host::Host;
 use crate::layout::Layout;
+use crate::nic::queue_in_name;
 
 /// One setting of the kernel. Interrupts go by name: their numbers are others after a restart, or
 /// after the count of queues changed.
@@ -40,6 +41,8 @@ pub struct Want {
     pub value: String,
     /// The network card that the knob comes and goes with.
     pub nic: Option<String>,
+    /// It belongs to a queue past the count that the layout sets, and may be gone with it.
+    pub past: bool,
 }
 
 impl Want {
@@ -51,6 +54,7 @@ impl Want {
             knob,
             value,
             nic: Some(nic.to_owned()),
+            past: false,
         };
         let mut wants: Vec<Self> = Vec::new();
         for nic in nics {
@@ -70,15 +74,22 @@ impl Want {
             }
             for (irq, cpus) in &nic.irqs {
                 let knob = Knob::Irq { name: irq.clone() };
-                wants.push(of(name, knob, cpus.to_string()));
+                let past = nic.is_past(queue_in_name(irq));
+                let want = of(name, knob, cpus.to_string());
+                wants.push(Self { past, ..want });
             }
+            let mut of_queue = |queue, knob, cpus| {
+                let past = nic.is_past(Some(queue));
+                let want = of(name, knob, mask(cpus));
+                wants.push(Self { past, ..want });
+            };
             for &(queue, ref cpus) in &nic.rps {
                 let nic = name.clone();
-                wants.push(of(name, Knob::Rps { nic, queue }, mask(cpus)));
+                of_queue(queue, Knob::Rps { nic, queue }, cpus);
             }
             for &(queue, ref cpus) in &nic.xps {
                 let nic = name.clone();
-                wants.push(of(name, Knob::Xps { nic, queue }, mask(cpus)));
+                of_queue(queue, Knob::Xps { nic, queue }, cpus);
             }
             let knob = Knob::DeferHardIrqs { nic: name.clone() };
             let count = nic.napi_defer_hard_irqs;
@@ -93,6 +104,7 @@ impl Want {
             },
             value: sysctl.value.clone(),
             nic: None,
+            past: false,
         }));
         wants
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cpu_set::CpuSet;
 use crate::inspection::Inspection;
+use crate::units::counted;
 use why::Why;
 
 pub(crate) use document::{SHARDS_MAX, is_name};
@@ -231,6 +232,16 @@ impl Layout {
     }
 }
 
+impl Nic {
+    /// Whether a queue is past the count that is set: drivers take its interrupt away along with it.
+    pub(crate) fn is_past(&self, queue: Option<u32>) -> bool {
+        let (count, queue) = (self.queues, queue);
+        count
+            .zip(queue)
+            .is_some_and(|(count, queue)| queue >= count)
+    }
+}
+
 impl HostShape {
     pub fn of(inspection: &Inspection) -> Self {
         let nodes = &inspection.topology.nodes;
@@ -246,8 +257,10 @@ impl fmt::Display for HostShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "CPUs {} online in {} cores and {} memory nodes",
-            self.online, self.cores, self.nodes
+            "CPUs {} online in {} and {}",
+            self.online,
+            counted(self.cores, "core"),
+            counted(self.nodes, "memory node")
         )
     }
 }

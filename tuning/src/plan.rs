@@ -24,15 +24,21 @@ pub struct PlanOptions {
     pub steering: Steering,
     /// Network cards or bonds; empty stands for every card that is up.
     pub nics: Vec<String>,
+    /// Places the cards' interrupts and queues, and gives cores to them where queues are few. Off
+    /// for a layout that is run and not applied: interrupts stay where they are then, and a core
+    /// that was given to them would be idle.
+    pub place_interrupts: bool,
 }
 
 impl Default for PlanOptions {
+    /// Those of `ringgate-tune plan`.
     fn default() -> Self {
         Self {
             reserve: 1,
             smt: false,
             steering: Steering::Hash,
             nics: Vec::new(),
+            place_interrupts: true,
         }
     }
 }
@@ -53,7 +59,7 @@ impl Plan {
         let mut problems = missing_nics(here, &options.nics);
         let ground = Ground::new(here, &options.nics);
         let places = Places::new(&ground, options, &mut problems);
-        let wires = Wires::new(&ground, &places);
+        let wires = Wires::new(&ground, &places, options.place_interrupts);
         let (steering, steering_why) =
             settings::steering(options.steering, &places, &wires, &mut problems);
         let (memory, memory_why) = settings::memory(&ground);

@@ -1,4 +1,4 @@
-//! Values with units, as they are typed.
+//! Values with units, as they are typed, and counts, as they are said.
 
 use std::time::Duration;
 
@@ -51,6 +51,11 @@ pub fn rate(text: &str) -> Result<f64, String> {
             "`{text}`: expected a rate a second above 0, as in 1500 or 1.5k"
         )),
     }
+}
+
+/// `1 shard`, `2 shards`.
+pub(crate) fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::inspection::Inspection;
 use crate::journal::read_journal;
-use crate::kernel::{Knobs, channels_wanted, shown};
+use crate::kernel::{Knobs, ProblemKind, channels_wanted, shown};
 use crate::knob::{Knob, Want};
 use crate::layout::Layout;
 
@@ -35,7 +35,10 @@ pub fn verify(knobs: &Knobs<'_>, layout: &Layout, folder: &Path) -> Verified {
         let entry = journal.as_ref().and_then(|journal| journal.entry(knob));
         entry.is_some_and(|entry| entry.unmovable)
     };
-    for Want { knob, value, .. } in Want::all(layout) {
+    for Want {
+        knob, value, past, ..
+    } in Want::all(layout)
+    {
         let line = match knobs.read(&knob) {
             Ok(present) => {
                 let wanted = match knob.is_queues() {
@@ -51,6 +54,9 @@ pub fn verify(knobs: &Knobs<'_>, layout: &Layout, folder: &Path) -> Verified {
                     verified.drift = true;
                     format!("drift  {knob}: {here}, wanted {there}")
                 }
+            }
+            Err(problem) if past && problem.kind == ProblemKind::Missing => {
+                format!("ok     {knob}: gone with its queue")
             }
             Err(problem) => {
                 verified.unknown = true;

@@ -17,6 +17,8 @@ pub(super) struct Target {
     value: String,
     /// The card that it comes and goes with; `None` where nobody knows.
     pub(super) nic: Option<String>,
+    /// As [`Want::past`].
+    pub(super) past: bool,
     /// It is in the journal, and not in the layout any more: it is put back.
     pub(super) back: bool,
 }
@@ -47,6 +49,7 @@ pub(super) fn targets(layout: &Layout, journal: Option<&Journal>) -> Vec<Target>
                 }
                 _ => None,
             },
+            past: false,
             back: true,
         })
         .collect();
@@ -54,6 +57,7 @@ pub(super) fn targets(layout: &Layout, journal: Option<&Journal>) -> Vec<Target>
         knob: want.knob,
         value: want.value,
         nic: want.nic,
+        past: want.past,
         back: false,
     });
     let mut targets: Vec<Target> = wants.chain(orphans).collect();
@@ -141,6 +145,9 @@ pub fn dry_run(knobs: &Knobs<'_>, layout: &Layout, folder: &Path) -> Result<Stri
             }
             Err(problem) if problem.kind == ProblemKind::Missing && target.back => {
                 format!("{knob}: gone")
+            }
+            Err(problem) if problem.kind == ProblemKind::Missing && target.past => {
+                format!("{knob}: gone with its queue")
             }
             Err(problem) if problem.kind == ProblemKind::Missing && queues_change => {
                 let value = shown(&target.value);

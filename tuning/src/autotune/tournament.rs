@@ -131,8 +131,8 @@ pub enum Verdict {
     },
     Keep {
         reason: Keep,
-        /// Blocks that it would take, beyond those of A against A and of the confirmation, to see
-        /// an effect of 2 % four times of five.
+        /// Blocks that it would take, beyond those of A against A and of the confirmation that
+        /// count, to see an effect of 2 % four times of five.
         more_blocks: Option<usize>,
     },
     /// Came to no end.
@@ -299,10 +299,14 @@ impl Tournament<'_> {
             .filter(|deviation| deviation.is_finite())
             .reduce(f64::max);
         let needed = deviation.and_then(|deviation| samples_to_see(SMALL_EFFECT, deviation));
-        let had = (NOISE_QUADS + CONFIRMATION_QUADS) * self.effort;
+        // Quads that do not count, or that never were, have shown nothing.
+        let samples = |had: Option<Interval>| had.map_or(0, |interval| interval.samples);
+        let lacks = |needed: usize| {
+            needed.saturating_sub(samples(noise)) + needed.saturating_sub(samples(confirmed))
+        };
         Verdict::Keep {
             reason,
-            more_blocks: needed.map(|needed| QUAD_BLOCKS * (2 * needed).saturating_sub(had)),
+            more_blocks: needed.map(|needed| QUAD_BLOCKS * lacks(needed)),
         }
     }
 

@@ -28,7 +28,8 @@ pub struct Apply {
     /// Print what would be done; write nothing at all.
     #[arg(long)]
     dry_run: bool,
-    /// Put everything back unless `ringgate-tune confirm` comes from a new session in time.
+    /// Put everything back unless `ringgate-tune confirm` comes from a new session in time, as in
+    /// 120s.
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "dry_run")]
     confirm_within: Option<Duration>,
     #[command(flatten)]

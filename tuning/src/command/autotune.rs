@@ -35,7 +35,7 @@ pub struct Autotune {
     /// The terminator's configuration.
     #[arg(short, long, value_name = "FILE", required_unless_present = "replay")]
     config: Option<PathBuf>,
-    /// The present layout [default: what `plan` says].
+    /// The present layout [default: what `ringgate run` does without one].
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
     /// The terminator [default: `ringgate` beside this program, else in PATH].
@@ -115,7 +115,14 @@ impl Autotune {
     fn candidates(&self) -> Result<Vec<ringgate_tune::autotune::candidates::Candidate>, String> {
         let here = Inspection::read(&Host::default(), own_affinity());
         let present = match &self.layout {
-            None => plan(&here, &PlanOptions::default()),
+            // As `ringgate run` plans without a layout: nobody has moved interrupts.
+            None => {
+                let options = PlanOptions {
+                    place_interrupts: false,
+                    ..PlanOptions::default()
+                };
+                plan(&here, &options)
+            }
             Some(file) => {
                 let layout = Layout::read(file).map_err(|errors| {
                     let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();

@@ -55,6 +55,7 @@ impl Plan {
                     By::Cpu => Steering::Cpu,
                 },
                 nics: self.nic,
+                place_interrupts: true,
             },
         );
         // Standard output may go to a file; these are for who runs the command.

@@ -1,6 +1,7 @@
 //! `layout.toml` as it is written: TOML to a [`Layout`], or every error with its line and remedy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -334,6 +335,16 @@ impl Reading<'_> {
     }
 
     fn nic(&mut self, table: &NicTable) -> Nic {
+        if table.queues == Some(0) {
+            let at = Some(table.name.span().start);
+            self.report(at, "queues = 0", "give 1 or more, or leave it out");
+        }
+        let irqs = table.irqs.iter().map(|irq| irq.name.get_ref());
+        self.once(irqs, |at| table.irqs[at].name.span().start, "interrupt");
+        for (what, queues) in [("rps of queue", &table.rps), ("xps of queue", &table.xps)] {
+            let numbers = queues.iter().map(|it| it.queue);
+            self.once(numbers, |at| queues[at].cpus.span().start, what);
+        }
         Nic {
             name: self.file_name(&table.name),
             queues: table.queues,
@@ -351,6 +362,24 @@ impl Reading<'_> {
                 .collect(),
             napi_defer_hard_irqs: table.napi_defer_hard_irqs,
             gro_flush_timeout_ns: table.gro_flush_timeout_ns,
+        }
+    }
+
+    /// Reports what is there twice: `apply` could set only one of both, and would take the other
+    /// for somebody else's.
+    fn once<T: Display + Ord>(
+        &mut self,
+        items: impl Iterator<Item = T>,
+        start: impl Fn(usize) -> usize,
+        what: &str,
+    ) {
+        let mut seen = BTreeSet::new();
+        for (at, item) in items.enumerate() {
+            let name = item.to_string();
+            let problem = format!("{what} `{}` is there twice", name.escape_debug());
+            if !seen.insert(item) {
+                self.report(Some(start(at)), problem, "keep one");
+            }
         }
     }
 
@@ -537,6 +566,20 @@ mod tests {
             (
                 "[shards]\ncount = 1\n[[nic]]\nname = \"a\"\n[[nic]]\nname = \"a\"",
                 ":11: [[nic]] `a` is there twice",
+            ),
+            (
+                "[shards]\ncount = 1\n[[nic]]\nname = \"a\"\nqueues = 0",
+                ":9: queues = 0",
+            ),
+            (
+                "[shards]\ncount = 1\n[[nic]]\nname = \"a\"\nirqs = [\n{ name = \"x\", cpus = \"0\" },\n\
+                 { name = \"x\", cpus = \"1\" }]",
+                ":12: interrupt `x` is there twice",
+            ),
+            (
+                "[shards]\ncount = 1\n[[nic]]\nname = \"a\"\nxps = [\n{ queue = 3, cpus = \"0\" },\n\
+                 { queue = 3, cpus = \"1\" }]",
+                ":12: xps of queue `3` is there twice",
             ),
             ("[shards", ":6: "),
         ] {

@@ -8,6 +8,7 @@ use crate::cpu_set::CpuSet;
 use crate::layout::why::NicWhy;
 use crate::layout::{self, Shard, is_name};
 use crate::nic::{Irq, Nic};
+use crate::units::counted;
 
 /// The cards, and what follows from them for others.
 pub(super) struct Wires {
@@ -31,15 +32,18 @@ struct Target<'a> {
 }
 
 impl Wires {
-    pub fn new(ground: &Ground<'_>, places: &Places) -> Self {
+    /// No card is placed unless `place` says so.
+    pub fn new(ground: &Ground<'_>, places: &Places, place: bool) -> Self {
         let mut wires = Self {
             cards: Vec::new(),
             none: String::new(),
-            queue_each: !ground.cards.is_empty(),
+            queue_each: place && !ground.cards.is_empty(),
             spreads: false,
             reach: Some(CpuSet::default()),
         };
-        wires.none = if places.pinned().is_empty() {
+        wires.none = if !place {
+            "Network cards are left as they are."
+        } else if places.pinned().is_empty() {
             "Network cards are left as they are: no shard has a CPU to which interrupts could go."
         } else if ground.here.nics.is_empty() {
             "There is no network card here (in a container they are the host's): interrupts and \
@@ -120,8 +124,8 @@ impl<'a> Card<'a> {
         let name = format!(
             "{}: {node}{bond}{} for {}.",
             card.name,
-            count(card.queues(), "queue"),
-            count(shards, "shard")
+            counted(card.queues(), "queue"),
+            counted(shards, "shard")
         );
         Self {
             card,
@@ -222,7 +226,7 @@ impl<'a> Card<'a> {
         } else {
             for queue in &self.card.rx {
                 self.nic.rps.push((queue.index, cpus.clone()));
-                let why = format!("spread over the {}{place}", count(cpus.len(), "shard"));
+                let why = format!("spread over the {}{place}", counted(cpus.len(), "shard"));
                 self.why.rps.push(why);
             }
             self.reach = cpus;
@@ -321,8 +325,4 @@ impl<'a> Card<'a> {
 fn queue_irqs(card: &Nic) -> impl Iterator<Item = (&Irq, usize)> {
     let irqs = card.irqs.iter();
     irqs.filter_map(|irq| Some((irq, usize::try_from(irq.queue?).ok()?)))
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

@@ -70,7 +70,7 @@ impl Places {
         for card in ground
             .cards
             .iter()
-            .filter(|card| is_scarce(card, shard_cpus.len()))
+            .filter(|card| options.place_interrupts && is_scarce(card, shard_cpus.len()))
         {
             let node = card.node.filter(|_| ground.has_nodes);
             interrupts.entry(node).or_insert_with(|| {

@@ -114,7 +114,8 @@ pub(super) fn sysctls(
     at_least(
         syn_backlog,
         BACKLOG,
-        "as many may be half open before SYN cookies are sent",
+        "counts only where net.ipv4.tcp_syncookies is 0: so many may be half open then; elsewhere the \
+         listener's backlog bounds them",
     );
     if wires.spreads {
         let what = "packets that RPS has queued for one CPU before it drops some";

@@ -53,6 +53,49 @@ fn every_knob_is_turned_and_turned_back() {
 }
 
 #[test]
+fn interrupts_that_go_with_their_queues_are_not_missed() {
+    let layout = r#"
+[[nic]]
+name = "eth0"
+queues = 2
+irqs = [
+  { name = "eth0-TxRx-0", cpus = "1" }, { name = "eth0-TxRx-1", cpus = "2" },
+  { name = "eth0-TxRx-2", cpus = "1" }, { name = "eth0-TxRx-3", cpus = "2" },
+]
+rps = [{ queue = 0, cpus = "" }, { queue = 3, cpus = "" }]
+"#;
+    let tree = Tree::new("frees");
+    tree.set("ethtool/frees-interrupts", "");
+    tree.set("proc/irq/42/smp_affinity_list", "1"); // As the layout wants it.
+    tree.set("proc/irq/43/smp_affinity_list", "3");
+    let before = tree.values();
+    // Where the queues are as the layout says already, too.
+    for _ in 0..2 {
+        let (code, _, said) = ended(&mut tree.command("apply", Some(layout)));
+        assert_eq!(code, Some(0), "{said}");
+        assert!(!tree.path("proc/irq/43").exists());
+        assert_eq!(tree.get("proc/irq/41/smp_affinity_list"), "2");
+    }
+    let (code, lines, _) = ended(&mut tree.command("verify", Some(layout)));
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(
+        lines.contains("ok     interrupt eth0-TxRx-3: gone with its queue"),
+        "{lines}"
+    );
+    let (code, lines, _) = ended(tree.command("apply", Some(layout)).arg("--dry-run"));
+    assert_eq!(code, Some(0), "{lines}");
+    let (code, lines, said) = ended(&mut tree.command("revert", None));
+    assert_eq!(code, Some(0), "{lines}{said}");
+    assert_eq!(tree.values(), before, "{lines}");
+    // One that should be there is missed all the same.
+    let wrong = layout.replace("TxRx-1", "RxTx-1");
+    let (code, _, said) = ended(&mut tree.command("apply", Some(&wrong)));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no interrupt `eth0-RxTx-1`"), "{said}");
+    assert_eq!(tree.values(), before, "{said}");
+}
+
+#[test]
 fn a_dry_run_tells_each_knob_and_writes_nothing() {
     let tree = Tree::new("dry");
     tree.set("proc/sys/net/core/somaxconn", "4096");
@@ -306,7 +349,7 @@ fn without_ethtool_its_knobs_are_left_out_and_the_rest_goes_on() {
     let tree = Tree::new("no-ethtool");
     let before = tree.values();
     let mut command = tree.command("apply", Some(EVERYTHING));
-    let (code, _, said) = ended(command.env("PATH", tree.path("sys")));
+    let (code, _, said) = ended(command.env("RINGGATE_TUNE_ETHTOOL", tree.path("none")));
     assert_eq!(code, Some(0), "{said}");
     for knob in ["eth0: queues", "eth0: coalescing rx-usecs"] {
         let line = format!("{knob} is left out: the program `ethtool` is not here; install it");
@@ -319,6 +362,25 @@ fn without_ethtool_its_knobs_are_left_out_and_the_rest_goes_on() {
     let (code, ..) = ended(&mut tree.command("revert", None));
     assert_eq!(code, Some(0));
     assert_eq!(tree.values(), before);
+}
+
+#[test]
+fn the_ethtool_of_this_machine_is_not_asked_about_a_folder() {
+    let tree = Tree::new("other-ethtool");
+    let before = tree.bytes();
+    let mut command = tree.command("apply", Some(EVERYTHING));
+    // The tree's own is the first in PATH, and stands for this machine's.
+    command.env_remove("RINGGATE_TUNE_ETHTOOL");
+    let (code, _, said) = ended(&mut command);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("eth0: queues is left out: `ethtool` turns the cards of this machine"),
+        "{said}"
+    );
+    for entry in ["ethtool/channels", "ethtool/rx-usecs"] {
+        let path = tree.path(entry);
+        assert_eq!(tree.bytes().get(&path), before.get(&path), "{entry}");
+    }
 }
 
 #[test]

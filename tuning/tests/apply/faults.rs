@@ -59,7 +59,7 @@ impl Access for Faulty<'_> {
         Kernel.write(file, other.unwrap_or(value))
     }
 
-    fn ethtool(&self, arguments: &[&str]) -> io::Result<String> {
+    fn ethtool(&self, _: &Host, arguments: &[&str]) -> io::Result<String> {
         let mut arguments = arguments.to_vec();
         if arguments[0] == "-L" || arguments[0] == "-C" {
             let last = arguments.len() - 1;
@@ -216,6 +216,9 @@ fn an_interrupt_that_stays_is_said_to_stay() {
         let said = "interrupt eth0-TxRx-0: the kernel keeps it where it is";
         assert!(run.notes[0].starts_with(said), "{:?}", run.notes);
         drop(run);
+        let journal = tree.journal();
+        assert!(applied(&tree, &host, &faulty, EVERYTHING).is_ok());
+        assert_eq!(tree.journal(), journal, "it does not grow");
         let knobs = Knobs {
             host: &host,
             access: &faulty,
@@ -301,8 +304,8 @@ impl Access for Driver<'_> {
         self.faulty.write(file, value)
     }
 
-    fn ethtool(&self, arguments: &[&str]) -> io::Result<String> {
-        let text = self.faulty.ethtool(arguments)?;
+    fn ethtool(&self, host: &Host, arguments: &[&str]) -> io::Result<String> {
+        let text = self.faulty.ethtool(host, arguments)?;
         if arguments[0] == "-L" {
             for queue in 0..2 {
                 let file = format!("sys/class/net/eth0/queues/tx-{queue}/xps_cpus");

@@ -45,6 +45,17 @@ case $1 in
     printf 'Coalesce parameters for eth0:\nAdaptive RX: n/a  TX: n/a\nrx-usecs:\t%s\n' "$usecs"
     printf 'tx-usecs:\tn/a\n' ;;
 -L)
+    # Some drivers free the interrupts of queues that go.
+    [ ! -e ethtool/frees-interrupts ] || for queue in 0 1 2 3; do
+        actions=sys/kernel/irq/4$queue affinity=proc/irq/4$queue
+        if [ "$queue" -ge "$4" ]; then
+            rm -rf $actions $affinity
+        elif [ ! -e $actions ]; then
+            mkdir -p $actions $affinity
+            echo "eth0-TxRx-$queue" > $actions/actions
+            echo 0-3 > $affinity/smp_affinity_list
+        fi
+    done
     for queue in 0 1 2 3 4 5 6 7; do
         rx=sys/class/net/eth0/queues/rx-$queue tx=sys/class/net/eth0/queues/tx-$queue
         if [ "$queue" -ge "$4" ]; then
@@ -224,6 +235,7 @@ impl Tree {
             program.arg(self.layout_file(rest));
         }
         program.env("PATH", self.search_path());
+        program.env("RINGGATE_TUNE_ETHTOOL", self.path("bin/ethtool"));
     }
 
     pub fn search_path(&self) -> String {

@@ -320,8 +320,11 @@ fn a_candidate_that_does_not_start_is_out_and_named() {
 fn candidates_that_all_fail_leave_what_is_there() {
     let mut host = Fake::new(vec![SAME; 2], 8);
     host.broken = Some(1);
+    host.noise = 0.002;
     let outcome = host.run();
     assert_eq!(keeps(&outcome), Some(Keep::NoCandidate));
+    let text = text(&outcome);
+    assert!(!text.contains("would have been seen"), "{text}");
 }
 
 #[test]

@@ -68,6 +68,20 @@ fn without_an_online_list_every_possible_cpu_counts_and_a_note_says_so() {
 }
 
 #[test]
+fn without_sysfs_the_affinity_mask_is_what_is_usable_and_a_note_says_so() {
+    let machine = Machine::new("no_sysfs");
+    machine.allowed("3,5-8");
+    let host = machine.inspect();
+    assert_eq!(host.usable.to_string(), "3,5-8");
+    assert!(host.hindrances.is_empty(), "{:?}", host.hindrances);
+    let notes = notes(&host).join("\n");
+    assert!(
+        notes.contains("every CPU of the affinity mask is taken to be online: 3,5-8"),
+        "{notes}"
+    );
+}
+
+#[test]
 fn without_a_possible_list_the_folders_are_counted() {
     let machine = Machine::regular("no_possible", 1, 4, 1);
     machine.without("devices/system/cpu/possible");

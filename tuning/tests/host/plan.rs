@@ -48,6 +48,26 @@ fn no_cpu_at_all_is_one_shard_that_is_not_pinned() {
 }
 
 #[test]
+fn without_sysfs_each_cpu_of_the_affinity_mask_is_a_core() {
+    for (mask, shards, housekeeping) in [
+        ("2", "2", "none"),
+        ("2,7", "2,7", "none"),
+        ("3,5-8", "5-8", "3"),
+    ] {
+        let machine = Machine::new(&format!("no_sysfs_plan_{mask}"));
+        machine.allowed(mask);
+        let here = machine.inspect();
+        let plan = planned(&machine);
+        let expected = (shards.to_owned(), housekeeping.to_owned());
+        assert_eq!(places(&plan.layout), expected, "{mask}");
+        assert!(matches!(plan.layout.shards, Shards::Pinned(_)), "{mask}");
+        let read = Layout::parse("layout.toml".as_ref(), &plan.to_toml());
+        assert_eq!(read.as_ref(), Ok(&plan.layout), "{mask}");
+        assert!(plan.layout.misfits(&here).is_empty(), "{mask}");
+    }
+}
+
+#[test]
 fn little_cores_are_told_by_capacity_and_left_to_housekeeping() {
     let machine = Machine::regular("little", 1, 6, 1);
     speeds(
@@ -186,6 +206,27 @@ fn a_kernel_setting_that_is_higher_already_is_kept() {
     assert_eq!(value("net.ipv4.ip_local_port_range"), Some("1000 65535"));
     assert_eq!(value("net.core.netdev_max_backlog"), None);
     assert_eq!(value("kernel.numa_balancing"), None);
+}
+
+#[test]
+fn interrupts_that_nobody_places_take_no_core_from_shards() {
+    let here = machines::inspection("four_queues");
+    let of = |place_interrupts| {
+        let options = PlanOptions {
+            place_interrupts,
+            ..PlanOptions::default()
+        };
+        plan(here, &options)
+    };
+    let (placed, left) = (of(true), of(false));
+    assert!(!placed.nics.is_empty());
+    assert_eq!(left.nics, []);
+    assert_eq!(left.housekeeping, placed.housekeeping);
+    assert!(placed.shard_count() < left.shard_count());
+    assert_eq!(
+        left.shard_count() + left.housekeeping.len(),
+        here.topology.cores.len()
+    );
 }
 
 #[test]

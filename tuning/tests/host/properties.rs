@@ -24,12 +24,15 @@ fn all_options(here: &Inspection) -> Vec<PlanOptions> {
         for reserve in [0, 1, 2, 7, 1000] {
             for smt in [false, true] {
                 for steering in [Steering::Hash, Steering::Cpu] {
-                    options.push(PlanOptions {
-                        reserve,
-                        smt,
-                        steering,
-                        nics: nics.clone(),
-                    });
+                    for place_interrupts in [false, true] {
+                        options.push(PlanOptions {
+                            reserve,
+                            smt,
+                            steering,
+                            nics: nics.clone(),
+                            place_interrupts,
+                        });
+                    }
                 }
             }
         }
