@@ -10,4 +10,5 @@ mod record;
 mod resumption;
 mod returning;
 mod routes;
+mod sharing;
 mod support;
