@@ -104,6 +104,8 @@ impl Terminator {
         for (shard, listeners) in listeners.into_iter().enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
             let (mailbox, inbox) = mailbox(waker.clone(), snapshot.log.access);
+            let own = for_shard(snapshot)?;
+            terminator.sockets.serve(&own);
             let seed = Seed {
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
                 place: place(layout, shard),
@@ -113,7 +115,7 @@ impl Terminator {
                     ..ring_options(layout)
                 },
                 listeners,
-                snapshot: for_shard(snapshot)?,
+                snapshot: own,
                 clock: clock.clone(),
                 inbox,
                 waker,

@@ -127,6 +127,7 @@ pub(super) fn prepare(shards: usize) -> Box<Prepare<'static>> {
         };
         Ok(Change {
             installations: (0..shards).map(|_| installation()).collect(),
+            before: Vec::new(),
             notes: Vec::new(),
         })
     })

@@ -235,6 +235,9 @@ impl<'a> Reloader<'a> {
         self.ageing = Ageing::new(&loaded.snapshot, &self.clock);
         let before = std::mem::replace(&mut self.current, loaded);
         self.retired.add(before.snapshot);
+        for own in change.before {
+            self.retired.add(own);
+        }
         self.going = Some(Going {
             stage: Stage::Installing(generation, changes),
             ..going

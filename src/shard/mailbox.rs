@@ -38,6 +38,8 @@ pub enum Command {
 pub struct Change {
     /// One for each shard, in the order of their mailboxes.
     pub installations: Vec<Installation>,
+    /// What the shards have worked from until then: freeing it takes longer than a shard has.
+    pub before: Vec<Arc<Snapshot>>,
     /// What stays as it is until a restart, and what is done without.
     pub notes: Vec<String>,
 }

@@ -23,6 +23,8 @@ pub(super) struct Sockets {
     shards: Vec<Serving>,
     /// Connections go to the shard that serves the CPU which took them.
     by_cpu: bool,
+    /// What each shard works from.
+    served: Vec<Arc<Snapshot>>,
     bound: Vec<Bound>,
     /// Slots of each ring's table of descriptors.
     table: u32,
@@ -67,6 +69,7 @@ impl Sockets {
         let mut sockets = Self {
             shards: serving(layout),
             by_cpu: layout.steering == Choice::Cpu,
+            served: Vec::new(),
             bound: Vec::new(),
             table: slots(snapshot, snapshot.limits.connections),
             generation: 0,
@@ -100,6 +103,7 @@ impl Sockets {
         let mut notes = Vec::new();
         let limits = self.limits(snapshot, &mut notes);
         self.bound = bound;
+        let before = std::mem::replace(&mut self.served, own.clone());
         self.generation += 1;
         let installations = by_shard
             .into_iter()
@@ -112,6 +116,7 @@ impl Sockets {
             });
         Ok(Change {
             installations: installations.collect(),
+            before,
             notes,
         })
     }
@@ -119,6 +124,11 @@ impl Sockets {
     /// The addresses that are listened at, in the order of the configuration.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.bound.iter().map(|bound| bound.actual).collect()
+    }
+
+    /// Remembers what the next shard works from.
+    pub(super) fn serve(&mut self, own: &Arc<Snapshot>) {
+        self.served.push(Arc::clone(own));
     }
 
     /// Slots of each ring's table of descriptors.

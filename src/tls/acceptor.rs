@@ -91,6 +91,8 @@ pub struct Acceptor {
     resolver: Arc<Resolver>,
     /// Without the routes, which the resolver has.
     options: AcceptorOptions,
+    /// Made by [`Acceptor::for_shard`].
+    is_of_shard: bool,
 }
 
 /// What is wrong with a listener's certificates or options, and the remedy.
@@ -143,6 +145,7 @@ impl Acceptor {
             config: Arc::new(config),
             resolver,
             options,
+            is_of_shard: false,
         })
     }
 
@@ -154,17 +157,23 @@ impl Acceptor {
     /// When a key cannot be made again.
     pub fn for_shard(&self) -> Result<Self, AcceptorError> {
         let routes = self.routes().iter().map(Route::for_shard);
-        Self::new(AcceptorOptions {
+        let own = Self::new(AcceptorOptions {
             routes: routes.collect::<Result<_, _>>()?,
             ..self.options.clone()
+        })?;
+        Ok(Self {
+            is_of_shard: true,
+            ..own
         })
     }
 
-    /// Whether handshakes or connections that began here still hold a part of it.
+    /// Whether handshakes or connections that began here still hold a part of it; and of what shards
+    /// share, whether one of those that were made for them is still there.
     pub fn is_held(&self) -> bool {
         let mut domains = self.routes().iter().map(|route| &route.domain);
-        let is_held =
-            |domain: &Arc<TrustDomain>| Arc::strong_count(domain) > 1 || domain.is_shared();
+        let is_held = |domain: &Arc<TrustDomain>| {
+            Arc::strong_count(domain) > 1 || (!self.is_of_shard && domain.is_shared())
+        };
         Arc::strong_count(&self.config) > 1 || domains.any(is_held)
     }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use rustix::process::Signal;
+
 use crate::gate::{Gate, close, echoed, server};
 
 /// Reloads by a signal, of which every one changes something.
@@ -62,13 +64,16 @@ fn reload_under_load() {
         if at.is_multiple_of(10) {
             gate.scratch.write_leaf("server", &server(&gate.scratch));
         }
-        let line = gate.reload();
-        assert!(line.contains(&format!("+in-{at} (front)")), "{line}");
+        gate.signal(Signal::HUP);
+        // Where the files' own event was first, the line is its.
+        gate.line(&format!("+in-{at} (front)"));
     }
     for at in BY_SIGNAL..BY_SIGNAL + BY_FILES {
         configure(&gate, at);
         let line = gate.line(&format!("+in-{at} (front)"));
-        assert!(line.contains("changed files"), "{line}");
+        // The last signal's reload may have come behind one by the files that it was sent for, and
+        // then has taken up the first change here.
+        assert!(at == BY_SIGNAL || line.contains("changed files"), "{line}");
     }
     is_done.store(true, Ordering::Relaxed);
     for client in clients {

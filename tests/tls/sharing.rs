@@ -64,3 +64,20 @@ fn keys_and_names_of_rules_lie_in_a_place_of_their_own_for_each_shard() {
     });
     assert_ne!(keys[0], keys[1]);
 }
+
+/// So that what is served no more is freed by whoever waits for that, and not for ever kept.
+#[test]
+fn a_configuration_is_held_by_its_shards_and_they_only_by_what_they_serve() {
+    let pki = Pki::new();
+    let configured = pki.acceptor();
+    assert!(!configured.is_held());
+    let shard = configured.for_shard().unwrap();
+    assert!(configured.is_held());
+    assert!(!shard.is_held());
+    let going_on = half_done(&pki, &shard);
+    assert!(shard.is_held());
+    drop(going_on);
+    assert!(!shard.is_held());
+    drop(shard);
+    assert!(!configured.is_held());
+}

@@ -35,6 +35,12 @@ pub struct Quota {
 }
 
 impl Limits {
+    /// The quota, where it is less than what `cpus` CPUs can take.
+    #[expect(clippy::cast_precision_loss, reason = "CPUs fit 52 bits")]
+    pub fn quota_below(&self, cpus: usize) -> Option<&Quota> {
+        self.quota.as_ref().filter(|quota| quota.cpus < cpus as f64)
+    }
+
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let groups = reader.proc("self/cgroup", Need::Expected, |text| Ok(text.to_owned()));
         let groups = groups.unwrap_or_default();

@@ -114,7 +114,7 @@ pub(crate) fn find(
             ],
         );
     }
-    if let Some(quota) = &cgroup.quota {
+    if let Some(quota) = cgroup.quota_below(usable.len()) {
         add(
             format!(
                 "{:.2} CPUs of time at most: shards are not pinned, and stand still once it is used up",

@@ -182,7 +182,9 @@ fn unpinned(
         let why = "no CPU is known to be usable: one thread, left to the scheduler".to_owned();
         return Some((1, why));
     }
-    let quota = ground.here.cgroup.quota.as_ref()?;
+    // As many CPUs of time as there are CPUs can never be used up: so a Kubernetes node may leave
+    // the quota on for a container that has CPUs of its own.
+    let quota = ground.here.cgroup.quota_below(ground.here.usable.len())?;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -118,10 +118,25 @@ fn where_all_usable_cpus_are_slow_none_is() {
 
 #[test]
 fn a_quota_counts_whole_cpus_and_is_at_least_one_shard() {
-    for (quota, shards) in [("50000", 1), ("199999", 1), ("300000", 3), ("9900000", 7)] {
+    for (quota, shards) in [("50000", 1), ("199999", 1), ("300000", 3), ("799999", 7)] {
         let machine = Machine::regular("quota", 1, 8, 1);
         machine.group_v2("/", &[("cpu.max", &format!("{quota} 100000"))]);
         assert_eq!(planned(&machine).layout.shards, Shards::Unpinned(shards));
+    }
+}
+
+#[test]
+fn a_quota_that_cannot_be_used_up_keeps_no_shard_from_its_cpu() {
+    for quota in ["800000", "9900000"] {
+        let machine = Machine::regular("ample_quota", 1, 8, 1);
+        machine.group_v2("/", &[("cpu.max", &format!("{quota} 100000"))]);
+        let layout = planned(&machine).layout;
+        assert_eq!(places(&layout), ("1-7".to_owned(), "0".to_owned()));
+        let told = machine.inspect().hindrances;
+        assert!(
+            told.iter().all(|it| !it.problem.contains("of time")),
+            "{told:?}"
+        );
     }
 }
 

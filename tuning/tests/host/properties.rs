@@ -59,7 +59,7 @@ fn check(here: &Inspection, options: &PlanOptions, who: &str) {
         shards.intersection(&layout.housekeeping).is_empty(),
         "{who}"
     );
-    if let Some(quota) = &here.cgroup.quota {
+    if let Some(quota) = here.cgroup.quota_below(here.usable.len()) {
         assert!(matches!(layout.shards, Shards::Unpinned(_)), "{who}");
         assert!(layout.shard_count() as f64 <= quota.cpus.max(1.0), "{who}");
     }
