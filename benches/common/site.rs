@@ -85,7 +85,7 @@ impl Group {
 
 /// A server and its only client.
 pub struct Site {
-    pub acceptor: Arc<Acceptor>,
+    pub acceptor: Acceptor,
     pub pool: Pool,
     full: Arc<ClientConfig>,
     resuming: Arc<ClientConfig>,
@@ -121,24 +121,17 @@ impl Site {
         full.resumption = client::Resumption::disabled();
         resuming.resumption = client::Resumption::in_memory_sessions(4);
         Self {
-            acceptor: Arc::new(acceptor(&root, &servers, key)),
+            acceptor: acceptor(&root, &servers, key),
             pool: Pool::new(8, 8),
             full: Arc::new(full),
             resuming: Arc::new(resuming),
-            verdicts: Some(verdicts()),
-        }
-    }
-
-    /// Another shard of it, which works from `acceptor`, and a client with sessions of its own.
-    pub fn shard(&self, acceptor: Arc<Acceptor>) -> Self {
-        let mut resuming = ClientConfig::clone(&self.resuming);
-        resuming.resumption = client::Resumption::in_memory_sessions(4);
-        Self {
-            acceptor,
-            pool: Pool::new(8, 8),
-            full: self.full.clone(),
-            resuming: Arc::new(resuming),
-            verdicts: Some(verdicts()),
+            verdicts: Some(VerdictCache::new(
+                CacheBounds {
+                    entries: 1000,
+                    bytes: 1000 * BYTES_PER_VERDICT,
+                },
+                VERDICT_TTL,
+            )),
         }
     }
 
@@ -223,14 +216,6 @@ impl Site {
 pub struct Arrived {
     pub client: ClientConnection,
     pub established: Box<Established>,
-}
-
-fn verdicts() -> VerdictCache {
-    let bounds = CacheBounds {
-        entries: 1000,
-        bytes: 1000 * BYTES_PER_VERDICT,
-    };
-    VerdictCache::new(bounds, VERDICT_TTL)
 }
 
 fn acceptor(root: &Ca, servers: &Ca, key: Key) -> Acceptor {

@@ -1,5 +1,5 @@
 //! What a shard's handshakes hold is no other shard's: each of them counts references to it, and so
-//! writes to where it lies. (`benches/sharing` looks at every address.)
+//! writes to where it lies.
 
 use std::sync::Arc;
 
