@@ -162,7 +162,7 @@ fn real_knobs_are_turned_verified_and_turned_back() {
     let folder = Folder::new("knobs");
     let mut rest = KNOBS.to_owned();
     // Where the program finds it too: root's path may lack /usr/sbin.
-    if inside.sh("command -v ethtool || true") != "" {
+    if !inside.sh("command -v ethtool || true").is_empty() {
         rest = rest.replace("name = \"gate\"", "name = \"gate\"\nqueues = 2");
     }
     // A queue that goes takes this along.
