@@ -143,10 +143,10 @@ impl Shard {
         let reason = CloseReason::TooManyConnections;
         let counters = self.inbox.counters();
         counters.count_accepted();
-        counters.count_closed(reason, [0; 2]);
+        counters.count_closed(reason);
         let counters = &self.gates[gate].front.counters;
         counters.count_accepted();
-        counters.count_closed(reason, [0; 2], true);
+        counters.count_closed(reason, true);
         self.ring.close(accepted.descriptor);
     }
 

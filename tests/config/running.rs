@@ -15,7 +15,7 @@ use crate::pki::{Leaf, client_with, uri};
 use crate::scratch::Scratch;
 
 /// A running program; killed when dropped.
-struct Running {
+pub struct Running {
     child: Child,
     log: BufReader<ChildStderr>,
     /// What it said of where its shards run.
@@ -25,7 +25,7 @@ struct Running {
 
 impl Running {
     /// On a free port, one shard, JSON lines, one rule that lets `spiffe://x/in` in.
-    fn start(scratch: &Scratch, upstream: &str, more: &str) -> Self {
+    pub fn start(scratch: &Scratch, upstream: &str, more: &str) -> Self {
         Self::start_with(
             scratch,
             upstream,
@@ -35,7 +35,7 @@ impl Running {
     }
 
     /// The same, where `more` or the arguments say where shards run.
-    fn start_with(scratch: &Scratch, upstream: &str, more: &str, arguments: &[&str]) -> Self {
+    pub fn start_with(scratch: &Scratch, upstream: &str, more: &str, arguments: &[&str]) -> Self {
         let text = front_with("address", "address = \"127.0.0.1:0\"")
             .replace("127.0.0.1:8080", upstream)
             .replace("{ any = true }", "{ uri = \"spiffe://x/in\" }")
@@ -64,7 +64,7 @@ impl Running {
 
     /// Reads the log up to a line with `part`.
     #[track_caller]
-    fn line_with(&mut self, part: &str) -> String {
+    pub fn line_with(&mut self, part: &str) -> String {
         let mut seen = String::new();
         loop {
             let before = seen.len();
@@ -76,7 +76,7 @@ impl Running {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args(["-s", name, &self.child.id().to_string()])
             .status()
@@ -84,12 +84,12 @@ impl Running {
         assert!(status.success());
     }
 
-    fn ended(&mut self) -> ExitStatus {
+    pub fn ended(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
     /// A client that has sent a byte and may or may not have been let in.
-    fn connect(&self, scratch: &Scratch, client: Option<&Leaf>) -> Stream {
+    pub fn connect(&self, scratch: &Scratch, client: Option<&Leaf>) -> Stream {
         let mut roots = RootCertStore::empty();
         roots.add(scratch.ca.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -115,7 +115,7 @@ impl Running {
     }
 }
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 impl Drop for Running {
     fn drop(&mut self) {
