@@ -12,7 +12,7 @@ use ringgate::config::{self, ConfigError};
 use ringgate::control::{self, Control, Ending, Source};
 use ringgate::explain::{self, Question};
 use ringgate::layout::Placement;
-use ringgate::terminator::{self, Terminator};
+use ringgate::terminator::{self, Inherited, Terminator};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -179,6 +179,8 @@ fn doctor() -> Result<(), String> {
 }
 
 fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
+    // Before anything else is opened: they are known by their numbers.
+    let inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
     let clock = Clock::system();
     let source = Source::open(file.to_owned(), clock.clone());
     let source = source.map_err(|errors| listed(&errors, file))?;
@@ -198,7 +200,7 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     control::log::notes(placement.keep_house().as_slice());
     // Before the shards: from their first connection on, somebody takes signals and reports.
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
-    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout)
+    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout, inherited)
         .map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);

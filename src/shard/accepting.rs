@@ -90,8 +90,9 @@ impl Shard {
         };
         gate_entry.accepts[index] = None;
         match result {
-            // What was accepted in the meantime is turned away.
-            Ok(accepted) if self.stopping || self.draining.is_some() => self.turn_away(accepted),
+            // What was accepted while a drain began is served: its client waited in a queue that
+            // may be another process's by now.
+            Ok(accepted) if self.stopping => self.turn_away(accepted),
             Ok(accepted) => self.admit(gate, accepted),
             // The client left before it was accepted.
             Err(error) if concerns_one_connection(&error) => {}
