@@ -116,6 +116,45 @@ fn shards_bind_beside_a_socket_that_may_be_shared() {
     survives_a_restart(true, 2);
 }
 
+/// Whoever waits at any of them is served, also after a reload.
+#[test]
+fn one_shard_accepts_from_more_sockets_than_one() {
+    let scratch = scratch();
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (first, address) = listening(true);
+    let second = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    second.set_reuse_port(true).unwrap();
+    second.bind(&address.into()).unwrap();
+    second.listen(64).unwrap();
+    configure(&scratch, address, upstream.local_addr().unwrap(), 1);
+    let leaf = client(&scratch, "spiffe://x/in");
+    let waiting: Vec<_> = (0..16)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" run -c \"$1\" 3<&0 4<&1 </dev/null >/dev/null",
+            env!("CARGO_BIN_EXE_ringgate"),
+        ])
+        .arg(scratch.path("ringgate.toml"))
+        .stdin(Stdio::from(OwnedFd::from(first)))
+        .stdout(Stdio::from(OwnedFd::from(second)));
+    let mut running = Running::of(command);
+    for socket in waiting {
+        echo(
+            &mut Running::greet(&scratch, socket, Some(&leaf)),
+            &upstream,
+        );
+    }
+    running.signal("HUP");
+    running.line_with("reloaded, nothing changed");
+    for _ in 0..16 {
+        echo(&mut running.connect(&scratch, Some(&leaf)), &upstream);
+    }
+}
+
 #[test]
 fn a_socket_serves_the_listener_that_it_is_named_after() {
     let scratch = scratch();
