@@ -127,6 +127,7 @@ impl Sockets {
                 snapshot: own,
                 limits,
                 sockets,
+                counters: Vec::new(),
             });
         Ok(Change {
             installations: installations.collect(),
