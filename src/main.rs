@@ -12,7 +12,7 @@ use ringgate::config::{self, ConfigError};
 use ringgate::control::{self, Control, Ending, Source, ctl};
 use ringgate::explain::{self, Question};
 use ringgate::layout::Placement;
-use ringgate::terminator::{self, Terminator};
+use ringgate::terminator::{self, Inherited, Terminator};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -218,6 +218,8 @@ fn doctor() -> Result<(), String> {
 }
 
 fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
+    // Before anything else is opened: they are known by their numbers.
+    let inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
     let clock = Clock::system();
     let source = Source::open(file.to_owned(), clock.clone());
     let source = source.map_err(|errors| listed(&errors, file))?;
@@ -239,7 +241,7 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     let admin = control::admin(&source).map_err(|error| error.to_string())?;
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
     let control = control.with_admin(admin);
-    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout)
+    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout, inherited)
         .map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);

@@ -63,7 +63,7 @@ pub struct Installation {
 /// A socket that a shard is to accept from.
 #[derive(Debug)]
 pub enum ListeningSocket {
-    /// The one that it has, bound to this address.
+    /// Those that it has, bound to this address: one, or several where they were inherited.
     Kept(SocketAddr),
     New(Listener),
 }

@@ -16,11 +16,11 @@ use crate::scratch::Scratch;
 
 /// A running program; killed when dropped.
 pub struct Running {
-    child: Child,
+    pub child: Child,
     log: BufReader<ChildStderr>,
     /// What it said of where its shards run.
     layout: String,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Running {
@@ -42,12 +42,16 @@ impl Running {
             + more
             + "\n[limits]\nconnections = 64\n[log]\nformat = \"json\"\n";
         scratch.write("ringgate.toml", text);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+        command
             .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(arguments);
+        Self::of(command)
+    }
+
+    /// What `command` starts, as soon as it listens.
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let address = "0.0.0.0:0".parse().unwrap();
         let mut running = Self {
@@ -90,6 +94,11 @@ impl Running {
 
     /// A client that has sent a byte and may or may not have been let in.
     pub fn connect(&self, scratch: &Scratch, client: Option<&Leaf>) -> Stream {
+        Self::greet(scratch, TcpStream::connect(self.address).unwrap(), client)
+    }
+
+    /// The same, over a connection that is there already.
+    pub fn greet(scratch: &Scratch, socket: TcpStream, client: Option<&Leaf>) -> Stream {
         let mut roots = RootCertStore::empty();
         roots.add(scratch.ca.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -108,7 +117,7 @@ impl Running {
         };
         let name = ServerName::try_from("server.example").unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut stream = StreamOwned::new(tls, TcpStream::connect(self.address).unwrap());
+        let mut stream = StreamOwned::new(tls, socket);
         // A client's write may race with the refusal.
         let _ = stream.write_all(b"x");
         stream
@@ -125,7 +134,7 @@ impl Drop for Running {
 }
 
 /// The string value of a field of a JSON line.
-fn field<'l>(line: &'l str, name: &str) -> &'l str {
+pub fn field<'l>(line: &'l str, name: &str) -> &'l str {
     let start = format!("\"{name}\":\"");
     let at = line
         .find(&start)
@@ -135,7 +144,7 @@ fn field<'l>(line: &'l str, name: &str) -> &'l str {
 }
 
 /// Valid by the real clock, which the program goes by.
-fn scratch() -> Scratch {
+pub fn scratch() -> Scratch {
     let scratch = Scratch::new();
     scratch.write_leaf("server", &scratch.server(valid_now));
     scratch
@@ -147,7 +156,7 @@ fn valid_now(params: &mut rcgen::CertificateParams) {
     params.not_after = now + std::time::Duration::from_secs(3600);
 }
 
-fn client(scratch: &Scratch, id: &str) -> Leaf {
+pub fn client(scratch: &Scratch, id: &str) -> Leaf {
     let mut params = client_with("a client", vec![uri(id)]);
     valid_now(&mut params);
     scratch.ca.issue(params)
