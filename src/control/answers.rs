@@ -60,6 +60,13 @@ impl<P: Port> Keeper<'_, P> {
                 }
                 Answer::text(StatusCode::ACCEPTED, "draining")
             }
+            Question::Release => {
+                if is_serving {
+                    tracing::info!("draining: a successor accepts the connections from here on");
+                    self.drain(self.clock.now());
+                }
+                Answer::text(StatusCode::ACCEPTED, "draining")
+            }
             Question::Reload | Question::DryRun if !is_serving => Answer::text(
                 StatusCode::CONFLICT,
                 "the process is ending: nothing is reloaded",

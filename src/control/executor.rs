@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind};
 
 use super::admin::{Admin, Asker, Desk};
+use super::lending::Lending;
 use super::loader::Source;
 use super::reload::{Cause, Prepare, Reloader};
 use super::report::Refusals;
@@ -174,6 +175,7 @@ pub(super) struct Keeper<'a, P> {
     pub(super) desk: Desk,
     /// Who waits for which attempt to reload.
     pub(super) awaiting_reload: Vec<(u64, Asker)>,
+    pub(super) lending: Option<Lending>,
 }
 
 impl<'a, P: Port> Keeper<'a, P> {
@@ -189,6 +191,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             clock,
             desk: Desk::default(),
             awaiting_reload: Vec::new(),
+            lending: None,
         }
     }
 
@@ -198,6 +201,7 @@ impl<'a, P: Port> Keeper<'a, P> {
                 self.take(signal, clock.now());
             }
             self.answer_all();
+            self.lend();
             if let Some(ending) = self.tick(clock.now()) {
                 super::log::spread(&Spread::of(&self.shards));
                 return ending;
@@ -227,7 +231,7 @@ impl<'a, P: Port> Keeper<'a, P> {
         }
     }
 
-    fn drain(&mut self, now: Instant) {
+    pub(super) fn drain(&mut self, now: Instant) {
         self.reloader.give_up();
         let within = self.reloader.current().drain_timeout;
         for shard in &mut self.shards {

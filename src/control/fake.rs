@@ -25,6 +25,7 @@ use crate::snapshot::{Limits, Snapshot};
 pub(super) enum Told {
     Drain(Duration),
     Install(u64),
+    Lend,
     Stop,
 }
 
@@ -37,6 +38,7 @@ impl From<&Command> for Told {
         match command {
             Command::Drain { within } => Self::Drain(*within),
             Command::Install(installation) => Self::Install(installation.generation),
+            Command::Lend(_) => Self::Lend,
             Command::Stop => Self::Stop,
         }
     }

@@ -8,6 +8,7 @@ pub mod ctl;
 mod executor;
 #[cfg(test)]
 mod fake;
+mod lending;
 mod loader;
 pub mod log;
 mod reload;
@@ -15,6 +16,7 @@ mod report;
 mod retired;
 mod shards;
 mod signals;
+pub mod takeover;
 mod watch;
 
 use std::path::Path;
@@ -29,6 +31,7 @@ pub use executor::{Control, ControlError, Ending};
 pub use loader::Source;
 pub use reload::Prepare;
 pub use shards::Port;
+use takeover::Succession;
 
 /// How much of what expires is told; the rest has more time left than these.
 const EXPIRIES_TOLD: usize = 8;
@@ -38,8 +41,8 @@ const EXPIRIES_TOLD: usize = 8;
 /// # Errors
 ///
 /// When it cannot be had.
-pub fn admin(source: &Source) -> Result<Admin, AdminError> {
-    Admin::bind(&source.loaded.config.admin, false)
+pub fn admin(source: &Source, succession: &mut Succession) -> Result<Admin, AdminError> {
+    Admin::bind(&source.loaded.config.admin, succession)
 }
 
 /// What of a snapshot expires first, one line each, for people.

@@ -27,6 +27,8 @@ const REVIEWS: usize = 16;
 pub enum Command {
     /// Stop accepting, finish what is open, end what is left after `within`.
     Drain { within: Duration },
+    /// Hand over duplicates of the listening sockets; accepting goes on.
+    Lend(Producer<Vec<Lent>>),
     /// Serve another snapshot from now on.
     Install(Box<Installation>),
     /// End everything now.
@@ -66,6 +68,14 @@ pub enum ListeningSocket {
     /// Those that it has, bound to this address: one, or several where they were inherited.
     Kept(SocketAddr),
     New(Listener),
+}
+
+/// A listening socket of a shard, once more.
+#[derive(Debug)]
+pub struct Lent {
+    /// The listener that it serves.
+    pub listener: Arc<str>,
+    pub socket: Listener,
 }
 
 /// A connection that ended.
