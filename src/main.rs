@@ -230,7 +230,7 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
     let source = Source::open(file.to_owned(), clock.clone());
     let source = source.map_err(|errors| listed(&errors, file))?;
     let snapshot = Arc::clone(source.snapshot());
-    control::log::init(snapshot.log);
+    let _log = control::log::init(snapshot.log);
     for warning in &snapshot.warnings {
         control::log::warning(warning);
     }

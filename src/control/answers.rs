@@ -93,6 +93,8 @@ impl<P: Port> Keeper<'_, P> {
             reload: self.reloader.status(),
             snapshot: self.reloader.current(),
             refusals: self.refusals.last(),
+            access_skipped: self.access.skipped(),
+            log_dropped: log::dropped(),
         };
         observe(&known, &self.shards)
     }

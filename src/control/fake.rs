@@ -160,6 +160,7 @@ pub(super) fn loaded() -> Loaded {
         format: LogFormat::Human,
         level: LogLevel::Debug,
         access: false,
+        access_rate: 1000,
     };
     let config = Config {
         file: Arc::from(Path::new("ringgate.toml")),

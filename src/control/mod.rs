@@ -1,6 +1,7 @@
 //! The control plane: one asynchronous executor that turns signals and changed files into commands
 //! for the shards and what the shards report into log lines. The data plane never waits for it.
 
+mod access;
 pub mod admin;
 mod ageing;
 mod answers;
