@@ -92,6 +92,10 @@ struct RunArguments {
     /// and have it drain; where none runs, start as ever
     #[arg(long)]
     takeover: bool,
+    /// Append every session's secrets to the file that SSLKEYLOGFILE names: whoever reads it reads
+    /// the traffic
+    #[arg(long)]
+    log_session_secrets: bool,
 }
 
 #[derive(Args, Debug)]
@@ -234,6 +238,8 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
     for warning in &snapshot.warnings {
         control::log::warning(warning);
     }
+    let secrets = control::log_session_secrets(arguments.log_session_secrets);
+    let _secrets = secrets.map_err(|error| error.to_string())?;
     let placement = match &arguments.layout {
         Some(file) => Placement::read(file, &snapshot.shards),
         None => Placement::planned(&snapshot.shards),

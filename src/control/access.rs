@@ -1,13 +1,14 @@
 //! One line for each connection that was served, written in bulk: there may be thousands a second,
 //! and each is to cost little more than its bytes.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::report::escaped;
+use super::report::clean;
 use crate::clock::Clock;
 use crate::config::LogFormat;
 use crate::shard::mailbox::{Identity, Report};
@@ -44,25 +45,25 @@ struct Line<'a> {
     level: &'static str,
     message: &'static str,
     reason: &'static str,
-    listener: &'a str,
+    listener: Cow<'a, str>,
     peer: std::net::SocketAddr,
     connection: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<&'a str>,
+    subject: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sans: Option<String>,
+    sans: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    issuer: Option<&'a str>,
+    issuer: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    server_name: Option<&'a str>,
+    server_name: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
+    detail: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<&'a str>,
+    route: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<&'a str>,
+    rule: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,29 +121,29 @@ impl AccessLog {
         let mut id = String::with_capacity(32);
         let _ = write!(id, "{:032x}", report.unique_id);
         let (identity, service) = (report.identity.as_deref(), report.service.as_ref());
+        let names = identity.and_then(Identity::alternative_names);
         let line = Line {
             timestamp: &timestamp,
             level: "INFO",
             message,
             reason: report.reason.label(),
-            listener: &report.listener,
+            listener: clean(&report.listener),
             peer: report.peer,
             connection: &id,
-            subject: identity.map(|identity| identity.subject.as_str()),
-            sans: identity.and_then(Identity::alternative_names),
-            issuer: identity.map(|identity| identity.issuer.as_str()),
+            subject: identity.map(|identity| clean(&identity.subject)),
+            sans: names.as_deref().map(clean),
+            issuer: identity.map(|identity| clean(&identity.issuer)),
             serial: identity.map(|identity| identity.serial_hex()),
-            server_name: report.server_name.as_deref(),
-            detail: (!report.detail.is_empty()).then_some(report.detail.as_str()),
-            route: service.map(|service| &*service.route),
-            rule: service.map(|service| &*service.rule),
+            server_name: report.server_name.as_deref().map(clean),
+            detail: (!report.detail.is_empty()).then(|| clean(&report.detail)),
+            route: service.map(|service| clean(&service.route)),
+            rule: service.map(|service| clean(&service.rule)),
             upstream: service.and_then(|service| service.upstream.as_ref().map(|u| u.to_string())),
             bytes_up: service.map(|service| service.bytes_up),
             bytes_down: service.map(|service| service.bytes_down),
             lasted_s: service.map(|service| service.lasted.as_secs_f64()),
         };
         match self.format {
-            // It escapes what would end a field or a line.
             LogFormat::Json => {
                 let _ = serde_json::to_writer(&mut self.batch, &line);
             }
@@ -198,25 +199,27 @@ fn human(out: &mut Vec<u8>, line: &Line<'_>) {
         line.level,
         line.message,
         line.reason,
-        escaped(line.listener),
+        line.listener,
         line.peer,
         line.connection
     );
     let texts = [
-        ("subject", line.subject),
+        ("subject", line.subject.as_deref()),
         ("sans", line.sans.as_deref()),
-        ("issuer", line.issuer),
+        ("issuer", line.issuer.as_deref()),
         ("serial", line.serial.as_deref()),
-        ("server_name", line.server_name),
-        ("detail", line.detail),
-        ("route", line.route),
-        ("rule", line.rule),
+        ("server_name", line.server_name.as_deref()),
+        ("detail", line.detail.as_deref()),
+        ("route", line.route.as_deref()),
+        ("rule", line.rule.as_deref()),
         ("upstream", line.upstream.as_deref()),
     ];
     for (name, text) in texts {
         if let Some(text) = text {
-            let text = escaped(text).replace('"', "\\\"");
-            let _ = write!(out, " {name}=\"{text}\"");
+            let _ = match text.contains('"') {
+                true => write!(out, " {name}=\"{}\"", text.replace('"', "\\\"")),
+                false => write!(out, " {name}=\"{text}\""),
+            };
         }
     }
     for (name, bytes) in [("bytes_up", line.bytes_up), ("bytes_down", line.bytes_down)] {

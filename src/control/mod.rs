@@ -16,6 +16,7 @@ mod rehearsal;
 mod reload;
 mod report;
 mod retired;
+mod secrets;
 mod shards;
 mod signals;
 pub mod takeover;
@@ -32,6 +33,7 @@ pub use admin::{Admin, AdminError};
 pub use executor::{Control, ControlError, Ending};
 pub use loader::Source;
 pub use reload::Prepare;
+pub use secrets::{SecretsError, SecretsWriting, log_session_secrets};
 pub use shards::Port;
 use takeover::Succession;
 

@@ -1,5 +1,6 @@
 //! What a shard says of a connection that ended, as a log line.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -193,6 +194,14 @@ pub(super) fn log_review(shard: usize, review: &Review) {
         line!(debug);
     } else {
         line!(info);
+    }
+}
+
+/// `text` as [`escaped`], without a copy where that changes nothing.
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
+    match text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(escaped(text)),
     }
 }
 
