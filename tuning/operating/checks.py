@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import zipfile
 
 # Of the PodMonitor what is used here (monitoring.coreos.com/v1), nothing else allowed.
 POD_MONITOR = {
@@ -46,6 +47,16 @@ POD_MONITOR = {
         },
     },
 }
+
+
+def unpack(wheels, folder, release):
+    """Wheels into a folder, with the schemas of one release alone."""
+    for wheel in pathlib.Path(wheels).glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+            archive.extractall(folder, [name for name in names if "json-schema/" not in name
+                                        or f"/{release}-local" in name])
+    return []
 
 
 def expressions(dashboard):
@@ -194,6 +205,6 @@ def under(profile, *command):
 
 
 if __name__ == "__main__":
-    run = {"expressions": expressions, "manifests": manifests, "configurations": configurations,
-           "under": under}[sys.argv[1]]
+    run = {"unpack": unpack, "expressions": expressions, "manifests": manifests,
+           "configurations": configurations, "under": under}[sys.argv[1]]
     sys.exit("\n".join(run(*sys.argv[2:])) or 0)
