@@ -111,8 +111,16 @@ fn the_unit_takes_a_layout_and_reloads_by_sighup() {
     let settings = settings(&text);
     assert_eq!(
         settings["ExecStart"],
-        "/usr/bin/ringgate run -c /etc/ringgate/ringgate.toml $RINGGATE_OPTIONS"
+        "/usr/bin/ringgate run -c /etc/ringgate/ringgate.toml $RINGGATE_TAKEOVER \
+         $RINGGATE_OPTIONS"
     );
+    // The service alone takes nothing over, its instances do.
+    assert_eq!(
+        settings["Environment"],
+        "RINGGATE_OPTIONS= RINGGATE_TAKEOVER="
+    );
+    let takeover = operating("systemd/takeover.conf");
+    assert!(takeover.ends_with("\n[Service]\nEnvironment=RINGGATE_TAKEOVER=--takeover\n"));
     // Where the layout is named: commented out, since a package cannot know the host's.
     assert_eq!(settings["EnvironmentFile"], "-/etc/default/ringgate");
     let layout = "#RINGGATE_OPTIONS=\"--layout /etc/ringgate/layout.toml\"";
@@ -142,12 +150,21 @@ fn systemd_finds_nothing_wrong_with_units_and_drop_ins() {
         "unit/ringgate.service.d/layout.conf",
         &text("ringgate-layout.conf"),
     );
+    tree.set("unit/ringgate@.service", &unit);
+    tree.set(
+        "unit/ringgate@.service.d/takeover.conf",
+        &operating("systemd/takeover.conf"),
+    );
     let analyze = |arguments: &[&str], unit: &str| {
         let mut command = Command::new(&analyze);
         ended(command.args(arguments).arg(tree.path(unit)))
     };
     let verify = |unit| analyze(&["verify"], unit);
-    for unit in ["unit/ringgate.service", "unit/ringgate.socket"] {
+    for unit in [
+        "unit/ringgate.service",
+        "unit/ringgate@.service",
+        "unit/ringgate.socket",
+    ] {
         let (code, _, said) = verify(unit);
         assert_eq!(code, Some(0), "{said}");
         // It also speaks of units that these want.
