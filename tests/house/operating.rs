@@ -102,7 +102,10 @@ fn unknown_reasons(path: &str, text: &str, reasons: &BTreeSet<&str>) -> Vec<Stri
         for label in REASONS {
             for (start, _) in line.match_indices(label) {
                 let rest = line[start + label.len()..].trim_start_matches('!');
-                let Some(value) = rest.strip_prefix("=\\\"").or(rest.strip_prefix("=\"")) else {
+                let Some(value) = rest
+                    .strip_prefix("=\\\"")
+                    .or_else(|| rest.strip_prefix("=\""))
+                else {
                     continue;
                 };
                 let value = value.split(['"', '\\']).next().unwrap_or_default();
