@@ -71,7 +71,7 @@ impl<P: Port> Keeper<'_, P> {
                 StatusCode::CONFLICT,
                 "the process is ending: nothing is reloaded",
             ),
-            Question::DryRun => Answer::text(StatusCode::NOT_IMPLEMENTED, "not yet"),
+            Question::DryRun => return self.ask_for_rehearsal(asker),
             Question::Reload => {
                 let attempt = self.reloader.next_attempt();
                 self.reloader.request(Cause::Asked);

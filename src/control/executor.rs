@@ -8,6 +8,7 @@ use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, Reac
 use super::admin::{Admin, Asker, Desk};
 use super::lending::Lending;
 use super::loader::Source;
+use super::rehearsal::Rehearsals;
 use super::reload::{Cause, Prepare, Reloader};
 use super::report::Refusals;
 use super::shards::{Port, Shard, Spread};
@@ -176,6 +177,7 @@ pub(super) struct Keeper<'a, P> {
     /// Who waits for which attempt to reload.
     pub(super) awaiting_reload: Vec<(u64, Asker)>,
     pub(super) lending: Option<Lending>,
+    pub(super) rehearsals: Rehearsals,
 }
 
 impl<'a, P: Port> Keeper<'a, P> {
@@ -192,6 +194,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             desk: Desk::default(),
             awaiting_reload: Vec::new(),
             lending: None,
+            rehearsals: Rehearsals::default(),
         }
     }
 
@@ -202,6 +205,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             }
             self.answer_all();
             self.lend();
+            self.rehearse();
             if let Some(ending) = self.tick(clock.now()) {
                 super::log::spread(&Spread::of(&self.shards));
                 return ending;

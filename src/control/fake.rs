@@ -26,6 +26,7 @@ pub(super) enum Told {
     Drain(Duration),
     Install(u64),
     Lend,
+    Rehearse,
     Stop,
 }
 
@@ -39,6 +40,7 @@ impl From<&Command> for Told {
             Command::Drain { within } => Self::Drain(*within),
             Command::Install(installation) => Self::Install(installation.generation),
             Command::Lend(_) => Self::Lend,
+            Command::Rehearse(_) => Self::Rehearse,
             Command::Stop => Self::Stop,
         }
     }

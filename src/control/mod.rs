@@ -11,6 +11,7 @@ mod fake;
 mod lending;
 mod loader;
 pub mod log;
+mod rehearsal;
 mod reload;
 mod report;
 mod retired;
