@@ -56,7 +56,7 @@ pub(super) fn admin(table: Option<&Table<'_>>) -> AdminOptions {
             Some(_) => {}
         }
     }
-    if socket.is_none() && address.is_none() {
+    if table.entry("socket").is_none() && table.entry("address").is_none() {
         table.report(
             "listens nowhere",
             format!("add {SOCKET_EXAMPLE}, {ADDRESS_EXAMPLE}, or both"),

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::running::Running;
+use crate::running::{Running, scratch};
 use crate::scratch::Scratch;
 use crate::{accepted, assert_error, front};
 
@@ -65,7 +65,7 @@ struct Interface {
 
 impl Interface {
     fn start(more: &str) -> Self {
-        let scratch = Scratch::new();
+        let scratch = scratch();
         // Of a port that was free: the program says of this one only that it is taken.
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
@@ -193,7 +193,7 @@ fn bad_requests_get_the_status_that_says_why() {
             403,
         ),
         ("nonsense\r\n\r\n", 400),
-        (&long, 414),
+        (&long, 431),
         (&large, 405),
         (&body, 413),
     ] {
