@@ -15,6 +15,8 @@ enum Weight {
     Noise,
     /// A client that was turned away.
     Refused,
+    /// A load balancer did not say who its client is.
+    Unintroduced,
     /// A client that was let in once, and would not be any more.
     Withdrawn,
 }
@@ -24,6 +26,7 @@ fn weight(report: &Report) -> Weight {
         return match (report.reason, report.reason.blame()) {
             (CloseReason::ClientGoneInHandshake | CloseReason::NotTls, _) => Weight::Noise,
             (CloseReason::Drained | CloseReason::Shutdown, _) => Weight::Access,
+            (CloseReason::ProxyHeaderInvalid, _) => Weight::Unintroduced,
             (_, Blame::Client) => Weight::Refused,
             (_, Blame::Nobody | Blame::Ringgate | Blame::Upstream) => Weight::Failed,
         };
@@ -56,6 +59,7 @@ pub(super) fn log(report: &Report, access: bool) {
                 reason = report.reason.label(),
                 listener = escaped(&report.listener),
                 peer = %report.peer,
+                via = report.via.map(|balancer| balancer.to_string()),
                 connection = format!("{:032x}", report.unique_id),
                 subject = identity.map(|identity| escaped(&identity.subject)),
                 sans = identity.and_then(Identity::alternative_names).as_deref().map(escaped),
@@ -75,6 +79,7 @@ pub(super) fn log(report: &Report, access: bool) {
     }
     match weight(report) {
         Weight::Refused => line!(warn, "client refused"),
+        Weight::Unintroduced => line!(warn, "no PROXY header from a load balancer"),
         Weight::Withdrawn => line!(warn, "client no longer let in"),
         Weight::Failed => line!(warn, "connection failed"),
         Weight::Access if access => line!(info, "connection closed"),
@@ -177,6 +182,7 @@ mod tests {
             detail: "no rule".to_owned(),
             listener: Arc::from("front"),
             peer: "192.0.2.7:4711".parse().unwrap(),
+            via: None,
             unique_id: 0xabc,
             server_name: Some(Arc::from("app.example")),
             identity: Some(Arc::new(identity())),

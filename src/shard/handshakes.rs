@@ -163,9 +163,12 @@ impl Shard {
         let Some(entry) = self.connections.get_mut(key as usize) else {
             return;
         };
-        entry.has_begun = true;
         let mut bytes = std::mem::take(&mut entry.waiting);
         self.dispatch(key, Event::Received(Side::Client, &mut bytes));
+        if let Some(entry) = self.connections.get_mut(key as usize) {
+            // A PROXY header alone is no reason to be served before others.
+            entry.has_begun = entry.connection.has_begun_handshake();
+        }
     }
 }
 

@@ -111,6 +111,11 @@ impl Handshake {
         })
     }
 
+    /// Whether anything has come.
+    pub fn has_begun(&self) -> bool {
+        self.received > 0
+    }
+
     /// Takes all of `input`. What must be sent is appended to `out`, in failure too (the alert).
     ///
     /// After [`Progress::Established`] bytes that came behind the client's Finished wait in
@@ -184,6 +189,8 @@ impl Handshake {
         {
             let what = if failure::looks_like_http(input) {
                 "plain HTTP where TLS is spoken: use https".to_owned()
+            } else if failure::looks_like_proxy(input) {
+                "a PROXY header from an address that accept_proxy does not name".to_owned()
             } else {
                 format!("the first bytes are no TLS handshake: {got:#04x} instead of {wanted:#04x}")
             };
