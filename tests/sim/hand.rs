@@ -10,6 +10,7 @@ use ringgate::close_reason::CloseReason;
 use ringgate::connection::{
     Action, Addresses, Connection, Context, Event, Greeting, Settings, Side,
 };
+use ringgate::tls::Acceptor;
 use rustls::ClientConnection;
 
 use crate::cast::{Cast, Who};
@@ -29,8 +30,20 @@ pub struct Hand {
     pub closed: Option<CloseReason>,
 }
 
+/// How a connection begins.
+type Begin = fn(&Acceptor, Arc<Settings>, Addresses, u128, &mut Context<'_>) -> Connection;
+
 impl Hand {
     pub fn new(greeting: Greeting) -> Self {
+        Self::begin(greeting, Connection::new)
+    }
+
+    /// One that a load balancer introduces.
+    pub fn introduced(greeting: Greeting) -> Self {
+        Self::begin(greeting, Connection::introduced)
+    }
+
+    fn begin(greeting: Greeting, begin: Begin) -> Self {
         let settings = Settings {
             greeting,
             handshake_timeout: Duration::from_secs(10),
@@ -51,7 +64,7 @@ impl Hand {
         let acceptor = &Cast::get().acceptor;
         let settings = Arc::new(settings);
         Self {
-            connection: Connection::new(acceptor, settings, addresses, UNIQUE_ID, &mut context),
+            connection: begin(acceptor, settings, addresses, UNIQUE_ID, &mut context),
             pool,
             now,
             sent: [Vec::new(), Vec::new()],
@@ -59,6 +72,10 @@ impl Hand {
             reads: [false; 2],
             closed: None,
         }
+    }
+
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// One receive from the client.
