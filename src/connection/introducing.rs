@@ -41,44 +41,49 @@ impl Connection {
         self.via.as_deref().copied()
     }
 
-    /// Whether anything of the handshake itself has come. Until then nothing was spent on it.
-    pub fn has_begun_handshake(&self) -> bool {
-        match &self.stage {
-            Stage::Handshaking(handshake) => handshake.has_begun(),
-            Stage::Introducing(_) => false,
-            _ => true,
+    /// Takes what of `bytes` belongs to the header in front of a handshake, and says how many bytes
+    /// that is: none where no header is to come.
+    ///
+    /// A driver that lets handshakes wait calls it before [`Event::Received`]: a header costs next to
+    /// nothing, and it is what comes behind it that waits.
+    pub fn introduce(&mut self, bytes: &[u8], context: &mut Context<'_>) -> usize {
+        let Stage::Introducing(introducing) = &mut self.stage else {
+            return 0;
+        };
+        match introducing.header.receive(bytes) {
+            Ok(Progress::Incomplete) => bytes.len(),
+            Ok(Progress::Complete { addresses, taken }) => {
+                self.introduced_as(addresses);
+                taken
+            }
+            Err(invalid) => {
+                self.refuse_header(invalid, context);
+                bytes.len()
+            }
         }
     }
 
     pub(super) fn on_introducing(&mut self, event: Event<'_>, context: &mut Context<'_>) {
         match event {
-            Event::Received(Side::Client, bytes) => self.introduce(bytes, context),
+            Event::Received(Side::Client, bytes) => {
+                let taken = self.introduce(bytes, context);
+                if taken < bytes.len() {
+                    self.handshake(&mut bytes[taken..], context);
+                }
+            }
             // An end, and the deadline, mean what they mean in the handshake.
             event => self.on_handshaking(event, context),
         }
     }
 
-    fn introduce(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
-        let Stage::Introducing(introducing) = &mut self.stage else {
-            return;
-        };
-        let (addresses, taken) = match introducing.header.receive(bytes) {
-            Ok(Progress::Incomplete) => return,
-            Ok(Progress::Complete { addresses, taken }) => (addresses, taken),
-            Err(invalid) => return self.refuse_header(invalid, context),
-        };
+    fn introduced_as(&mut self, addresses: Option<Addresses>) {
         if let Some(addresses) = addresses {
             self.addresses = addresses;
         }
-        if let Stage::Introducing(introducing) =
-            std::mem::replace(&mut self.stage, Stage::Closed(None))
-        {
-            self.stage = Stage::Handshaking(introducing.handshake);
-        }
-        let behind = &mut bytes[taken..];
-        if !behind.is_empty() {
-            self.handshake(behind, context);
-        }
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Closed(None)) {
+            Stage::Introducing(introducing) => Stage::Handshaking(introducing.handshake),
+            other => other,
+        };
     }
 
     /// Nobody is there who would read an alert.

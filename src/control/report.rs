@@ -287,6 +287,35 @@ mod tests {
     }
 
     #[test]
+    fn a_load_balancer_that_introduces_nobody_is_named() {
+        let report = Report {
+            reason: CloseReason::ProxyHeaderInvalid,
+            detail: "no PROXY header".to_owned(),
+            peer: "10.0.0.9:4711".parse().unwrap(),
+            via: Some("10.0.0.9:4711".parse().unwrap()),
+            identity: None,
+            ..refused()
+        };
+        let text = lines(LogFormat::Human, &report, false);
+        assert!(
+            text.contains("WARN") && text.contains("from a load balancer"),
+            "{text}"
+        );
+        assert!(text.contains("via=\"10.0.0.9:4711\""), "{text}");
+        // And who was served through one, with both addresses.
+        let report = Report {
+            via: report.via,
+            ..served(CloseReason::Complete)
+        };
+        let text = lines(LogFormat::Human, &report, true);
+        assert!(
+            text.contains("peer=192.0.2.7:4711 via=\"10.0.0.9:4711\""),
+            "{text}"
+        );
+        assert!(!lines(LogFormat::Human, &served(CloseReason::Complete), true).contains("via"));
+    }
+
+    #[test]
     fn failures_get_a_line_and_noise_does_not() {
         let failed = served(CloseReason::UpstreamUnreachable);
         assert!(lines(LogFormat::Human, &failed, false).contains("connection failed"));

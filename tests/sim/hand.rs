@@ -101,6 +101,23 @@ impl Hand {
         }
     }
 
+    /// What of `bytes` is taken as a header.
+    pub fn introduce(&mut self, bytes: &[u8]) -> usize {
+        let mut actions = Vec::new();
+        let mut context = Context {
+            now: self.now,
+            pool: &mut self.pool,
+            actions: &mut actions,
+        };
+        let taken = self.connection.introduce(bytes, &mut context);
+        for action in actions {
+            if let Action::Close(reason) = action {
+                self.closed = Some(reason);
+            }
+        }
+        taken
+    }
+
     /// Lets the time pass until the connection wants to be told of it.
     pub fn reach_deadline(&mut self) -> Duration {
         let wait = self.connection.deadline() - self.now;

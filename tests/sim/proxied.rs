@@ -77,26 +77,26 @@ fn the_upstream_is_told_of_the_client_that_was_introduced() {
     }
 }
 
-/// What is spent on a handshake earns it its next step; a header is nothing spent.
+/// A driver takes the header out of what it lets wait.
 #[test]
-fn a_header_is_no_begun_handshake() {
+fn a_header_can_be_taken_alone() {
     let hello = hello();
     for header in headers() {
+        let whole = [&header[..], &hello].concat();
         let mut hand = Hand::introduced(GREETING);
-        for byte in header {
-            assert!(!hand.connection().has_begun_handshake());
-            assert!(hand.connection().is_handshaking());
-            hand.receive(vec![byte]);
-        }
-        assert!(!hand.connection().has_begun_handshake());
-        hand.receive(hello[..1].to_vec());
-        assert!(hand.connection().has_begun_handshake());
+        assert_eq!(hand.introduce(&whole[..10]), 10);
+        assert_eq!(hand.introduce(&whole[10..]), header.len() - 10);
+        assert_eq!(hand.introduce(&hello), 0, "none follows");
+        assert!(hand.connection().is_handshaking() && hand.sent[0].is_empty());
+        hand.receive(hello.clone());
+        assert!(!hand.sent[0].is_empty());
     }
     let mut plain = Hand::new(GREETING);
-    assert!(!plain.connection().has_begun_handshake());
-    plain.receive(hello[..1].to_vec());
-    assert!(plain.connection().has_begun_handshake());
+    assert_eq!(plain.introduce(&headers()[0]), 0);
     assert_eq!(plain.connection().via(), None);
+    let mut refused = Hand::introduced(GREETING);
+    assert_eq!(refused.introduce(&hello), hello.len(), "nothing is left");
+    assert_eq!(refused.closed, Some(CloseReason::ProxyHeaderInvalid));
 }
 
 #[test]

@@ -111,11 +111,6 @@ impl Handshake {
         })
     }
 
-    /// Whether anything has come.
-    pub fn has_begun(&self) -> bool {
-        self.received > 0
-    }
-
     /// Takes all of `input`. What must be sent is appended to `out`, in failure too (the alert).
     ///
     /// After [`Progress::Established`] bytes that came behind the client's Finished wait in
