@@ -27,10 +27,10 @@ impl Connection {
         let mut connection = Self::new(acceptor, settings, addresses, unique_id, context);
         connection.via = Some(Box::new(addresses.client));
         connection.stage = match std::mem::replace(&mut connection.stage, Stage::Closed(None)) {
-            Stage::Handshaking(handshake) => Stage::Introducing(Introducing {
+            Stage::Handshaking(handshake) => Stage::Introducing(Box::new(Introducing {
                 header: ProxyHeader::default(),
                 handshake,
-            }),
+            })),
             ended => ended,
         };
         connection

@@ -192,7 +192,7 @@ enum Stage {
     },
     Handshaking(Box<Handshake>),
     /// The header comes that says who the client is.
-    Introducing(Introducing),
+    Introducing(Box<Introducing>),
     Relaying {
         session: Box<Established>,
     },
