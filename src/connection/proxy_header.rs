@@ -272,6 +272,27 @@ fn check_tlvs(header: &[u8], mut at: usize) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// The polynomial 0x1edc6f41, its bits reversed.
+const CRC32C_POLYNOMIAL: u32 = 0x82f6_3b78;
+
+/// What each value of a byte comes to.
+static CRC32C: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let mut value = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            value = (value >> 1) ^ (CRC32C_POLYNOMIAL * (value & 1));
+            bit += 1;
+        }
+        table[byte] = value;
+        byte += 1;
+    }
+    table
+};
+
 /// CRC-32C (RFC 3720 section 12.1), a byte at a time.
 struct Crc32c(u32);
 
@@ -282,30 +303,10 @@ impl Default for Crc32c {
 }
 
 impl Crc32c {
-    /// The polynomial 0x1edc6f41, its bits reversed.
-    const POLYNOMIAL: u32 = 0x82f6_3b78;
-
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            #[expect(clippy::cast_possible_truncation, reason = "below 256")]
-            let mut value = byte as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                value = (value >> 1) ^ (Self::POLYNOMIAL * (value & 1));
-                bit += 1;
-            }
-            table[byte] = value;
-            byte += 1;
-        }
-        table
-    };
-
     fn add(&mut self, bytes: &[u8]) {
         for byte in bytes {
             let [low, ..] = self.0.to_le_bytes();
-            self.0 = (self.0 >> 8) ^ Self::TABLE[usize::from(low ^ byte)];
+            self.0 = (self.0 >> 8) ^ CRC32C[usize::from(low ^ byte)];
         }
     }
 
