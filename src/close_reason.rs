@@ -104,6 +104,8 @@ close_reasons! {
     PolicyUnmatched = "policy_unmatched", Client;
     /// The peer broke the protocol.
     ProtocolViolation = "protocol_violation", Client;
+    /// A load balancer sent no PROXY header, or none that can be accepted.
+    ProxyHeaderInvalid = "proxy_header_invalid", Client;
     /// A record is longer than the protocol allows.
     RecordTooLong = "record_too_long", Client;
     /// No CRL says whether the client's certificate is revoked, or the one that would has expired.

@@ -108,6 +108,15 @@ pub const CONNECT_ATTEMPTS_MAX: usize = 3;
 /// Bytes of a PROXY v2 header (its length field has 16 bits).
 pub const GREETING_MAX: usize = 16 + u16::MAX as usize;
 
+/// Bytes of a PROXY v1 header that is accepted, CRLF included (PROXY protocol section 2.1).
+pub const PROXY_HEADER_V1_MAX: usize = 107;
+
+/// Bytes of a PROXY header that is accepted in front of TLS.
+pub const PROXY_HEADER_MAX: usize = 4096;
+
+/// Networks of load balancers of a listener.
+pub const PROXY_NETWORKS_MAX: usize = 256;
+
 /// Events that wait for the control plane per shard (access lines, refusals).
 pub const REPORT_QUEUE_LEN: usize = 4096;
 
@@ -174,4 +183,5 @@ const _: () = assert!(RECORD_BODY_MAX_TLS12 + RECORD_HEADER_LEN < BLOCK_LEN);
 const _: () = assert!(RECORDS_PER_KEY_MAX < 23_726_566, "2^24.5");
 const _: () = assert!(HANDSHAKES_PER_SHARD <= CONNECTIONS_PER_SHARD);
 const _: () = assert!(CONNECTIONS_PER_SHARD <= CONNECTIONS_PER_SHARD_MAX);
+const _: () = assert!(PROXY_HEADER_V1_MAX <= PROXY_HEADER_MAX && PROXY_HEADER_MAX < BLOCK_LEN);
 const _: () = assert!(PEM_BYTES_MAX <= CRL_DIRECTORY_BYTES_MAX);

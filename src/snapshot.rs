@@ -27,7 +27,7 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, ShardPlan, Tenure,
+    Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, Network, ShardPlan, Tenure,
     Timeouts, UpstreamAddress,
 };
 pub use crate::tls::disclosure::to as disclose_secrets;
@@ -78,6 +78,8 @@ pub struct Listener {
     /// With the same indices as the acceptor's routes.
     pub routes: Vec<RouteTarget>,
     pub greeting: Greeting,
+    /// Where connections come from that begin with a PROXY header.
+    pub accept_proxy: Vec<Network>,
     pub timeouts: Timeouts,
     pub tenure: Tenure,
 }
@@ -95,9 +97,16 @@ impl Listener {
             acceptor: self.acceptor.for_shard()?,
             routes: self.routes.iter().map(route).collect(),
             greeting: self.greeting,
+            accept_proxy: self.accept_proxy.clone(),
             timeouts: self.timeouts,
             tenure: self.tenure,
         })
+    }
+
+    /// Whether a connection from `peer` begins with a PROXY header.
+    pub fn is_introduced(&self, peer: SocketAddr) -> bool {
+        let mut networks = self.accept_proxy.iter();
+        networks.any(|network| network.contains(peer.ip()))
     }
 
     /// Whether anybody but the owner of this reference holds the listener or a part of it.
@@ -299,9 +308,25 @@ fn load_listener(
         acceptor,
         routes: targets.collect(),
         greeting: config.greeting,
+        accept_proxy: accept_proxy(config, files),
         timeouts: config.timeouts,
         tenure: config.tenure,
     })
+}
+
+/// The networks of the listener's load balancers; warns where anybody could be one.
+fn accept_proxy(config: &ListenerConfig, files: &mut Files<'_>) -> Vec<Network> {
+    let settings = config.accept_proxy.iter();
+    for setting in settings
+        .clone()
+        .filter(|setting| setting.network.is_everyone())
+    {
+        files.warn(setting.place.error(
+            "whoever connects may claim to come from any address",
+            "name the networks of the load balancers alone",
+        ));
+    }
+    settings.map(|setting| setting.network).collect()
 }
 
 fn load_route(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::document::{Entry, Table};
 use super::route::{Names, RouteSettings};
-use super::{Greeting, ListenerConfig, MinVersion, RouteConfig, Tenure, Timeouts};
+use super::{Greeting, ListenerConfig, MinVersion, RouteConfig, Tenure, Timeouts, network};
 use crate::limits::ROUTES_PER_LISTENER_MAX;
 
 const ADDRESS_EXAMPLE: &str = "address = \"0.0.0.0:8443\"";
@@ -38,6 +38,7 @@ impl Listeners {
         let timeouts = timeouts(&table);
         let tenure = tenure(&table);
         let greeting = greeting(&table);
+        let accept_proxy = network::networks(&table, "accept_proxy");
         let alpn = table
             .entry("alpn")
             .map(|entry| alpn(&entry))
@@ -57,6 +58,7 @@ impl Listeners {
             alpn,
             min_version: min_version.unwrap_or_default(),
             greeting,
+            accept_proxy,
             timeouts,
             tenure,
         });

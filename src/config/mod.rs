@@ -9,6 +9,7 @@ mod document;
 mod error;
 mod format;
 mod listener;
+mod network;
 mod process;
 mod route;
 mod rule;
@@ -28,6 +29,7 @@ use crate::trust::spiffe::TrustDomainName;
 pub use admin::AdminOptions;
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
+pub use network::Network;
 
 /// A configuration whose every value is of the right form and within its range.
 #[derive(Clone, Debug)]
@@ -63,6 +65,8 @@ pub struct ListenerConfig {
     pub alpn: Vec<Vec<u8>>,
     pub min_version: MinVersion,
     pub greeting: Greeting,
+    /// Where connections come from that begin with a PROXY header.
+    pub accept_proxy: Vec<NetworkSetting>,
     pub timeouts: Timeouts,
     pub tenure: Tenure,
 }
@@ -97,6 +101,13 @@ pub struct RouteConfig {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FileSetting {
     pub path: PathBuf,
+    pub place: Place,
+}
+
+/// An IP network, and where the configuration names it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NetworkSetting {
+    pub network: Network,
     pub place: Place,
 }
 

@@ -41,7 +41,7 @@ impl Connection {
                 self.stage = Stage::Closed(session);
                 return;
             }
-            Stage::Handshaking(_) => None,
+            Stage::Handshaking(_) | Stage::Introducing(_) => None,
             Stage::Connecting { mut session, .. } | Stage::Relaying { mut session } => {
                 session.records.release(context.pool);
                 Some(session)
@@ -58,7 +58,7 @@ impl Connection {
     pub(super) fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) {
         match self.stage {
             Stage::Closed(_) | Stage::Closing(_) => {}
-            Stage::Handshaking(_) => self.close(reason, context),
+            Stage::Handshaking(_) | Stage::Introducing(_) => self.close(reason, context),
             Stage::Connecting { .. } | Stage::Relaying { .. } => {
                 self.end_with_alert(reason, AlertDescription::CloseNotify, context);
             }
@@ -131,7 +131,7 @@ impl Connection {
 
     fn begin(&mut self, reason: CloseReason, waits_for: Side, context: &mut Context<'_>) {
         let session = match std::mem::replace(&mut self.stage, Stage::Closed(None)) {
-            Stage::Handshaking(_) => None,
+            Stage::Handshaking(_) | Stage::Introducing(_) => None,
             Stage::Connecting { mut session, .. } | Stage::Relaying { mut session } => {
                 session.records.release(context.pool);
                 if waits_for == Side::Client {

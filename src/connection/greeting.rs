@@ -20,15 +20,11 @@ use std::net::SocketAddr;
 use rustls::ProtocolVersion;
 
 use super::Addresses;
+use super::proxy_header::{PROXY, SIGNATURE, TCP_OVER_IPV4, TCP_OVER_IPV6, VERSION_2};
 use crate::block::Block;
 use crate::limits::GREETING_MAX;
 use crate::tls::Established;
 use crate::trust::Identity;
-
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-const VERSION_2_PROXY: u8 = 0x21;
-const TCP_OVER_IPV4: u8 = 0x11;
-const TCP_OVER_IPV6: u8 = 0x21;
 
 const TYPE_ALPN: u8 = 0x01;
 const TYPE_AUTHORITY: u8 = 0x02;
@@ -80,7 +76,7 @@ pub fn encode(told: &Told<'_>, out: &mut Block) -> Result<(), TooLong> {
 
 fn write(told: &Told<'_>, writer: &mut Writer<'_>) -> Result<(), TooLong> {
     writer.bytes(&SIGNATURE)?;
-    writer.bytes(&[VERSION_2_PROXY, family(told.addresses)])?;
+    writer.bytes(&[VERSION_2 | PROXY, family(told.addresses)])?;
     writer.measured(|writer| {
         write_addresses(told.addresses, writer)?;
         let session = told.session;

@@ -34,7 +34,7 @@ impl Connection {
         }
     }
 
-    fn handshake(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
+    pub(super) fn handshake(&mut self, bytes: &mut [u8], context: &mut Context<'_>) {
         let Stage::Handshaking(handshake) = &mut self.stage else {
             return;
         };

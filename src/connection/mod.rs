@@ -2,7 +2,7 @@
 //! out. It knows no socket and no ring.
 //!
 //! ```text
-//! Handshaking -> Connecting -> Relaying -> Closing -> Closed
+//! [Introducing ->] Handshaking -> Connecting -> Relaying -> Closing -> Closed
 //! ```
 //!
 //! A driver feeds [`Event`]s to [`Connection::on`], carries out the [`Action`]s in the order given,
@@ -13,6 +13,8 @@
 mod closing;
 pub mod greeting;
 mod handshaking;
+mod introducing;
+pub mod proxy_header;
 mod relay;
 mod relaying;
 
@@ -29,6 +31,7 @@ use crate::trust::domain::Refusal;
 use crate::trust::{Authorized, Identity};
 
 use closing::Closing;
+use introducing::Introducing;
 use relay::Direction;
 
 /// The two sockets of a connection.
@@ -131,7 +134,7 @@ pub struct Settings {
 }
 
 /// Where a connection came from and where to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Addresses {
     pub client: SocketAddr,
     pub local: SocketAddr,
@@ -162,6 +165,8 @@ pub struct Connection {
     outbound: Direction,
     settings: Arc<Settings>,
     addresses: Addresses,
+    /// The load balancer that introduces the client.
+    via: Option<Box<SocketAddr>>,
     unique_id: u128,
     deadline: Instant,
     refused: Option<Box<Refused>>,
@@ -186,6 +191,8 @@ enum Stage {
         unanswered: bool,
     },
     Handshaking(Box<Handshake>),
+    /// The header comes that says who the client is.
+    Introducing(Box<Introducing>),
     Relaying {
         session: Box<Established>,
     },
@@ -207,6 +214,7 @@ impl Connection {
             outbound: Direction::new(Side::Upstream),
             settings,
             addresses,
+            via: None,
             unique_id,
             deadline,
             refused: None,
@@ -238,6 +246,7 @@ impl Connection {
                 Stage::Closing(_) => self.on_closing(event, context),
                 Stage::Connecting { .. } | Stage::Relaying { .. } => self.on_open(event, context),
                 Stage::Handshaking(_) => self.on_handshaking(event, context),
+                Stage::Introducing(_) => self.on_introducing(event, context),
             },
         }
     }
@@ -250,9 +259,9 @@ impl Connection {
         }
     }
 
-    /// Whether the handshake is still going on.
+    /// Whether the handshake is still going on, or still to begin.
     pub fn is_handshaking(&self) -> bool {
-        matches!(self.stage, Stage::Handshaking(_))
+        matches!(self.stage, Stage::Handshaking(_) | Stage::Introducing(_))
     }
 
     /// Whether a client that was let in is being served.
@@ -277,6 +286,7 @@ impl Connection {
         matches!(self.stage, Stage::Closed(_))
     }
 
+    /// Those of its socket, or what the load balancer says they are.
     pub fn addresses(&self) -> Addresses {
         self.addresses
     }
@@ -296,7 +306,7 @@ impl Connection {
             Stage::Connecting { session, .. } | Stage::Relaying { session } => Some(session),
             Stage::Closed(session) => session.as_deref(),
             Stage::Closing(closing) => closing.session.as_deref(),
-            Stage::Handshaking(_) => None,
+            Stage::Handshaking(_) | Stage::Introducing(_) => None,
         }
     }
 
@@ -330,7 +340,10 @@ impl Connection {
             Stage::Connecting { session, .. } | Stage::Relaying { session } => {
                 session.records.kept_len()
             }
-            Stage::Closed(_) | Stage::Closing(_) | Stage::Handshaking(_) => 0,
+            Stage::Closed(_)
+            | Stage::Closing(_)
+            | Stage::Handshaking(_)
+            | Stage::Introducing(_) => 0,
         }
     }
 
@@ -346,7 +359,10 @@ impl Connection {
         match &self.stage {
             Stage::Closed(_) => false,
             Stage::Closing(closing) => closing.waits_for == side,
-            Stage::Connecting { .. } | Stage::Handshaking(_) | Stage::Relaying { .. } => true,
+            Stage::Connecting { .. }
+            | Stage::Handshaking(_)
+            | Stage::Introducing(_)
+            | Stage::Relaying { .. } => true,
         }
     }
 
@@ -380,6 +396,8 @@ impl Connection {
             Stage::Closing(_) => self.closing_sent(side, context),
             Stage::Connecting { .. } | Stage::Relaying { .. } => self.relay_sent(side, context),
             Stage::Handshaking(_) => self.outbound.pump(Side::Client, context),
+            // Nothing was sent yet.
+            Stage::Introducing(_) => {}
         }
     }
 
@@ -391,7 +409,9 @@ impl Connection {
                     self.close_now(context);
                 }
             }
-            (Stage::Handshaking(_), _) => self.close(CloseReason::ClientGoneInHandshake, context),
+            (Stage::Handshaking(_) | Stage::Introducing(_), _) => {
+                self.close(CloseReason::ClientGoneInHandshake, context);
+            }
             (_, Side::Client) => self.client_reset(context),
             (_, Side::Upstream) => self.upstream_failed(error, context),
         }

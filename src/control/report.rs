@@ -26,6 +26,8 @@ enum Weight {
     Noise,
     /// A client that was turned away.
     Refused,
+    /// A load balancer did not say who its client is.
+    Unintroduced,
     /// A client that was let in once, and would not be any more.
     Withdrawn,
 }
@@ -35,6 +37,7 @@ fn weight(report: &Report) -> Weight {
         return match (report.reason, report.reason.blame()) {
             (CloseReason::ClientGoneInHandshake | CloseReason::NotTls, _) => Weight::Noise,
             (CloseReason::Drained | CloseReason::Shutdown, _) => Weight::Access,
+            (CloseReason::ProxyHeaderInvalid, _) => Weight::Unintroduced,
             (_, Blame::Client) => Weight::Refused,
             (_, Blame::Nobody | Blame::Ringgate | Blame::Upstream) => Weight::Failed,
         };
@@ -127,6 +130,7 @@ pub(super) fn log(report: &Report, access: Option<&mut AccessLog>) {
                 reason = report.reason.label(),
                 listener = escaped(&report.listener),
                 peer = %report.peer,
+                via = report.via.map(|balancer| balancer.to_string()),
                 connection = format!("{:032x}", report.unique_id),
                 subject = identity.map(|identity| escaped(&identity.subject)),
                 sans = identity.and_then(Identity::alternative_names).as_deref().map(escaped),
@@ -146,6 +150,7 @@ pub(super) fn log(report: &Report, access: Option<&mut AccessLog>) {
     }
     match weight(report) {
         Weight::Refused => line!(warn, "client refused"),
+        Weight::Unintroduced => line!(warn, "no PROXY header from a load balancer"),
         Weight::Withdrawn => line!(warn, "client no longer let in"),
         Weight::Failed => line!(warn, "connection failed"),
         Weight::Access => {
@@ -261,6 +266,7 @@ mod tests {
             detail: "no rule".to_owned(),
             listener: Arc::from("front"),
             peer: "192.0.2.7:4711".parse().unwrap(),
+            via: None,
             unique_id: 0xabc,
             server_name: Some(Arc::from("app.example")),
             identity: Some(Arc::new(identity())),
@@ -404,6 +410,35 @@ mod tests {
         }
         assert!(!said(0, 0, LogLevel::Info));
         assert!(said(0, 0, LogLevel::Debug));
+    }
+
+    #[test]
+    fn a_load_balancer_that_introduces_nobody_is_named() {
+        let report = Report {
+            reason: CloseReason::ProxyHeaderInvalid,
+            detail: "no PROXY header".to_owned(),
+            peer: "10.0.0.9:4711".parse().unwrap(),
+            via: Some("10.0.0.9:4711".parse().unwrap()),
+            identity: None,
+            ..refused()
+        };
+        let text = lines(LogFormat::Human, &report, false);
+        assert!(
+            text.contains("WARN") && text.contains("from a load balancer"),
+            "{text}"
+        );
+        assert!(text.contains("via=\"10.0.0.9:4711\""), "{text}");
+        // And who was served through one, with both addresses.
+        let report = Report {
+            via: report.via,
+            ..served(CloseReason::Complete)
+        };
+        let text = lines(LogFormat::Human, &report, true);
+        assert!(
+            text.contains("peer=192.0.2.7:4711 via=\"10.0.0.9:4711\""),
+            "{text}"
+        );
+        assert!(!lines(LogFormat::Human, &served(CloseReason::Complete), true).contains("via"));
     }
 
     #[test]

@@ -127,7 +127,12 @@ impl Shard {
         let unique_id = u128::from(self.identifier_prefix) << 64
             | u128::from(self.id) << 48
             | u128::from(self.accepted);
-        let connection = Connection::new(
+        let begin = if front.listener.is_introduced(peer) {
+            Connection::introduced
+        } else {
+            Connection::new
+        };
+        let connection = begin(
             &front.listener.acceptor,
             front.settings.clone(),
             Addresses {

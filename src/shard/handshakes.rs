@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::pressure;
-use crate::connection::{Event, Side};
+use crate::connection::{Context, Event, Side};
 use crate::limits::BLOCK_LEN;
 use crate::ring::Received;
 use crate::trust::tally;
@@ -107,7 +107,14 @@ impl Shard {
         if !entry.connection.is_handshaking() {
             return false;
         }
-        let len = self.ring.received(buffer).len();
+        let header = self.introduce(key, buffer);
+        let len = self.ring.received(buffer).len() - header;
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return false;
+        };
+        if len == 0 {
+            return true;
+        }
         if entry.waiting.len() + len > BLOCK_LEN {
             // A connection is never given more at once than a receive can bring.
             self.handshakes.forget(key);
@@ -122,8 +129,23 @@ impl Shard {
         if entry.waiting.is_empty() {
             self.handshakes.push(key, entry.has_begun);
         }
-        entry.waiting.extend_from_slice(self.ring.received(buffer));
+        let sent = &self.ring.received(buffer)[header..];
+        entry.waiting.extend_from_slice(sent);
         true
+    }
+
+    /// Takes the header that a load balancer sends in front of a handshake; how many bytes of it came.
+    fn introduce(&mut self, key: u32, buffer: &Received) -> usize {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return 0;
+        };
+        let mut context = Context {
+            now: self.now,
+            pool: &mut self.pool,
+            actions: &mut self.actions,
+        };
+        let bytes = self.ring.received(buffer);
+        entry.connection.introduce(bytes, &mut context)
     }
 
     /// Goes on with handshakes for a part of the turn.

@@ -95,6 +95,8 @@ pub struct Report {
     pub detail: String,
     pub listener: Arc<str>,
     pub peer: SocketAddr,
+    /// The load balancer that the connection came from, where it had to say who the peer is.
+    pub via: Option<SocketAddr>,
     /// Names the connection to the upstream too (PP2_TYPE_UNIQUE_ID).
     pub unique_id: u128,
     pub server_name: Option<Arc<str>>,

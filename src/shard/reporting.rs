@@ -42,6 +42,7 @@ impl Shard {
                 .unwrap_or_default(),
             listener: Arc::clone(&listener.name),
             peer: connection.addresses().client,
+            via: connection.via(),
             unique_id: connection.unique_id(),
             server_name: refused
                 .and_then(|refused| refused.server_name.clone())

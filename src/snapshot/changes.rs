@@ -173,6 +173,7 @@ fn listener(
         alpn,
         min_version,
         greeting,
+        accept_proxy,
         timeouts,
         tenure: Tenure {
             until_expiry,
@@ -187,6 +188,11 @@ fn listener(
     });
     own.change("min_version", &old.min_version, min_version);
     own.change("proxy_protocol", &old.greeting, greeting);
+    let [before, after] = [&old.accept_proxy, accept_proxy]
+        .map(|settings| -> Vec<_> { settings.iter().map(|setting| setting.network).collect() });
+    own.change_as("accept_proxy", &before, &after, |all| {
+        format!("[{}]", list(all))
+    });
     change_timeouts(&mut own, &old.timeouts, timeouts);
     let old_tenure = &old.tenure;
     own.change("close_on_expiry", &old_tenure.until_expiry, until_expiry);

@@ -68,6 +68,10 @@ impl<'a> Files<'a> {
         }
     }
 
+    pub(super) fn warn(&mut self, warning: ConfigError) {
+        self.warnings.push(warning);
+    }
+
     /// Errors and warnings.
     pub(super) fn into_findings(mut self) -> (Vec<ConfigError>, Vec<ConfigError>) {
         self.warnings.extend(self.expiries.warnings(self.now()));

@@ -90,6 +90,10 @@ fn listeners_come_go_and_change() {
         ("min_version = \"1.2\"", "min_version Tls13 -> Tls12 (f)"),
         ("proxy_protocol = \"off\"", "(f)"),
         (
+            "accept_proxy = [\"10.0.0.0/8\", \"fd00::1\"]",
+            "accept_proxy [] -> [10.0.0.0/8, fd00::1/128] (f)",
+        ),
+        (
             "balance = \"least-connections\"",
             "balance RoundRobin -> LeastConnections (f)",
         ),

@@ -11,6 +11,7 @@ mod changes;
 mod explain;
 mod files;
 mod listeners;
+mod networks;
 mod program;
 mod resumption;
 mod revocation;

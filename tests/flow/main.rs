@@ -1,6 +1,8 @@
 //! Whole connections: real clients on loopback through a running terminator to real upstreams.
 
 mod flood;
+#[path = "../common/introduction.rs"]
+mod introduction;
 #[path = "../common/pem.rs"]
 mod pem;
 #[path = "../common/pki.rs"]
@@ -17,6 +19,7 @@ mod layout;
 mod memory;
 mod pressure;
 mod protocol;
+mod proxied;
 mod refusal;
 mod relay;
 mod reload;

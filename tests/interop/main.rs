@@ -13,6 +13,7 @@ mod pki;
 mod program;
 mod scenario;
 
+mod balancers;
 mod curl_nginx;
 mod gnutls;
 #[cfg(feature = "mimalloc")]

@@ -33,6 +33,23 @@ const TLVS: &[&str] = &[
     "tlv_0xe3",
 ];
 
+/// The line that loads the stream module, empty where it is built in. `None` where it is not
+/// installed.
+pub fn load_stream(program: &Path) -> Option<String> {
+    let built_in = version(program).contains("--with-stream ");
+    let module = STREAM_MODULES
+        .iter()
+        .find(|module| Path::new(module).exists());
+    match (built_in, module) {
+        (true, _) => Some(String::new()),
+        (false, Some(module)) => Some(format!("load_module {module};")),
+        (false, None) => {
+            program::skip("nginx's stream module is not installed");
+            None
+        }
+    }
+}
+
 /// A running nginx.
 pub struct Nginx {
     pub address: SocketAddr,
@@ -73,18 +90,7 @@ impl Nginx {
             program::skip("this nginx's stream module reads no PROXY header with TLVs");
             return None;
         }
-        let built_in = version.contains("--with-stream ");
-        let module = STREAM_MODULES
-            .iter()
-            .find(|module| Path::new(module).exists());
-        let load = match (built_in, module) {
-            (true, _) => String::new(),
-            (false, Some(module)) => format!("load_module {module};"),
-            (false, None) => {
-                program::skip("nginx's stream module is not installed");
-                return None;
-            }
-        };
+        let load = load_stream(&program::find("nginx")?)?;
         Self::start("stream", &load, |address, _| {
             format!("server {{ listen {address} proxy_protocol; proxy_pass {upstream}; }}")
         })

@@ -56,7 +56,8 @@ impl Client {
             hung_up: false,
             reached: 0,
             got: 0,
-            wire_len: 0,
+            // Who introduces it speaks first.
+            wire_len: scenario.header.len(),
             flushes: 0,
             finished_at: None,
             records: Vec::new(),

@@ -59,6 +59,9 @@ impl World<'_> {
 
     /// The end of a handshake that just failed.
     pub fn ending_by_refusal(&self) -> Ending {
+        if self.scenario.lacks_header() {
+            return Ending::Exactly(CloseReason::ProxyHeaderInvalid);
+        }
         match self.scenario.who.refusal() {
             Some((reason, _)) if matches!(self.scenario.opening, Opening::Tls) => {
                 Ending::Exactly(reason)

@@ -10,6 +10,7 @@ use ringgate::close_reason::CloseReason;
 use ringgate::connection::{
     Action, Addresses, Connection, Context, Event, Greeting, Settings, Side,
 };
+use ringgate::tls::Acceptor;
 use rustls::ClientConnection;
 
 use crate::cast::{Cast, Who};
@@ -29,8 +30,20 @@ pub struct Hand {
     pub closed: Option<CloseReason>,
 }
 
+/// How a connection begins.
+type Begin = fn(&Acceptor, Arc<Settings>, Addresses, u128, &mut Context<'_>) -> Connection;
+
 impl Hand {
     pub fn new(greeting: Greeting) -> Self {
+        Self::begin(greeting, Connection::new)
+    }
+
+    /// One that a load balancer introduces.
+    pub fn introduced(greeting: Greeting) -> Self {
+        Self::begin(greeting, Connection::introduced)
+    }
+
+    fn begin(greeting: Greeting, begin: Begin) -> Self {
         let settings = Settings {
             greeting,
             handshake_timeout: Duration::from_secs(10),
@@ -51,7 +64,7 @@ impl Hand {
         let acceptor = &Cast::get().acceptor;
         let settings = Arc::new(settings);
         Self {
-            connection: Connection::new(acceptor, settings, addresses, UNIQUE_ID, &mut context),
+            connection: begin(acceptor, settings, addresses, UNIQUE_ID, &mut context),
             pool,
             now,
             sent: [Vec::new(), Vec::new()],
@@ -59,6 +72,10 @@ impl Hand {
             reads: [false; 2],
             closed: None,
         }
+    }
+
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// One receive from the client.
@@ -82,6 +99,23 @@ impl Hand {
                 _ => {}
             }
         }
+    }
+
+    /// What of `bytes` is taken as a header.
+    pub fn introduce(&mut self, bytes: &[u8]) -> usize {
+        let mut actions = Vec::new();
+        let mut context = Context {
+            now: self.now,
+            pool: &mut self.pool,
+            actions: &mut actions,
+        };
+        let taken = self.connection.introduce(bytes, &mut context);
+        for action in actions {
+            if let Action::Close(reason) = action {
+                self.closed = Some(reason);
+            }
+        }
+        taken
     }
 
     /// Lets the time pass until the connection wants to be told of it.

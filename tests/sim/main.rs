@@ -9,6 +9,7 @@ mod client;
 mod driver;
 mod ending;
 mod hand;
+mod proxied;
 mod regressions;
 mod rng;
 mod scenario;
@@ -20,6 +21,8 @@ mod upstream;
 mod wire;
 mod world;
 
+#[path = "../common/introduction.rs"]
+mod introduction;
 #[path = "../common/pki.rs"]
 mod pki;
 #[path = "../common/proxy_v2.rs"]

@@ -1,5 +1,6 @@
 //! What a seed means: who connects, what everybody does, and what goes wrong.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringgate::close_reason::CloseReason;
@@ -7,6 +8,7 @@ use ringgate::connection::Greeting;
 use ringgate::limits::BLOCK_LEN;
 
 use crate::cast::Who;
+use crate::introduction::{binary, block, line, tlv};
 use crate::rng::Rng;
 use crate::wire::{Cut, End, Trouble};
 
@@ -24,6 +26,8 @@ pub enum Kind {
     Connects,
     Garbage,
     KeyUpdates,
+    /// A load balancer is in front.
+    Proxied,
     Refused,
     SmallPool,
     Stalls,
@@ -33,7 +37,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Anything,
         Self::Calm,
         Self::ClientCut,
@@ -43,6 +47,7 @@ impl Kind {
         Self::Connects,
         Self::Garbage,
         Self::KeyUpdates,
+        Self::Proxied,
         Self::Refused,
         Self::SmallPool,
         Self::Stalls,
@@ -130,6 +135,11 @@ pub struct Scenario {
     pub who: Who,
     pub tls12: bool,
     pub opening: Opening,
+    /// A header that introduces the client must come in front of that.
+    pub introduced: bool,
+    pub header: Vec<u8>,
+    /// Where the client comes from by it.
+    pub claims: Option<SocketAddr>,
     pub greeting: Greeting,
     pub client_volume: usize,
     pub chunk_max: usize,
@@ -211,6 +221,9 @@ impl Scenario {
             who: Who::LetIn,
             tls12: rng.once_in(5),
             opening: Opening::Tls,
+            introduced: false,
+            header: Vec::new(),
+            claims: None,
             greeting: match rng.below(4) {
                 0 => Greeting::Off,
                 1 => Greeting::ProxyV2 {
@@ -291,6 +304,7 @@ impl Scenario {
                 self.key_update_flood = rng.once_in(4);
                 self.tls12 = false;
             }
+            Kind::Proxied => self.introduce(rng),
             Kind::Refused => self.who = rng.pick(&Who::REFUSED),
             Kind::SmallPool => self.pool = rng.below(7),
             Kind::Stalls => {
@@ -324,6 +338,28 @@ impl Scenario {
                 self.trouble[1].reset_drops = rng.once_in(2);
             }
         }
+    }
+}
+
+impl Scenario {
+    fn introduce(&mut self, rng: &mut Rng) {
+        let [client, local] = rng.pick(&[
+            ["192.0.2.7:4711", "198.51.100.1:443"],
+            ["[2001:db8::7]:4711", "[2001:db8::1]:443"],
+        ]);
+        let [client, local] = [client, local].map(|text| text.parse().unwrap());
+        let noise = rng.magnitude(1_000);
+        let tlvs = tlv(0xea, &rng.bytes(noise));
+        let claims = Some(client);
+        (self.header, self.claims) = match rng.below(6) {
+            0 => (Vec::new(), None),
+            1 => (b"PROXY UNKNOWN\r\n".to_vec(), None),
+            2 => (block(0x20, 0x11, &tlvs), None),
+            3 => (line(client, local), claims),
+            4 => (binary(client, local, &[]), claims),
+            _ => (binary(client, local, &tlvs), claims),
+        };
+        self.introduced = true;
     }
 }
 

@@ -16,7 +16,7 @@ use crate::world::World;
 const SEEDS: u64 = 10_000;
 
 /// Every end that the scenarios lead to.
-const REASONS: [CloseReason; 23] = [
+const REASONS: [CloseReason; 24] = [
     CloseReason::BadRecord,
     CloseReason::BufferLimit,
     CloseReason::CertificateExpired,
@@ -34,6 +34,7 @@ const REASONS: [CloseReason; 23] = [
     CloseReason::PolicyDenied,
     CloseReason::PolicyUnmatched,
     CloseReason::ProtocolViolation,
+    CloseReason::ProxyHeaderInvalid,
     CloseReason::RecordTooLong,
     CloseReason::Shutdown,
     CloseReason::UpstreamConnectTimeout,

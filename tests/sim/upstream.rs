@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use ringgate::connection::Greeting;
+use ringgate::connection::proxy_header::{Invalid, Progress, ProxyHeader};
+use ringgate::limits::PROXY_HEADER_MAX;
 
 use crate::proxy_v2::{self, Header};
 use crate::rng::Rng;
@@ -70,10 +72,26 @@ impl Upstream {
         match self.header_len {
             None | Some(0) => {}
             Some(len) => {
+                self.check_header_can_be_accepted(len, source);
                 let header = Header::read(&mut &self.got[..len]).unwrap();
                 assert_eq!(header.source, Some(source));
                 assert_eq!(header.text(proxy_v2::UNIQUE_ID), Some(unique_id));
                 assert_eq!(header.text(proxy_v2::SPIFFE_ID), Some(client_id));
+            }
+        }
+    }
+
+    /// A terminator behind this one would accept the header, where it is not too long for it.
+    fn check_header_can_be_accepted(&self, len: usize, source: SocketAddr) {
+        let progress = ProxyHeader::default().receive(&self.got);
+        match progress {
+            Ok(Progress::Complete { addresses, taken }) => {
+                assert_eq!(taken, len);
+                assert_eq!(addresses.map(|addresses| addresses.client), Some(source));
+            }
+            other => {
+                assert!(len > PROXY_HEADER_MAX);
+                assert_eq!(other, Err(Invalid::TooLong(len)));
             }
         }
     }

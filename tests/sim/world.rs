@@ -143,8 +143,12 @@ impl<'a> World<'a> {
             actions: &mut actions,
         };
         let settings = Arc::new(settings);
-        let connection =
-            Connection::new(&cast.acceptor, settings, addresses, UNIQUE_ID, &mut context);
+        let begin = if scenario.introduced {
+            Connection::introduced
+        } else {
+            Connection::new
+        };
+        let connection = begin(&cast.acceptor, settings, addresses, UNIQUE_ID, &mut context);
         let mut world = Self {
             scenario,
             client: Client::new(scenario, cast, &mut rng),
@@ -171,6 +175,7 @@ impl<'a> World<'a> {
             depth: 0,
         };
         world.sockets[0].open = true;
+        world.wires[0].send(&scenario.header);
         world.carry_out();
         world
     }

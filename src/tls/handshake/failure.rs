@@ -172,3 +172,7 @@ pub(super) fn looks_like_http(input: &[u8]) -> bool {
     ];
     METHODS.iter().any(|method| input.starts_with(method))
 }
+
+pub(super) fn looks_like_proxy(input: &[u8]) -> bool {
+    input.starts_with(b"PROXY ") || input.starts_with(b"\r\n\r\n\0\r\nQUIT\n")
+}

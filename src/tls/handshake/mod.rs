@@ -186,6 +186,8 @@ impl Handshake {
         {
             let what = if failure::looks_like_http(input) {
                 "plain HTTP where TLS is spoken: use https".to_owned()
+            } else if failure::looks_like_proxy(input) {
+                "a PROXY header from an address that accept_proxy does not name".to_owned()
             } else {
                 format!("the first bytes are no TLS handshake: {got:#04x} instead of {wanted:#04x}")
             };
