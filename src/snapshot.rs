@@ -8,6 +8,7 @@ mod crls;
 mod expiry;
 mod files;
 mod stek;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,14 +28,15 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, ShardPlan, Tenure,
-    Timeouts, UpstreamAddress,
+    Balance, Ejection, Greeting, HealthCheck, HttpCheck, LiveRevocation, LogFormat, LogLevel,
+    LogOptions, ShardPlan, Tenure, Timeouts, UpstreamAddress, UpstreamTreatment,
 };
 pub use changes::{Changes, needs_restart};
 pub use expiry::{Expiry, ExpiryKind};
 use files::Files;
 pub use files::read_chain;
 pub use stek::new_stek;
+pub use upstreams::{Endpoint, Figures, Health, Renewal, Rosters, State, Upstreams};
 
 /// Everything that shards need to know, read and checked.
 #[derive(Debug)]
@@ -111,6 +113,7 @@ pub struct RouteTarget {
     /// At least one.
     pub upstreams: Vec<UpstreamAddress>,
     pub balance: Balance,
+    pub treatment: UpstreamTreatment,
 }
 
 impl Snapshot {
@@ -290,6 +293,7 @@ fn load_listener(
         name: Arc::clone(&route.name),
         upstreams: route.upstreams.clone(),
         balance: route.balance,
+        treatment: route.treatment.clone(),
     });
     Some(Listener {
         name: Arc::clone(&config.name),

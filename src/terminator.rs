@@ -20,7 +20,7 @@ use crate::ring::{
 };
 use crate::shard::mailbox::{Change, Command, Inbox, Mailbox, mailbox};
 use crate::shard::{Parts, Shard};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Rosters, Snapshot, Upstreams};
 use sockets::{OfShard, Sockets};
 
 /// Why a terminator did not start.
@@ -101,7 +101,8 @@ impl Terminator {
             sockets,
             notes: lock_secret(snapshot).into_iter().collect(),
         };
-        for (shard, listeners) in listeners.into_iter().enumerate() {
+        let rosters = terminator.sockets.rosters(snapshot);
+        for (shard, (listeners, rosters)) in listeners.into_iter().zip(rosters).enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
             let (mailbox, inbox) = mailbox(waker.clone(), snapshot.log.access);
             let own = for_shard(snapshot)?;
@@ -119,6 +120,7 @@ impl Terminator {
                 clock: clock.clone(),
                 inbox,
                 waker,
+                rosters,
                 identifier_prefix,
             };
             let (thread, thread_id) = seed.spawn()?;
@@ -151,6 +153,11 @@ impl Terminator {
     /// What could not be had and is done without, each with its remedy.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Its upstreams, and how they are.
+    pub fn upstreams(&self) -> &Upstreams {
+        self.sockets.upstreams()
     }
 
     /// The shards' mailboxes.
@@ -238,6 +245,7 @@ struct Seed {
     clock: Clock,
     inbox: Inbox,
     waker: Waker,
+    rosters: Rosters,
     identifier_prefix: u64,
 }
 
@@ -282,6 +290,7 @@ impl Seed {
             clock: self.clock,
             inbox: self.inbox,
             waker: self.waker,
+            rosters: self.rosters,
             identifier_prefix: self.identifier_prefix,
         });
         let _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));

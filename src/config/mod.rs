@@ -11,6 +11,7 @@ mod listener;
 mod process;
 mod route;
 mod rule;
+mod upstream;
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::trust::spiffe::TrustDomainName;
 
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
+pub use upstream::{Ejection, HealthCheck, HttpCheck, UpstreamTreatment};
 
 /// A configuration whose every value is of the right form and within its range.
 #[derive(Clone, Debug)]
@@ -88,6 +90,7 @@ pub struct RouteConfig {
     /// At least one.
     pub upstreams: Vec<UpstreamAddress>,
     pub balance: Balance,
+    pub treatment: UpstreamTreatment,
 }
 
 /// A path that the configuration names, and where it does.

@@ -23,6 +23,7 @@ use crate::snapshot::{Limits, Snapshot};
 pub(super) enum Told {
     Drain(Duration),
     Install(u64),
+    Renew(usize),
     Stop,
 }
 
@@ -35,6 +36,7 @@ impl From<&Command> for Told {
         match command {
             Command::Drain { within } => Self::Drain(*within),
             Command::Install(installation) => Self::Install(installation.generation),
+            Command::Renew(renewals) => Self::Renew(renewals.len()),
             Command::Stop => Self::Stop,
         }
     }
@@ -124,6 +126,7 @@ pub(super) fn prepare(shards: usize) -> Box<Prepare<'static>> {
             snapshot: Arc::clone(snapshot),
             limits: snapshot.limits,
             sockets: Vec::new(),
+            rosters: Vec::new(),
         };
         Ok(Change {
             installations: (0..shards).map(|_| installation()).collect(),

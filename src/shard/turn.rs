@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::entry::Kind;
 use super::pressure::What;
+use super::upstreams::Choice;
 use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
 use crate::limits::BLOCK_LEN;
@@ -185,6 +186,15 @@ impl Shard {
             return;
         };
         entry.connect = None;
+        let route = entry.connection.session().map(|session| session.route);
+        let group = route.and_then(|route| entry.front.groups.get(route));
+        if let (Some(choice), Some(group)) = (&entry.choice, group) {
+            match &result {
+                Ok(()) => choice.answered(self.now),
+                Err(error) if is_own_fault(error) => choice.abandoned(),
+                Err(_) => group.failed(choice, self.now),
+            }
+        }
         if result.is_err() {
             self.close_socket(key, Side::Upstream);
         }
@@ -287,9 +297,14 @@ impl Shard {
             return;
         };
         let group = entry.front.groups.get(session.route);
-        let Some(upstream) = group.and_then(|group| group.choose(&mut entry.tried)) else {
-            let nothing_left = io::Error::from(io::ErrorKind::NotConnected);
-            return self.dispatch(key, Event::Connected(Err(nothing_left)));
+        let choice = group.map(|group| group.choose(&mut entry.tried, self.now));
+        let upstream = match choice {
+            Some(Choice::Upstream(upstream)) => upstream,
+            Some(Choice::Full) => return self.dispatch(key, Event::UpstreamsFull),
+            Some(Choice::Nothing) | None => {
+                let nothing_left = io::Error::from(io::ErrorKind::NotConnected);
+                return self.dispatch(key, Event::Connected(Err(nothing_left)));
+            }
         };
         self.inbox.counters().count_upstream_connect();
         let target = Arc::clone(&upstream.target);
@@ -303,6 +318,9 @@ impl Shard {
                 entry.connect = Some(operation);
             }
             Err(error) => {
+                if let Some(choice) = &entry.choice {
+                    choice.abandoned();
+                }
                 self.close_socket(key, Side::Upstream);
                 self.dispatch(key, Event::Connected(Err(error)));
             }
@@ -318,6 +336,9 @@ impl Shard {
         if side == Side::Upstream
             && let Some(choice) = entry.choice.take()
         {
+            if entry.connect.is_some() {
+                choice.abandoned();
+            }
             choice.release();
         }
         if side == Side::Upstream
@@ -359,4 +380,15 @@ impl Shard {
             self.admission.connection_done();
         }
     }
+}
+
+/// Whether a connect failed for something that this host ran out of.
+fn is_own_fault(error: &io::Error) -> bool {
+    // Linux's numbers; std has no kinds for the descriptors of a process and of the host.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory
+    ) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }

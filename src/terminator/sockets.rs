@@ -9,7 +9,7 @@ use crate::layout::{Layout, Shards, Steering as Choice};
 use crate::limits::ACCEPTS_IN_FLIGHT;
 use crate::ring::{Listener, Steering, raise_descriptor_limit};
 use crate::shard::mailbox::{Change, Installation, ListeningSocket};
-use crate::snapshot::{Limits, Snapshot};
+use crate::snapshot::{Limits, Rosters, Snapshot, Upstreams};
 
 /// Descriptors of the process beside connections: files, the control plane, rings.
 const OTHER_DESCRIPTORS: u64 = 256;
@@ -29,6 +29,7 @@ pub(super) struct Sockets {
     /// Slots of each ring's table of descriptors.
     table: u32,
     generation: u64,
+    upstreams: Upstreams,
 }
 
 /// What a shard accepts.
@@ -66,15 +67,19 @@ impl Sockets {
         snapshot: &Snapshot,
         layout: &Layout,
     ) -> Result<(Self, Vec<OfShard>), StartError> {
+        let serving = serving(layout);
+        let shards = serving.len();
         let mut sockets = Self {
-            shards: serving(layout),
+            shards: serving,
             by_cpu: layout.steering == Choice::Cpu,
             served: Vec::new(),
             bound: Vec::new(),
             table: slots(snapshot, snapshot.limits.connections),
             generation: 0,
+            upstreams: Upstreams::new(shards),
         };
         sockets.check_descriptors(snapshot)?;
+        sockets.check_upstreams(snapshot)?;
         let (bound, by_shard) = sockets.plan(snapshot)?;
         sockets.bound = bound;
         let by_shard = by_shard.into_iter().map(|sockets| {
@@ -97,6 +102,7 @@ impl Sockets {
     pub(super) fn change(&mut self, snapshot: &Arc<Snapshot>) -> Result<Change, StartError> {
         self.check_descriptors(snapshot)?;
         let (bound, by_shard) = self.plan(snapshot)?;
+        self.check_upstreams(snapshot)?;
         let own: Vec<Arc<Snapshot>> = (0..self.shards.len())
             .map(|_| super::for_shard(snapshot))
             .collect::<Result<_, _>>()?;
@@ -108,17 +114,42 @@ impl Sockets {
         let installations = by_shard
             .into_iter()
             .zip(own)
-            .map(|(sockets, own)| Installation {
+            .zip(self.rosters(snapshot))
+            .map(|((sockets, own), rosters)| Installation {
                 generation: self.generation,
                 snapshot: own,
                 limits,
                 sockets,
+                rosters,
             });
         Ok(Change {
             installations: installations.collect(),
             before,
             notes,
         })
+    }
+
+    fn check_upstreams(&self, snapshot: &Snapshot) -> Result<(), StartError> {
+        let checked = Upstreams::check(snapshot, |listener| self.serving(listener));
+        checked.map_err(StartError::Config)
+    }
+
+    /// What each shard is to be given of the upstreams of `snapshot`, which count from now on.
+    pub(super) fn rosters(&self, snapshot: &Snapshot) -> Vec<Rosters> {
+        let serving = |listener: &str| self.serving(listener);
+        self.upstreams.serve(snapshot, serving)
+    }
+
+    pub(super) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
+    /// Indices of the shards that serve this listener.
+    fn serving(&self, listener: &str) -> Vec<usize> {
+        let shards = 0..self.shards.len();
+        shards
+            .filter(|&shard| self.shards[shard].serves(listener))
+            .collect()
     }
 
     /// The addresses that are listened at, in the order of the configuration.
@@ -147,9 +178,7 @@ impl Sockets {
         let mut bound = Vec::new();
         let mut by_shard: Vec<_> = self.shards.iter().map(|_| Vec::new()).collect();
         for (index, listener) in snapshot.listeners.iter().enumerate() {
-            let serving: Vec<usize> = (0..self.shards.len())
-                .filter(|&shard| self.shards[shard].serves(&listener.name))
-                .collect();
+            let serving = self.serving(&listener.name);
             for &configured in &listener.addresses {
                 let kept = had.iter().position(|known| known.configured == configured);
                 let new = match kept.map(|kept| had.remove(kept)) {

@@ -13,6 +13,7 @@ mod world;
 mod aborts;
 mod ending;
 mod faults;
+mod health;
 mod layout;
 mod memory;
 mod pressure;
