@@ -111,6 +111,9 @@ pub const EJECTED_MAX: Duration = Duration::from_secs(300);
 /// Health checks of a process under way at once.
 pub const HEALTH_CHECKS_IN_FLIGHT_MAX: usize = 64;
 
+/// How long the first look-up of names may take, all of a configuration together.
+pub const LOOKUP_MAX: Duration = Duration::from_secs(10);
+
 /// Addresses of a name that are used.
 pub const ADDRESSES_PER_NAME_MAX: usize = 256;
 

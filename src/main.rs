@@ -197,13 +197,14 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     // What is started from here on inherits it; shards go where the layout says.
     control::log::notes(placement.keep_house().as_slice());
     // Before the shards: from their first connection on, somebody takes signals and reports.
-    let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
+    let mut control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
     let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout)
         .map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);
     control::log::notes(terminator.notes());
     control::log::started(&terminator.addresses());
+    control.look_after(terminator.upstreams());
     let (mailboxes, mut changer) = terminator.controls();
     let prepare = move |snapshot: &_| changer.prepare(snapshot).map_err(|e| e.to_string());
     let ending = control.run(mailboxes, source, Box::new(prepare));

@@ -7,6 +7,7 @@ mod changes;
 mod crls;
 mod expiry;
 mod files;
+mod names;
 mod stek;
 mod upstreams;
 
@@ -28,15 +29,19 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Ejection, Greeting, HealthCheck, HttpCheck, LiveRevocation, LogFormat, LogLevel,
-    LogOptions, ShardPlan, Tenure, Timeouts, UpstreamAddress, UpstreamTreatment,
+    Balance, Ejection, Greeting, HealthCheck, HostPort, HttpCheck, LiveRevocation, LogFormat,
+    LogLevel, LogOptions, ShardPlan, Tenure, Timeouts, UpstreamAddress, UpstreamSetting,
+    UpstreamTreatment,
 };
 pub use changes::{Changes, needs_restart};
 pub use expiry::{Expiry, ExpiryKind};
 use files::Files;
 pub use files::read_chain;
+pub use names::{Found, Lookup, LookupOver, Names};
 pub use stek::new_stek;
-pub use upstreams::{Endpoint, Figures, Health, Renewal, Rosters, State, Upstreams};
+pub use upstreams::{
+    Checked, Endpoint, Figures, Health, NameState, Renewal, Rosters, State, Upstreams,
+};
 
 /// Everything that shards need to know, read and checked.
 #[derive(Debug)]
@@ -57,6 +62,8 @@ pub struct Snapshot {
     /// Until when each server certificate, trust anchor and CRL counts; the first to expire first.
     /// CRLs that newer ones have replaced are not among them.
     pub expiries: Vec<Expiry>,
+    /// Where names of upstreams led when the snapshot was loaded; later they may lead elsewhere.
+    pub names: Names,
 }
 
 /// Bounds of one shard.
@@ -111,7 +118,7 @@ impl Listener {
 pub struct RouteTarget {
     pub name: Arc<str>,
     /// At least one.
-    pub upstreams: Vec<UpstreamAddress>,
+    pub upstreams: Vec<UpstreamSetting>,
     pub balance: Balance,
     pub treatment: UpstreamTreatment,
 }
@@ -139,6 +146,7 @@ impl Snapshot {
             // Those are the control plane's.
             warnings: Vec::new(),
             expiries: Vec::new(),
+            names: Names::default(),
         })
     }
 
@@ -185,6 +193,7 @@ impl Snapshot {
             live_revocation: config.live_revocation,
             warnings,
             expiries,
+            names: Names::default(),
         })
     }
 

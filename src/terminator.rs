@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, HostPort};
 use crate::layout::{Layout, Memory, Placement, Shard as Place, Shards};
 pub use crate::ring::checks as host_checks;
 use crate::ring::{
@@ -93,6 +93,8 @@ impl Terminator {
         clock: &Clock,
         layout: &Layout,
     ) -> Result<Self, StartError> {
+        // Where the configuration was read with its names looked up there is none left.
+        snapshot.look_up_names(None).map_err(lost_names)?;
         let (sockets, listeners) = Sockets::bind(snapshot, layout)?;
         let descriptors = sockets.table();
         let identifier_prefix = random_prefix();
@@ -296,6 +298,15 @@ impl Seed {
         let _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
         shard.run()
     }
+}
+
+/// Names of upstreams that lead nowhere.
+fn lost_names(lost: Vec<(HostPort, String)>) -> StartError {
+    let lost = lost.iter();
+    let lines = lost.map(|(name, problem)| {
+        format!("the upstream \"{name}\" cannot be looked up: {problem}; correct the name")
+    });
+    StartError::Config(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// What one shard works from.

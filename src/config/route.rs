@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::document::{Entry, Table};
 use super::upstream::{UPSTREAM_EXAMPLE, UpstreamSettings, upstreams};
 use super::{
-    Balance, BundleFiles, CertificateFiles, FileSetting, RouteConfig, UpstreamAddress, rule,
+    Balance, BundleFiles, CertificateFiles, FileSetting, RouteConfig, UpstreamSetting, rule,
 };
 use crate::trust::Policy;
 use crate::trust::domain::RevocationPolicy;
@@ -29,7 +29,7 @@ pub(super) struct RouteSettings {
     unknown_revocation: Option<RevocationPolicy>,
     expired_crl: Option<RevocationPolicy>,
     policy: Option<Policy>,
-    upstreams: Option<Vec<UpstreamAddress>>,
+    upstreams: Option<Vec<UpstreamSetting>>,
     balance: Option<Balance>,
     treatment: UpstreamSettings,
 }

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use super::UpstreamAddress;
 use super::document::{Entry, Table};
+use super::{UpstreamAddress, UpstreamSetting};
 use crate::limits::{CONNECTIONS_PER_SHARD_MAX, EJECTED_MAX};
 
 pub(super) const UPSTREAM_EXAMPLE: &str = "upstream = \"127.0.0.1:8080\"";
@@ -23,6 +23,19 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// A name that leads to upstreams, and the port of each.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct HostPort {
+    pub host: String,
+    pub port: u16,
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
 
 /// How the upstreams of a route are treated.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -216,7 +229,7 @@ fn statuses(entry: &Entry<'_>) -> Option<RangeInclusive<u16>> {
     }
 }
 
-pub(super) fn upstreams(entry: &Entry<'_>) -> Vec<UpstreamAddress> {
+pub(super) fn upstreams(entry: &Entry<'_>) -> Vec<UpstreamSetting> {
     let mut upstreams = Vec::new();
     for entry in entry.one_or_list() {
         let Some(upstream) = upstream(&entry) else {
@@ -230,39 +243,61 @@ pub(super) fn upstreams(entry: &Entry<'_>) -> Vec<UpstreamAddress> {
     upstreams
 }
 
-fn upstream(entry: &Entry<'_>) -> Option<UpstreamAddress> {
+fn upstream(entry: &Entry<'_>) -> Option<UpstreamSetting> {
     let text = entry.string(UPSTREAM_EXAMPLE)?;
     if let Some(path) = text.strip_prefix("unix:") {
-        return unix_upstream(entry, path);
+        return unix_upstream(entry, path).map(UpstreamSetting::Address);
     }
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() != 0 && !address.ip().is_unspecified() => {
-            Some(UpstreamAddress::Tcp(address))
+    let nowhere = || {
+        entry.report(
+            "is no address to connect to",
+            format!("write {UPSTREAM_EXAMPLE}"),
+        );
+    };
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        if address.port() == 0 || address.ip().is_unspecified() {
+            nowhere();
+            return None;
         }
-        Ok(_) => {
+        return Some(UpstreamSetting::Address(UpstreamAddress::Tcp(address)));
+    }
+    let name = text.rsplit_once(':').filter(|(host, _)| is_host_name(host));
+    match name.and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+        Some((_, 0)) => {
+            nowhere();
+            None
+        }
+        Some((host, port)) => Some(UpstreamSetting::Name(HostPort {
+            host: host.to_ascii_lowercase(),
+            port,
+        })),
+        None => {
             entry.report(
-                "is no address to connect to",
-                format!("write {UPSTREAM_EXAMPLE}"),
+                "is no IP address or name with a port",
+                "write \"127.0.0.1:8080\", \"[::1]:8080\", \"app.internal:8080\" or \
+                 \"unix:/run/app.sock\"",
             );
             None
         }
-        Err(_) => {
-            let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
-            let is_name = host.starts_with(|first: char| first.is_ascii_alphabetic());
-            if is_name && !host.contains(['/', ':']) {
-                entry.report(
-                    "is a DNS name, and this version does not look names up",
-                    "write the IP address and the port: \"10.0.0.5:8080\", \"[fd00::5]:8080\"",
-                );
-            } else {
-                entry.report(
-                    "is no IP address with a port",
-                    "write \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/app.sock\"",
-                );
-            }
-            None
-        }
     }
+}
+
+/// Whether it is a name to look up (RFC 1123 section 2.1; resolvers take underscores as well), and
+/// no mistyped IPv4 address.
+fn is_host_name(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        let mut bytes = label.bytes();
+        let is_edge = |byte: Option<u8>| byte != Some(b'-');
+        (1..=63).contains(&label.len())
+            && is_edge(label.bytes().next())
+            && is_edge(label.bytes().next_back())
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 253
+        && text.split('.').all(is_label)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn unix_upstream(entry: &Entry<'_>, path: &str) -> Option<UpstreamAddress> {

@@ -9,8 +9,10 @@ use super::loader::Source;
 use super::reload::{Cause, Prepare, Reloader};
 use super::shards::{Port, Shard, Spread};
 use super::signals::{Collected, Signal, Signals};
+use super::upstreams::Upkeep;
 use crate::clock::Clock;
 use crate::shard::mailbox::Command;
+use crate::snapshot::Upstreams;
 
 /// How often reports are collected and shards looked after.
 const TICK: Duration = Duration::from_millis(20);
@@ -64,6 +66,7 @@ pub struct Control {
     executor: LocalExecutor,
     signals: Signals,
     clock: Clock,
+    upkeep: Option<Upkeep>,
 }
 
 impl Control {
@@ -84,7 +87,13 @@ impl Control {
             executor,
             signals,
             clock,
+            upkeep: None,
         })
+    }
+
+    /// Has these upstreams looked after, too.
+    pub fn look_after(&mut self, upstreams: &Upstreams) {
+        self.upkeep = Some(Upkeep::new(upstreams.clone(), self.clock.clone()));
     }
 
     /// Looks after `shards`, which serve `source`, until all have ended: the first SIGTERM or SIGINT
@@ -100,9 +109,11 @@ impl Control {
             executor,
             signals,
             clock,
+            upkeep,
         } = &mut self;
         let reloader = Reloader::new(source, prepare, clock.clone());
         let mut keeper = Keeper::new(shards, reloader);
+        keeper.upkeep = upkeep.take();
         executor.run(async {
             let signals = signals.collect().unwrap_or_else(|error| {
                 tracing::error!(%error, "signals cannot be read; ending at once");
@@ -147,6 +158,7 @@ struct Keeper<'a, P> {
     reloader: Reloader<'a>,
     phase: Phase,
     is_shard_lost: bool,
+    upkeep: Option<Upkeep>,
 }
 
 impl<'a, P: Port> Keeper<'a, P> {
@@ -157,6 +169,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             reloader,
             phase: Phase::Serving,
             is_shard_lost: false,
+            upkeep: None,
         }
     }
 
@@ -222,6 +235,13 @@ impl<'a, P: Port> Keeper<'a, P> {
         for (number, shard) in self.shards.iter_mut().enumerate() {
             shard.log_reports(number, access);
             shard.send_unsent();
+        }
+        if let Some(upkeep) = &mut self.upkeep {
+            let renewals = upkeep.tick().into_iter();
+            let shards = self.shards.iter_mut().zip(renewals);
+            for (shard, renewals) in shards.filter(|(_, renewals)| !renewals.is_empty()) {
+                shard.command(Command::Renew(renewals));
+            }
         }
         match self.phase {
             Phase::Serving => self.reloader.tick(&mut self.shards),

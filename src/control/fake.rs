@@ -16,7 +16,7 @@ use crate::config::{
     LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::shard::mailbox::{Change, Command, Installation, Report, Review};
-use crate::snapshot::{Limits, Snapshot};
+use crate::snapshot::{Limits, Names, Snapshot};
 
 /// What a shard was told, in short.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -184,6 +184,7 @@ pub(super) fn loaded() -> Loaded {
         live_revocation: config.live_revocation,
         warnings: Vec::new(),
         expiries: Vec::new(),
+        names: Names::default(),
     };
     Loaded {
         config,

@@ -12,6 +12,7 @@ mod report;
 mod retired;
 mod shards;
 mod signals;
+mod upstreams;
 mod watch;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ pub use executor::{Control, ControlError, Ending};
 pub use loader::Source;
 pub use reload::Prepare;
 pub use shards::Port;
+pub use upstreams::Upkeep;
 
 /// How much of what expires is told; the rest has more time left than these.
 const EXPIRIES_TOLD: usize = 8;

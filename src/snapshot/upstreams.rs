@@ -3,10 +3,15 @@
 //! [`Upstreams`] is the control plane's and is locked there alone. A shard is handed [`Endpoint`]s:
 //! it reads their [`Health`] and writes its own [`Figures`], both without a lock.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::{Greeting, RouteTarget, Snapshot, UpstreamAddress, UpstreamTreatment};
+use super::{
+    Greeting, HealthCheck, HostPort, Snapshot, UpstreamAddress, UpstreamSetting, UpstreamTreatment,
+};
 
 /// Whether an upstream is well, by the control plane's checks. Only that writes. Aligned so that no
 /// other data shares a cache line with it.
@@ -131,6 +136,8 @@ pub struct State {
     pub listener: Arc<str>,
     pub route: Arc<str>,
     pub address: UpstreamAddress,
+    /// What led to the address, if it was a name.
+    pub name: Option<HostPort>,
     /// What health checks say; `None` where there are none.
     pub is_well: Option<bool>,
     pub connections_max: Option<usize>,
@@ -140,6 +147,36 @@ pub struct State {
     pub ejections: u64,
     /// Shards that leave it out now.
     pub ejected_by: usize,
+}
+
+/// A name of upstreams.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NameState {
+    pub name: HostPort,
+    /// Where it leads.
+    pub addresses: Vec<SocketAddr>,
+    /// Look-ups that failed since the first one, which did not.
+    pub failures: u64,
+}
+
+/// An upstream that is to be checked.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    pub listener: Arc<str>,
+    pub route: Arc<str>,
+    pub address: UpstreamAddress,
+    pub greeting: Greeting,
+    pub check: HealthCheck,
+    pub health: Arc<Health>,
+}
+
+impl Checked {
+    /// Whether this is the same upstream, checked in the same way.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.health, &other.health)
+            && self.check == other.check
+            && self.greeting == other.greeting
+    }
 }
 
 /// All upstreams of a terminator. Clones are the same.
@@ -152,6 +189,14 @@ struct Inner {
     /// Counts changes of `routes`.
     revision: u64,
     routes: Vec<Route>,
+    names: BTreeMap<HostPort, Leads>,
+}
+
+/// Where a name leads.
+#[derive(Clone, Debug, Default)]
+struct Leads {
+    addresses: Vec<SocketAddr>,
+    failures: u64,
 }
 
 /// A route that is served.
@@ -165,12 +210,14 @@ struct Route {
     treatment: UpstreamTreatment,
     /// Indices of the shards that serve it.
     shards: Vec<usize>,
+    settings: Vec<UpstreamSetting>,
     upstreams: Vec<Upstream>,
 }
 
 #[derive(Clone, Debug)]
 struct Upstream {
     address: UpstreamAddress,
+    name: Option<HostPort>,
     health: Arc<Health>,
     /// With the indices of the route's shards.
     figures: Vec<Arc<Figures>>,
@@ -183,6 +230,7 @@ impl Upstreams {
             shards,
             revision: 0,
             routes: Vec::new(),
+            names: BTreeMap::new(),
         })))
     }
 
@@ -198,9 +246,19 @@ impl Upstreams {
     ///
     /// What is wrong, with its remedy.
     pub fn check(snapshot: &Snapshot, serving: impl Fn(&str) -> Vec<usize>) -> Result<(), String> {
+        let names = snapshot.names.known();
         for listener in &snapshot.listeners {
             let shards = serving(&listener.name).len();
             for route in &listener.routes {
+                let unknown = |setting: &&UpstreamSetting| match setting {
+                    UpstreamSetting::Address(_) => false,
+                    UpstreamSetting::Name(name) => !names.contains_key(name),
+                };
+                if let Some(name) = route.upstreams.iter().find(unknown) {
+                    return Err(format!(
+                        "the upstream \"{name}\" was not looked up: Snapshot::look_up_names does"
+                    ));
+                }
                 if let Some(max) = route.treatment.connections_max
                     && max < shards
                 {
@@ -220,6 +278,7 @@ impl Upstreams {
     /// Those that were there before go on as they were.
     pub fn serve(&self, snapshot: &Snapshot, serving: impl Fn(&str) -> Vec<usize>) -> Vec<Rosters> {
         let mut inner = self.lock();
+        let names = inner.leads(snapshot);
         let mut routes = Vec::new();
         for (at, listener) in snapshot.listeners.iter().enumerate() {
             for (route_at, target) in listener.routes.iter().enumerate() {
@@ -230,19 +289,98 @@ impl Upstreams {
                     greeting: listener.greeting,
                     treatment: target.treatment.clone(),
                     shards: serving(&listener.name),
+                    settings: target.upstreams.clone(),
                     upstreams: Vec::new(),
                 };
                 let mut known = inner.routes.iter();
                 let known = known.find(|it| it.listener == route.listener && it.name == route.name);
-                route.upstreams = route.made_of(target, known);
+                let known = known.filter(|known| known.shards == route.shards);
+                route.upstreams = route.made_of(&names, known.map_or(&[], |it| &it.upstreams));
                 routes.push(route);
             }
         }
         inner.routes = routes;
+        inner.names = names;
         inner.revision += 1;
         (0..inner.shards)
             .map(|shard| inner.rosters(shard, snapshot))
             .collect()
+    }
+
+    /// Has a name lead to these addresses from now on; what each shard is to be given for it, or
+    /// `None` where that is nothing new.
+    pub fn set_addresses(
+        &self,
+        name: &HostPort,
+        addresses: Vec<SocketAddr>,
+    ) -> Option<Vec<Vec<Renewal>>> {
+        let mut inner = self.lock();
+        let leads = inner.names.get_mut(name)?;
+        if leads.addresses == addresses {
+            return None;
+        }
+        leads.addresses = addresses;
+        inner.revision += 1;
+        let mut renewals = vec![Vec::new(); inner.shards];
+        let Inner { routes, names, .. } = &mut *inner;
+        let setting = UpstreamSetting::Name(name.clone());
+        for route in routes
+            .iter_mut()
+            .filter(|it| it.settings.contains(&setting))
+        {
+            route.upstreams = route.made_of(names, &route.upstreams);
+            let (listener, at) = route.at;
+            for &shard in &route.shards {
+                renewals[shard].push(Renewal {
+                    listener,
+                    route: at,
+                    endpoints: route.endpoints(shard),
+                });
+            }
+        }
+        Some(renewals)
+    }
+
+    /// A look-up of a name failed.
+    pub fn count_lookup_failure(&self, name: &HostPort) {
+        if let Some(leads) = self.lock().names.get_mut(name) {
+            leads.failures += 1;
+        }
+    }
+
+    /// Where every name leads.
+    pub fn name_states(&self) -> Vec<NameState> {
+        let inner = self.lock();
+        let names = inner.names.iter().map(|(name, leads)| NameState {
+            name: name.clone(),
+            addresses: leads.addresses.clone(),
+            failures: leads.failures,
+        });
+        names.collect()
+    }
+
+    /// Counts changes of what there is to look after.
+    pub fn revision(&self) -> u64 {
+        self.lock().revision
+    }
+
+    /// Every name, and how often it is to be looked up.
+    pub fn names(&self) -> Vec<(HostPort, Duration)> {
+        let inner = self.lock();
+        let names = inner.names.keys().map(|name| {
+            let setting = UpstreamSetting::Name(name.clone());
+            let routes = inner.routes.iter();
+            let routes = routes.filter(|route| route.settings.contains(&setting));
+            let every = routes.map(|route| route.treatment.resolve_every).min();
+            (name.clone(), every.unwrap_or(Duration::MAX))
+        });
+        names.collect()
+    }
+
+    /// Every upstream that is to be checked.
+    pub fn checked(&self) -> Vec<Checked> {
+        let inner = self.lock();
+        inner.routes.iter().flat_map(Route::checked).collect()
     }
 
     /// How every upstream is.
@@ -254,6 +392,20 @@ impl Upstreams {
 }
 
 impl Inner {
+    /// Where the names of `snapshot` lead, as far as that is known: what was looked up last counts.
+    fn leads(&self, snapshot: &Snapshot) -> BTreeMap<HostPort, Leads> {
+        let loaded = snapshot.names.known().into_iter();
+        let names = loaded.map(|(name, addresses)| {
+            let known = self.names.get(&name).cloned();
+            let leads = known.unwrap_or(Leads {
+                addresses,
+                failures: 0,
+            });
+            (name, leads)
+        });
+        names.collect()
+    }
+
     /// What one shard is given.
     fn rosters(&self, shard: usize, snapshot: &Snapshot) -> Rosters {
         let listeners = snapshot.listeners.iter();
@@ -270,25 +422,67 @@ impl Inner {
 
 impl Route {
     /// Its upstreams, of which `known` has some already.
-    fn made_of(&self, target: &RouteTarget, known: Option<&Self>) -> Vec<Upstream> {
-        let upstreams = target.upstreams.iter().map(|address| {
-            let known = known.filter(|known| known.shards == self.shards);
-            let known = known.and_then(|known| {
-                let mut upstreams = known.upstreams.iter();
-                upstreams.find(|upstream| upstream.address == *address)
-            });
-            let upstream = known.cloned().unwrap_or_else(|| Upstream {
-                address: address.clone(),
+    fn made_of(&self, names: &BTreeMap<HostPort, Leads>, known: &[Upstream]) -> Vec<Upstream> {
+        let mut upstreams: Vec<Upstream> = Vec::new();
+        for setting in &self.settings {
+            let (name, addresses) = match setting {
+                UpstreamSetting::Address(address) => (None, vec![address.clone()]),
+                UpstreamSetting::Name(name) => {
+                    let leads = names.get(name).into_iter().flat_map(|it| &it.addresses);
+                    (
+                        Some(name),
+                        leads.copied().map(UpstreamAddress::Tcp).collect(),
+                    )
+                }
+            };
+            for address in addresses {
+                // Two names may lead to the same.
+                if !upstreams.iter().any(|upstream| upstream.address == address) {
+                    upstreams.push(self.upstream(address, name, known));
+                }
+            }
+        }
+        upstreams
+    }
+
+    fn upstream(
+        &self,
+        address: UpstreamAddress,
+        name: Option<&HostPort>,
+        known: &[Upstream],
+    ) -> Upstream {
+        let known = known.iter().find(|upstream| upstream.address == address);
+        let upstream = match known {
+            Some(known) => Upstream {
+                name: name.cloned(),
+                ..known.clone()
+            },
+            None => Upstream {
+                address,
+                name: name.cloned(),
                 health: Arc::default(),
                 figures: self.shards.iter().map(|_| Arc::default()).collect(),
-            });
-            if self.treatment.health_check.is_none() {
-                // Nobody would ever find it well again.
-                upstream.health.set(true);
-            }
-            upstream
-        });
-        upstreams.collect()
+            },
+        };
+        if self.treatment.health_check.is_none() {
+            // Nobody would ever find it well again.
+            upstream.health.set(true);
+        }
+        upstream
+    }
+
+    fn checked(&self) -> impl Iterator<Item = Checked> {
+        let check = self.treatment.health_check.iter();
+        check.flat_map(|check| {
+            self.upstreams.iter().map(|upstream| Checked {
+                listener: Arc::clone(&self.listener),
+                route: Arc::clone(&self.name),
+                address: upstream.address.clone(),
+                greeting: self.greeting,
+                check: check.clone(),
+                health: Arc::clone(&upstream.health),
+            })
+        })
     }
 
     fn endpoints(&self, shard: usize) -> Vec<Endpoint> {
@@ -316,6 +510,7 @@ impl Route {
                 listener: Arc::clone(&self.listener),
                 route: Arc::clone(&self.name),
                 address: upstream.address.clone(),
+                name: upstream.name.clone(),
                 is_well: self
                     .treatment
                     .health_check

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use super::StartError;
 use crate::layout::{Layout, Shards, Steering as Choice};
-use crate::limits::ACCEPTS_IN_FLIGHT;
+use crate::limits::{ACCEPTS_IN_FLIGHT, HEALTH_CHECKS_IN_FLIGHT_MAX};
 use crate::ring::{Listener, Steering, raise_descriptor_limit};
 use crate::shard::mailbox::{Change, Installation, ListeningSocket};
 use crate::snapshot::{Limits, Rosters, Snapshot, Upstreams};
 
 /// Descriptors of the process beside connections: files, the control plane, rings.
 const OTHER_DESCRIPTORS: u64 = 256;
+
+const _: () = assert!(HEALTH_CHECKS_IN_FLIGHT_MAX as u64 * 2 < OTHER_DESCRIPTORS);
 
 /// Slots of a ring's table beside those that its limits ask for.
 const SPARE_SLOTS: usize = 64;

@@ -19,14 +19,14 @@ use crate::world::{EVERYONE, FILES, World, alert, finish};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// An upstream that echoes, and can be closed and opened again at the same address.
-struct Fickle {
-    address: SocketAddr,
+pub struct Fickle {
+    pub address: SocketAddr,
     open: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
     accepted: Arc<AtomicUsize>,
 }
 
 impl Fickle {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // Nobody else's sockets are at this address, so that the port stays free.
         let listener = TcpListener::bind("127.77.0.1:0").unwrap();
         let mut fickle = Self {
@@ -53,7 +53,7 @@ impl Fickle {
         self.open = Some((ends, thread));
     }
 
-    fn close(&mut self) {
+    pub fn close(&mut self) {
         if let Some((ends, thread)) = self.open.take() {
             ends.store(true, Ordering::SeqCst);
             drop(TcpStream::connect(self.address));
@@ -61,7 +61,7 @@ impl Fickle {
         }
     }
 
-    fn reopen(&mut self) {
+    pub fn reopen(&mut self) {
         self.serve(TcpListener::bind(self.address).unwrap());
     }
 }
@@ -83,14 +83,14 @@ fn repeat(mut stream: TcpStream) {
 }
 
 /// A terminator that says nothing to these upstreams before the client does.
-fn world(upstreams: &[SocketAddr], more: &str) -> World {
+pub fn world(upstreams: &[SocketAddr], more: &str) -> World {
     let upstreams: Vec<String> = upstreams.iter().map(|it| format!("\"{it}\"")).collect();
     let more = format!("proxy_protocol = \"off\"\n{more}");
     World::new(&format!("[{}]", upstreams.join(", ")), &more)
 }
 
 /// One client that is served.
-fn serve_one(world: &World) {
+pub fn serve_one(world: &World) {
     let mut stream = world.connect(&world.client());
     echo(&mut stream, b"served");
     finish(stream);
@@ -98,7 +98,7 @@ fn serve_one(world: &World) {
     world.closed(CloseReason::Complete, ended.max(1));
 }
 
-fn states(world: &World) -> Vec<State> {
+pub fn states(world: &World) -> Vec<State> {
     world.terminator(|terminator| terminator.upstreams().states())
 }
 

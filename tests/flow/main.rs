@@ -26,3 +26,4 @@ mod revocation;
 mod routes;
 mod start;
 mod streams;
+mod upkeep;
