@@ -24,7 +24,7 @@ pub struct Health {
 
 impl Health {
     pub fn is_well(&self) -> bool {
-        self.changes() % 2 == 0
+        self.changes().is_multiple_of(2)
     }
 
     /// How often that has changed; even while it is well.
