@@ -33,6 +33,7 @@ pub use crate::config::{
     LogLevel, LogOptions, ShardPlan, Tenure, Timeouts, UpstreamAddress, UpstreamSetting,
     UpstreamTreatment,
 };
+pub use crate::trust::{span, utc};
 pub use changes::{Changes, needs_restart};
 pub use expiry::{Expiry, ExpiryKind};
 use files::Files;

@@ -14,7 +14,7 @@ pub(super) const UPSTREAM_EXAMPLE: &str = "upstream = \"127.0.0.1:8080\"";
 const CHECK_EXAMPLE: &str = "health_check = { interval = \"2s\" }";
 
 /// Bytes of a Unix socket's path, its terminating NUL aside (sun_path has 108).
-const UNIX_PATH_MAX: usize = 107;
+pub(super) const UNIX_PATH_MAX: usize = 107;
 
 /// Bytes of a path or a host that a check asks for.
 const CHECK_TEXT_MAX: usize = 1024;

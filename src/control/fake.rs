@@ -12,10 +12,12 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel,
-    LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    AdminOptions, Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat,
+    LogLevel, LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
-use crate::shard::mailbox::{Change, Command, Installation, Report, Review};
+use crate::shard::mailbox::{
+    Change, Command, Counters, Installation, ListenerCounters, Report, Review,
+};
 use crate::snapshot::{Limits, Names, Snapshot};
 
 /// What a shard was told, in short.
@@ -24,6 +26,8 @@ pub(super) enum Told {
     Drain(Duration),
     Install(u64),
     Renew(usize),
+    Lend,
+    Rehearse,
     Stop,
 }
 
@@ -37,6 +41,8 @@ impl From<&Command> for Told {
             Command::Drain { within } => Self::Drain(*within),
             Command::Install(installation) => Self::Install(installation.generation),
             Command::Renew(renewals) => Self::Renew(renewals.len()),
+            Command::Lend(_) => Self::Lend,
+            Command::Rehearse(_) => Self::Rehearse,
             Command::Stop => Self::Stop,
         }
     }
@@ -54,6 +60,7 @@ pub(super) struct FakeShard {
     pub(super) installation: Rc<RefCell<Option<Installation>>>,
     pub(super) dawdles: Rc<Cell<bool>>,
     installed: Rc<Cell<u64>>,
+    counters: Rc<Counters>,
 }
 
 impl FakeShard {
@@ -103,8 +110,16 @@ impl Port for FakeShard {
         self.ended.get()
     }
 
-    fn accepted(&self) -> u64 {
-        0
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn listeners(&self) -> &[(Arc<str>, Arc<ListenerCounters>)] {
+        &[]
+    }
+
+    fn thread_id(&self) -> Option<i32> {
+        None
     }
 
     fn report(&mut self) -> Option<Report> {
@@ -122,6 +137,7 @@ pub(super) fn prepare(shards: usize) -> Box<Prepare<'static>> {
     Box::new(move |snapshot| {
         generation += 1;
         let installation = || Installation {
+            counters: Vec::new(),
             generation,
             snapshot: Arc::clone(snapshot),
             limits: snapshot.limits,
@@ -166,6 +182,7 @@ pub(super) fn loaded() -> Loaded {
             ttl: Duration::from_secs(1),
         },
         reload: ReloadOptions { watch: false },
+        admin: AdminOptions::default(),
         live_revocation: LiveRevocation::Close,
         files: FileReferences::default(),
     };

@@ -4,10 +4,14 @@ use std::io;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
+
+use rtrb::Producer;
 
 use super::entry::{Entry, Kind};
 use super::front::Front;
+use super::mailbox::Lent;
 use super::{ACCEPT_PAUSE, Shard};
 use crate::close_reason::CloseReason;
 use crate::connection::{Addresses, Connection, Context};
@@ -90,8 +94,8 @@ impl Shard {
         };
         gate_entry.accepts[index] = None;
         match result {
-            // What was accepted in the meantime is turned away.
-            Ok(accepted) if self.stopping || self.draining.is_some() => self.turn_away(accepted),
+            // What was accepted in the meantime is turned away; a drain still serves it.
+            Ok(accepted) if self.stopping => self.turn_away(gate, accepted),
             Ok(accepted) => self.admit(gate, accepted),
             // The client left before it was accepted.
             Err(error) if concerns_one_connection(&error) => {}
@@ -102,18 +106,19 @@ impl Shard {
     }
 
     fn admit(&mut self, gate: usize, accepted: Accepted) {
-        self.inbox.counters().count_accepted();
         self.accepted += 1;
         if !self.admission.admit() {
-            self.turn_away(accepted);
+            self.turn_away(gate, accepted);
             return;
         }
+        self.inbox.counters().count_accepted();
         let Accepted {
             descriptor,
             peer,
             local,
         } = accepted;
         let front = Rc::clone(&self.gates[gate].front);
+        front.counters.count_accepted();
         let mut context = Context {
             now: self.now,
             pool: &mut self.pool,
@@ -138,11 +143,30 @@ impl Shard {
         self.carry_out(key);
     }
 
-    fn turn_away(&mut self, accepted: Accepted) {
-        self.inbox
-            .counters()
-            .count_closed(CloseReason::TooManyConnections, [0; 2]);
+    fn turn_away(&mut self, gate: usize, accepted: Accepted) {
+        let reason = CloseReason::TooManyConnections;
+        let counters = self.inbox.counters();
+        counters.count_accepted();
+        counters.count_closed(reason);
+        let counters = &self.gates[gate].front.counters;
+        counters.count_accepted();
+        counters.count_closed(reason, true);
         self.ring.close(accepted.descriptor);
+    }
+
+    /// Duplicates every listening socket for `borrower`, or none where one cannot be.
+    pub(super) fn lend(&self, borrower: &mut Producer<Vec<Lent>>) {
+        let gates = self.gates.iter().filter(|(_, gate)| !gate.closing);
+        let lent = gates.map(|(_, gate)| {
+            Ok(Lent {
+                listener: Arc::from(&*gate.front.listener.name),
+                socket: gate.socket.duplicate()?,
+            })
+        });
+        if let Ok(lent) = lent.collect::<io::Result<_>>() {
+            // There is room for one.
+            let _ = borrower.push(lent);
+        }
     }
 
     /// Closes the listening sockets.

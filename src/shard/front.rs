@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::counters::ListenerCounters;
 use super::upstreams::Group;
 use crate::connection::{Greeting, Settings};
 use crate::snapshot::{self, Endpoint, Listener};
@@ -18,6 +19,7 @@ pub(super) struct Front {
     pub(super) settings: Arc<Settings>,
     /// With the indices of the listener's routes.
     pub(super) groups: Vec<Group>,
+    pub(super) counters: Arc<ListenerCounters>,
 }
 
 impl Front {
@@ -25,6 +27,7 @@ impl Front {
     /// each route.
     pub(super) fn new(
         listener: &Arc<Listener>,
+        counters: Arc<ListenerCounters>,
         generation: u64,
         before: Option<&Self>,
         endpoints: Vec<Vec<Endpoint>>,
@@ -43,6 +46,7 @@ impl Front {
         Rc::new(Self {
             generation,
             groups: groups.collect(),
+            counters,
             settings: Arc::new(settings(listener)),
             listener: Arc::clone(listener),
         })

@@ -19,6 +19,7 @@ impl Shard {
             limits,
             sockets,
             rosters,
+            counters,
         } = installation;
         let began = self.clock.now();
         let caches_anew = snapshot.verdict_cache != self.snapshot.verdict_cache;
@@ -26,11 +27,12 @@ impl Shard {
         self.fronts = snapshot
             .listeners
             .iter()
-            .map(|listener| {
+            .zip(counters)
+            .map(|(listener, counters)| {
                 let before = self.front(&listener.name);
                 let endpoints = rosters.next().unwrap_or_default();
                 let before = before.map(|front| &**front);
-                Front::new(listener, generation, before, endpoints, began)
+                Front::new(listener, counters, generation, before, endpoints, began)
             })
             .collect();
         self.generation = generation;
@@ -83,13 +85,15 @@ impl Shard {
                     self.gates.insert(Gate::new(socket, front));
                 }
                 ListeningSocket::Kept(address) => {
-                    let kept = unnamed
-                        .iter()
-                        .position(|&gate| self.gates[gate].is_at(address));
-                    if let Some(kept) = kept {
-                        let gate = unnamed.swap_remove(kept);
-                        self.gates[gate].front = front;
-                    }
+                    // Several where more sockets than shards were taken over.
+                    unnamed.retain(|&gate| {
+                        let gate = &mut self.gates[gate];
+                        let is_kept = gate.is_at(address);
+                        if is_kept {
+                            gate.front = Rc::clone(&front);
+                        }
+                        !is_kept
+                    });
                 }
             }
         }

@@ -13,6 +13,7 @@ mod handshakes;
 mod install;
 pub mod mailbox;
 mod pressure;
+mod rehearsal;
 mod reporting;
 mod review;
 mod tenure;
@@ -43,6 +44,7 @@ use front::Front;
 use handshakes::Handshakes;
 use mailbox::{Command, Inbox};
 use pressure::Parked;
+use rehearsal::Rehearsing;
 use review::UnderWay;
 use tenure::TimeUp;
 use timers::Timers;
@@ -90,6 +92,8 @@ pub struct Shard {
     actions: Vec<Action>,
     /// Open connections that are still to be judged by the snapshot.
     review: Option<UnderWay>,
+    /// Open connections that are still to be judged by a snapshot that is not served.
+    rehearsal: Option<Rehearsing>,
     draining: Option<Instant>,
     stopping: bool,
     accepted: u64,
@@ -121,18 +125,18 @@ impl Shard {
             listeners,
             snapshot,
             clock,
-            inbox,
+            mut inbox,
             waker,
             rosters,
             identifier_prefix,
         } = parts;
         let now = clock.now();
         let mut rosters = rosters.into_iter();
-        let fronts = snapshot.listeners.iter();
+        let fronts = snapshot.listeners.iter().zip(inbox.take_listeners());
         let fronts: Vec<_> = fronts
-            .map(|listener| {
+            .map(|(listener, counters)| {
                 let endpoints = rosters.next().unwrap_or_default();
-                Front::new(listener, 0, None, endpoints, now)
+                Front::new(listener, counters, 0, None, endpoints, now)
             })
             .collect();
         let gates = listeners
@@ -163,6 +167,7 @@ impl Shard {
             starving: Vec::new(),
             actions: Vec::new(),
             review: None,
+            rehearsal: None,
             draining: None,
             stopping: false,
             accepted: 0,
@@ -192,6 +197,7 @@ impl Shard {
             self.go_on_with_handshakes();
             self.count_patience();
             self.go_on_with_review();
+            self.go_on_with_rehearsal();
             self.trim_pool();
             self.rest();
             self.publish();
@@ -217,7 +223,7 @@ impl Shard {
     fn until_next_deadline(&self) -> Duration {
         let handshakes_go_on = !self.handshakes.is_empty() && pressure::has_room(&self.pool);
         let receives_go_on = !self.starving.is_empty() && self.ring.free_buffers() > 0;
-        if self.review.is_some() || handshakes_go_on || receives_go_on {
+        if self.review.is_some() || self.rehearsal.is_some() || handshakes_go_on || receives_go_on {
             return Duration::ZERO;
         }
         let gates = self.gates.iter().filter_map(|(_, gate)| gate.paused_until);
@@ -243,6 +249,8 @@ impl Shard {
                 }
                 Command::Install(installation) => self.install(*installation),
                 Command::Renew(renewals) => self.renew_upstreams(renewals),
+                Command::Rehearse(rehearsal) => self.begin_rehearsal(*rehearsal),
+                Command::Lend(mut borrower) => self.lend(&mut borrower),
                 Command::Stop => {
                     self.stopping = true;
                     self.stop_accepting();

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Shard;
+use super::counters::HandshakeKind;
 use super::entry::Kind;
 use super::pressure::What;
 use super::upstreams::Choice;
@@ -12,6 +13,7 @@ use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
 use crate::limits::BLOCK_LEN;
 use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received, Target};
+use crate::trust::tally;
 
 impl Shard {
     /// Handles every completion that is there.
@@ -77,6 +79,9 @@ impl Shard {
                 .connection
                 .on(Event::Received(side, bytes), &mut context);
             // The first question and answer are still part of what a handshake was for.
+            if entry.connection.bytes() != before {
+                entry.count_bytes(self.inbox.counters());
+            }
             let is_served = before[1] > 0 || before[0] > BLOCK_LEN as u64;
             if is_served && entry.connection.bytes() != before {
                 self.handshakes.make_way(self.now);
@@ -364,6 +369,9 @@ impl Shard {
             entry.handshaking = false;
             self.admission.handshake_done();
             if let Some(session) = entry.connection.session() {
+                let kind = kind_of(session.resumed, session.retried);
+                let took = self.clock.now() - entry.accepted_at;
+                entry.front.counters.count_established(kind, took);
                 self.inbox.counters().count_established(session.resumed);
                 self.begin_tenure(key);
             }
@@ -391,4 +399,17 @@ fn is_own_fault(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory
     ) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+/// How a client was let in by the step that is being taken.
+fn kind_of(resumed: bool, retried: bool) -> HandshakeKind {
+    if resumed {
+        HandshakeKind::Resumed
+    } else if retried {
+        HandshakeKind::Retried
+    } else if tally::get().verdict_remembered {
+        HandshakeKind::Cached
+    } else {
+        HandshakeKind::Full
+    }
 }
