@@ -118,6 +118,8 @@ close_reasons! {
     UnknownServerName = "unknown_server_name", Client;
     /// No upstream answered within the connect timeout.
     UpstreamConnectTimeout = "upstream_connect_timeout", Upstream;
+    /// Every upstream had as many connections as it may have.
+    UpstreamFull = "upstream_full", Ringgate;
     /// The upstream reset the connection.
     UpstreamReset = "upstream_reset", Upstream;
     /// No upstream accepted the connection.

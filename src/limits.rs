@@ -105,6 +105,18 @@ pub const RECORDS_PER_KEY_MAX: u64 = 1 << 23;
 /// Upstream addresses tried for one connection.
 pub const CONNECT_ATTEMPTS_MAX: usize = 3;
 
+/// How long an upstream that does not answer is left out at most.
+pub const EJECTED_MAX: Duration = Duration::from_secs(300);
+
+/// Health checks of a process under way at once.
+pub const HEALTH_CHECKS_IN_FLIGHT_MAX: usize = 64;
+
+/// How long the first look-up of names may take, all of a configuration together.
+pub const LOOKUP_MAX: Duration = Duration::from_secs(10);
+
+/// Addresses of a name that are used.
+pub const ADDRESSES_PER_NAME_MAX: usize = 256;
+
 /// Bytes of a PROXY v2 header (its length field has 16 bits).
 pub const GREETING_MAX: usize = 16 + u16::MAX as usize;
 

@@ -260,13 +260,14 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
     }
     let admin = control::admin(&source, &mut succession).map_err(|error| error.to_string())?;
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
-    let control = control.with_admin(admin);
+    let mut control = control.with_admin(admin);
     let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout, inherited)
         .map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);
     control::log::notes(terminator.notes());
     control::log::started(&terminator.addresses());
+    control.look_after(terminator.upstreams());
     control::log::notes(succession.complete().as_slice());
     let (mailboxes, mut changer) = terminator.controls();
     let prepare = move |snapshot: &_| changer.prepare(snapshot).map_err(|e| e.to_string());

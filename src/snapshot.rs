@@ -7,7 +7,9 @@ mod changes;
 mod crls;
 mod expiry;
 mod files;
+mod names;
 mod stek;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,8 +29,9 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, Network, ShardPlan, Tenure,
-    Timeouts, UpstreamAddress,
+    Balance, Ejection, Greeting, HealthCheck, HostPort, HttpCheck, LiveRevocation, LogFormat,
+    LogLevel, LogOptions, Network, ShardPlan, Tenure, Timeouts, UpstreamAddress, UpstreamSetting,
+    UpstreamTreatment,
 };
 pub use crate::tls::disclosure::to as disclose_secrets;
 pub use crate::trust::{span, utc};
@@ -36,7 +39,11 @@ pub use changes::{Changes, needs_restart};
 pub use expiry::{Expiry, ExpiryKind};
 use files::Files;
 pub use files::read_chain;
+pub use names::{Found, Lookup, LookupOver, Names};
 pub use stek::new_stek;
+pub use upstreams::{
+    Checked, Endpoint, Figures, Health, NameState, Renewal, Rosters, State, Upstreams,
+};
 
 /// Everything that shards need to know, read and checked.
 #[derive(Debug)]
@@ -57,6 +64,8 @@ pub struct Snapshot {
     /// Until when each server certificate, trust anchor and CRL counts; the first to expire first.
     /// CRLs that newer ones have replaced are not among them.
     pub expiries: Vec<Expiry>,
+    /// Where names of upstreams led when the snapshot was loaded; later they may lead elsewhere.
+    pub names: Names,
 }
 
 /// Bounds of one shard.
@@ -120,8 +129,9 @@ impl Listener {
 pub struct RouteTarget {
     pub name: Arc<str>,
     /// At least one.
-    pub upstreams: Vec<UpstreamAddress>,
+    pub upstreams: Vec<UpstreamSetting>,
     pub balance: Balance,
+    pub treatment: UpstreamTreatment,
 }
 
 impl Snapshot {
@@ -147,6 +157,7 @@ impl Snapshot {
             // Those are the control plane's.
             warnings: Vec::new(),
             expiries: Vec::new(),
+            names: Names::default(),
         })
     }
 
@@ -193,6 +204,7 @@ impl Snapshot {
             live_revocation: config.live_revocation,
             warnings,
             expiries,
+            names: Names::default(),
         })
     }
 
@@ -301,6 +313,7 @@ fn load_listener(
         name: Arc::clone(&route.name),
         upstreams: route.upstreams.clone(),
         balance: route.balance,
+        treatment: route.treatment.clone(),
     });
     Some(Listener {
         name: Arc::clone(&config.name),

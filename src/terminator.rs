@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, HostPort};
 use crate::layout::{Layout, Memory, Placement, Shard as Place, Shards};
 pub use crate::ring::checks as host_checks;
 use crate::ring::{
@@ -21,7 +21,7 @@ use crate::ring::{
 };
 use crate::shard::mailbox::{Change, Command, Inbox, Mailbox, mailbox};
 use crate::shard::{Parts, Shard};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Rosters, Snapshot, Upstreams};
 pub use inherited::Inherited;
 use sockets::{OfShard, Sockets};
 
@@ -99,6 +99,8 @@ impl Terminator {
         layout: &Layout,
         inherited: Inherited,
     ) -> Result<Self, StartError> {
+        // Where the configuration was read with its names looked up there is none left.
+        snapshot.look_up_names(None).map_err(lost_names)?;
         let mut notes = Vec::new();
         let (sockets, listeners) = Sockets::bind(snapshot, layout, inherited, &mut notes)?;
         notes.extend(lock_secret(snapshot));
@@ -109,7 +111,8 @@ impl Terminator {
             sockets,
             notes,
         };
-        for (shard, listeners) in listeners.into_iter().enumerate() {
+        let rosters = terminator.sockets.rosters(snapshot);
+        for (shard, (listeners, rosters)) in listeners.into_iter().zip(rosters).enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
             let own = for_shard(snapshot)?;
             let (mut mailbox, inbox) = mailbox(waker.clone(), &own);
@@ -127,6 +130,7 @@ impl Terminator {
                 clock: clock.clone(),
                 inbox,
                 waker,
+                rosters,
                 identifier_prefix,
             };
             let (thread, thread_id) = seed.spawn()?;
@@ -160,6 +164,11 @@ impl Terminator {
     /// What could not be had and is done without, each with its remedy.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Its upstreams, and how they are.
+    pub fn upstreams(&self) -> &Upstreams {
+        self.sockets.upstreams()
     }
 
     /// The shards' mailboxes.
@@ -247,6 +256,7 @@ struct Seed {
     clock: Clock,
     inbox: Inbox,
     waker: Waker,
+    rosters: Rosters,
     identifier_prefix: u64,
 }
 
@@ -291,11 +301,21 @@ impl Seed {
             clock: self.clock,
             inbox: self.inbox,
             waker: self.waker,
+            rosters: self.rosters,
             identifier_prefix: self.identifier_prefix,
         });
         let _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
         shard.run()
     }
+}
+
+/// Names of upstreams that lead nowhere.
+fn lost_names(lost: Vec<(HostPort, String)>) -> StartError {
+    let lost = lost.iter();
+    let lines = lost.map(|(name, problem)| {
+        format!("the upstream \"{name}\" cannot be looked up: {problem}; correct the name")
+    });
+    StartError::Config(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// What one shard works from.

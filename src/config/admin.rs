@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::document::Table;
-use super::route::UNIX_PATH_MAX;
+use super::upstream::UNIX_PATH_MAX;
 
 /// Where the admin interface listens; nowhere unless configured.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -13,6 +13,7 @@ mod network;
 mod process;
 mod route;
 mod rule;
+mod upstream;
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub use admin::AdminOptions;
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
 pub use network::Network;
+pub use upstream::{Ejection, HealthCheck, HostPort, HttpCheck, UpstreamTreatment};
 
 /// A configuration whose every value is of the right form and within its range.
 #[derive(Clone, Debug)]
@@ -93,8 +95,9 @@ pub struct RouteConfig {
     /// At least one rule allows somebody.
     pub policy: Policy,
     /// At least one.
-    pub upstreams: Vec<UpstreamAddress>,
+    pub upstreams: Vec<UpstreamSetting>,
     pub balance: Balance,
+    pub treatment: UpstreamTreatment,
 }
 
 /// A path that the configuration names, and where it does.
@@ -153,6 +156,22 @@ impl FileReferences {
 pub enum UpstreamAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+/// An upstream, or a name that leads to some.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum UpstreamSetting {
+    Address(UpstreamAddress),
+    Name(HostPort),
+}
+
+impl std::fmt::Display for UpstreamSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 /// How connections spread over several upstreams.

@@ -1,13 +1,12 @@
 //! What a route says, or leaves to its listener to say.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::document::{Entry, Table};
+use super::upstream::{UPSTREAM_EXAMPLE, UpstreamSettings, upstreams};
 use super::{
-    Balance, BundleFiles, CertificateFiles, FileSetting, RouteConfig, UpstreamAddress, rule,
+    Balance, BundleFiles, CertificateFiles, FileSetting, RouteConfig, UpstreamSetting, rule,
 };
 use crate::trust::Policy;
 use crate::trust::domain::RevocationPolicy;
@@ -19,10 +18,6 @@ const CERTIFICATE_EXAMPLE: &str = "certificate = \"server.pem\"";
 const KEY_EXAMPLE: &str = "key = \"server.key\"";
 const SPIFFE_EXAMPLE: &str =
     "spiffe = [{ trust_domain = \"prod.example\", bundle = \"svid_bundle.pem\" }]";
-const UPSTREAM_EXAMPLE: &str = "upstream = \"127.0.0.1:8080\"";
-
-/// Bytes of a Unix socket's path, its terminating NUL aside (sun_path has 108).
-pub(super) const UNIX_PATH_MAX: usize = 107;
 
 /// The settings that a route may have of its own. `None`: not given. What was given but is wrong
 /// counts as given, so that it is not reported as missing, too.
@@ -34,8 +29,9 @@ pub(super) struct RouteSettings {
     unknown_revocation: Option<RevocationPolicy>,
     expired_crl: Option<RevocationPolicy>,
     policy: Option<Policy>,
-    upstreams: Option<Vec<UpstreamAddress>>,
+    upstreams: Option<Vec<UpstreamSetting>>,
     balance: Option<Balance>,
+    treatment: UpstreamSettings,
 }
 
 /// Who vouches for clients. One of the two is empty.
@@ -73,6 +69,7 @@ impl RouteSettings {
             balance: table
                 .entry("balance")
                 .map(|entry| entry.choice(&balance).unwrap_or_default()),
+            treatment: UpstreamSettings::read(table),
         };
         let mut files = files.files.borrow_mut();
         files
@@ -97,6 +94,7 @@ impl RouteSettings {
             policy: self.policy.or_else(|| fallback.policy.clone()),
             upstreams: self.upstreams.or_else(|| fallback.upstreams.clone()),
             balance: self.balance.or(fallback.balance),
+            treatment: self.treatment.or(&fallback.treatment),
         }
     }
 
@@ -185,6 +183,7 @@ impl RouteSettings {
             policy: self.policy.unwrap_or_default(),
             upstreams: self.upstreams.unwrap_or_default(),
             balance: self.balance.unwrap_or_default(),
+            treatment: self.treatment.into_treatment(),
         }
     }
 }
@@ -360,76 +359,4 @@ fn paths(entry: &Entry<'_>, example: &str) -> Vec<FileSetting> {
         .iter()
         .filter_map(|entry| entry.path(example))
         .collect()
-}
-
-fn upstreams(entry: &Entry<'_>) -> Vec<UpstreamAddress> {
-    let mut upstreams = Vec::new();
-    for entry in entry.one_or_list() {
-        let Some(upstream) = upstream(&entry) else {
-            continue;
-        };
-        if upstreams.contains(&upstream) {
-            entry.report("is named twice", "remove one of the two");
-        }
-        upstreams.push(upstream);
-    }
-    upstreams
-}
-
-fn upstream(entry: &Entry<'_>) -> Option<UpstreamAddress> {
-    let text = entry.string(UPSTREAM_EXAMPLE)?;
-    if let Some(path) = text.strip_prefix("unix:") {
-        return unix_upstream(entry, path);
-    }
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() != 0 && !address.ip().is_unspecified() => {
-            Some(UpstreamAddress::Tcp(address))
-        }
-        Ok(_) => {
-            entry.report(
-                "is no address to connect to",
-                format!("write {UPSTREAM_EXAMPLE}"),
-            );
-            None
-        }
-        Err(_) => {
-            let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
-            let is_name = host.starts_with(|first: char| first.is_ascii_alphabetic());
-            if is_name && !host.contains(['/', ':']) {
-                entry.report(
-                    "is a DNS name, and this version does not look names up",
-                    "write the IP address and the port: \"10.0.0.5:8080\", \"[fd00::5]:8080\"",
-                );
-            } else {
-                entry.report(
-                    "is no IP address with a port",
-                    "write \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/app.sock\"",
-                );
-            }
-            None
-        }
-    }
-}
-
-fn unix_upstream(entry: &Entry<'_>, path: &str) -> Option<UpstreamAddress> {
-    let joined = entry.directory().join(path);
-    let len = joined.as_os_str().len();
-    if path.is_empty() || path.contains('\0') {
-        entry.report(
-            "names no socket",
-            "write the path of a Unix socket: \"unix:/run/app.sock\"",
-        );
-        return None;
-    }
-    if len > UNIX_PATH_MAX {
-        entry.report(
-            format!(
-                "is {len} bytes long ({}); a Unix socket's path has at most {UNIX_PATH_MAX}",
-                Path::new(&joined).display()
-            ),
-            "move the socket to a shorter path, such as \"unix:/run/app.sock\"",
-        );
-        return None;
-    }
-    Some(UpstreamAddress::Unix(joined))
 }

@@ -193,7 +193,8 @@ impl Connection {
             | Event::Received(Side::Upstream, _)
             | Event::Connected(_)
             | Event::Command(_)
-            | Event::Sent(..) => {}
+            | Event::Sent(..)
+            | Event::UpstreamsFull => {}
         }
     }
 

@@ -30,7 +30,8 @@ impl Connection {
             | Event::Ended(Side::Upstream, _)
             | Event::Connected(_)
             | Event::Command(_)
-            | Event::Sent(..) => {}
+            | Event::Sent(..)
+            | Event::UpstreamsFull => {}
         }
     }
 

@@ -54,6 +54,8 @@ pub enum Event<'a> {
     Received(Side, &'a mut [u8]),
     /// A send ended: how many bytes of the block went out.
     Sent(Side, Block, io::Result<usize>),
+    /// The upstreams left to try have as many connections as they may have.
+    UpstreamsFull,
 }
 
 /// What the operator wants of a connection.

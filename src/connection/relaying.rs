@@ -20,6 +20,11 @@ impl Connection {
             Event::Ended(Side::Upstream, Err(error)) => self.upstream_failed(&error, context),
             Event::Connected(result) => self.connected(result, context),
             Event::Deadline => self.open_deadline(context),
+            Event::UpstreamsFull => self.end_with_alert(
+                CloseReason::UpstreamFull,
+                AlertDescription::InternalError,
+                context,
+            ),
             // Handled before.
             Event::Command(_) | Event::Sent(..) => {}
         }

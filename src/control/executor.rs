@@ -14,8 +14,10 @@ use super::reload::{Cause, Prepare, Reloader};
 use super::report::Refusals;
 use super::shards::{Port, Shard, Spread};
 use super::signals::{Collected, Signal, Signals};
+use super::upstreams::Upkeep;
 use crate::clock::Clock;
 use crate::shard::mailbox::Command;
+use crate::snapshot::Upstreams;
 
 /// How often reports are collected and shards looked after.
 const TICK: Duration = Duration::from_millis(20);
@@ -69,6 +71,7 @@ pub struct Control {
     executor: LocalExecutor,
     signals: Signals,
     clock: Clock,
+    upkeep: Option<Upkeep>,
     admin: Admin,
 }
 
@@ -90,8 +93,14 @@ impl Control {
             executor,
             signals,
             clock,
+            upkeep: None,
             admin: Admin::default(),
         })
+    }
+
+    /// Has these upstreams looked after, too.
+    pub fn look_after(&mut self, upstreams: &Upstreams) {
+        self.upkeep = Some(Upkeep::new(upstreams.clone(), self.clock.clone()));
     }
 
     /// Answers at `admin`, too.
@@ -113,10 +122,12 @@ impl Control {
             executor,
             signals,
             clock,
+            upkeep,
             admin,
         } = &mut self;
         let reloader = Reloader::new(source, prepare, clock.clone());
         let mut keeper = Keeper::new(shards, reloader, clock.clone());
+        keeper.upkeep = upkeep.take();
         let admin = std::mem::take(admin);
         executor.run(async {
             let _admin = match admin.serve(&keeper.desk) {
@@ -170,6 +181,7 @@ pub(super) struct Keeper<'a, P> {
     pub(super) reloader: Reloader<'a>,
     pub(super) phase: Phase,
     is_shard_lost: bool,
+    upkeep: Option<Upkeep>,
     pub(super) clock: Clock,
     /// Since the Unix epoch.
     pub(super) started: Duration,
@@ -191,6 +203,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             reloader,
             phase: Phase::Serving,
             is_shard_lost: false,
+            upkeep: None,
             started: clock.unix(),
             access: AccessLog::new(
                 log.format,
@@ -276,6 +289,13 @@ impl<'a, P: Port> Keeper<'a, P> {
             shard.send_unsent();
         }
         self.access.flush();
+        if let Some(upkeep) = &mut self.upkeep {
+            let renewals = upkeep.tick().into_iter();
+            let shards = self.shards.iter_mut().zip(renewals);
+            for (shard, renewals) in shards.filter(|(_, renewals)| !renewals.is_empty()) {
+                shard.command(Command::Renew(renewals));
+            }
+        }
         match self.phase {
             Phase::Serving => self.reloader.tick(&mut self.shards),
             Phase::Draining { .. } | Phase::Stopping { .. } => self.reloader.sweep(),

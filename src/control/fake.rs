@@ -18,13 +18,14 @@ use crate::config::{
 use crate::shard::mailbox::{
     Change, Command, Counters, Installation, ListenerCounters, Report, Review,
 };
-use crate::snapshot::{Limits, Snapshot};
+use crate::snapshot::{Limits, Names, Snapshot};
 
 /// What a shard was told, in short.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Told {
     Drain(Duration),
     Install(u64),
+    Renew(usize),
     Lend,
     Rehearse,
     Stop,
@@ -39,6 +40,7 @@ impl From<&Command> for Told {
         match command {
             Command::Drain { within } => Self::Drain(*within),
             Command::Install(installation) => Self::Install(installation.generation),
+            Command::Renew(renewals) => Self::Renew(renewals.len()),
             Command::Lend(_) => Self::Lend,
             Command::Rehearse(_) => Self::Rehearse,
             Command::Stop => Self::Stop,
@@ -140,6 +142,7 @@ pub(super) fn prepare(shards: usize) -> Box<Prepare<'static>> {
             snapshot: Arc::clone(snapshot),
             limits: snapshot.limits,
             sockets: Vec::new(),
+            rosters: Vec::new(),
         };
         Ok(Change {
             installations: (0..shards).map(|_| installation()).collect(),
@@ -199,6 +202,7 @@ pub(super) fn loaded() -> Loaded {
         live_revocation: config.live_revocation,
         warnings: Vec::new(),
         expiries: Vec::new(),
+        names: Names::default(),
     };
     Loaded {
         config,

@@ -80,6 +80,7 @@ impl Source {
         let loader = Loader::new(file, clock);
         let mut watch = Watch::new(true);
         let loaded = (loader.0)(&mut watch)?;
+        loaded.snapshot.look_up_names_of(&loaded.config, None)?;
         Ok(Self {
             loader,
             loaded,
@@ -129,10 +130,12 @@ impl Loader {
                 // that a directory is watched in vain.
                 let load = || {
                     let loaded = (loader.0)(&mut watch);
-                    if let Ok(loaded) = &loaded {
+                    loaded.and_then(|loaded| {
                         loaded.snapshot.carry_signers(&before);
-                    }
-                    loaded
+                        let names = &loaded.snapshot;
+                        names.look_up_names_of(&loaded.config, Some(&before))?;
+                        Ok(loaded)
+                    })
                 };
                 let loaded = catch_unwind(AssertUnwindSafe(load));
                 drop(before);

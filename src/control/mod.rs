@@ -20,6 +20,7 @@ mod secrets;
 mod shards;
 mod signals;
 pub mod takeover;
+mod upstreams;
 mod watch;
 
 use std::path::Path;
@@ -36,6 +37,7 @@ pub use reload::Prepare;
 pub use secrets::{SecretsError, SecretsWriting, log_session_secrets};
 pub use shards::Port;
 use takeover::Succession;
+pub use upstreams::Upkeep;
 
 /// How much of what expires is told; the rest has more time left than these.
 const EXPIRIES_TOLD: usize = 8;

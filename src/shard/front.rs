@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::counters::ListenerCounters;
 use super::upstreams::Group;
 use crate::connection::{Greeting, Settings};
-use crate::snapshot::{self, Listener};
+use crate::snapshot::{self, Endpoint, Listener};
 
 /// What the connections of a listener share. After another snapshot was installed, a connection
 /// keeps the front that it came by until its client was judged again, see `review`.
@@ -22,20 +23,25 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// `before` is what served the listener of that name until now.
+    /// `before` is what served the listener of that name until now; `endpoints` are the upstreams of
+    /// each route.
     pub(super) fn new(
         listener: &Arc<Listener>,
         counters: Arc<ListenerCounters>,
         generation: u64,
         before: Option<&Self>,
+        endpoints: Vec<Vec<Endpoint>>,
+        now: Instant,
     ) -> Rc<Self> {
+        let mut endpoints = endpoints.into_iter();
         let groups = listener.routes.iter().map(|route| {
+            let endpoints = endpoints.next().unwrap_or_default();
             let before = before.and_then(|before| {
                 let mut routes = before.listener.routes.iter();
                 let at = routes.position(|known| known.name == route.name)?;
                 before.groups.get(at)
             });
-            Group::new(route, before)
+            Group::new(route, endpoints, before, now)
         });
         Rc::new(Self {
             generation,

@@ -6,6 +6,7 @@ use super::Shard;
 use super::accepting::Gate;
 use super::front::Front;
 use super::mailbox::{Installation, ListeningSocket};
+use crate::snapshot::Renewal;
 use crate::trust::cache::{self, VerdictCache};
 
 impl Shard {
@@ -17,17 +18,21 @@ impl Shard {
             snapshot,
             limits,
             sockets,
+            rosters,
             counters,
         } = installation;
         let began = self.clock.now();
         let caches_anew = snapshot.verdict_cache != self.snapshot.verdict_cache;
+        let mut rosters = rosters.into_iter();
         self.fronts = snapshot
             .listeners
             .iter()
             .zip(counters)
             .map(|(listener, counters)| {
                 let before = self.front(&listener.name);
-                Front::new(listener, counters, generation, before.map(|front| &**front))
+                let endpoints = rosters.next().unwrap_or_default();
+                let before = before.map(|front| &**front);
+                Front::new(listener, counters, generation, before, endpoints, began)
             })
             .collect();
         self.generation = generation;
@@ -42,6 +47,16 @@ impl Shard {
         self.change_sockets(sockets);
         self.begin_review(generation, began);
         self.inbox.counters().set_generation(generation);
+    }
+
+    /// Uses other upstreams for some routes; connections to those that are gone go on.
+    pub(super) fn renew_upstreams(&self, renewals: Vec<Renewal>) {
+        for renewal in renewals {
+            let front = self.fronts.get(renewal.listener);
+            if let Some(group) = front.and_then(|front| front.groups.get(renewal.route)) {
+                group.set(renewal.endpoints, self.now);
+            }
+        }
     }
 
     /// What serves the listener of this name now.

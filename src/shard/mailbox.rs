@@ -13,7 +13,7 @@ pub use super::counters::{Counters, Durations, HandshakeKind, ListenerCounters};
 use crate::close_reason::CloseReason;
 use crate::limits::REPORT_QUEUE_LEN;
 use crate::ring::{Listener, Target, Waker};
-use crate::snapshot::{Limits, LiveRevocation, Snapshot};
+use crate::snapshot::{Limits, LiveRevocation, Renewal, Rosters, Snapshot};
 pub use crate::trust::Identity;
 
 /// Commands that may wait; the control plane sends few and waits for their effect.
@@ -33,6 +33,8 @@ pub enum Command {
     Lend(Producer<Vec<Lent>>),
     /// Serve another snapshot from now on.
     Install(Box<Installation>),
+    /// Use these upstreams from now on.
+    Renew(Vec<Renewal>),
     /// End everything now.
     Stop,
 }
@@ -59,6 +61,8 @@ pub struct Installation {
     /// The sockets of the shard, each with the index of its listener in the snapshot. Sockets that
     /// are not named are closed.
     pub sockets: Vec<(usize, ListeningSocket)>,
+    /// The upstreams of its routes, as far as the shard serves them.
+    pub rosters: Rosters,
     /// Where the shard counts what concerns each of the snapshot's listeners; the mailbox sees to
     /// that when it sends this.
     pub counters: Vec<Arc<ListenerCounters>>,

@@ -35,7 +35,7 @@ use crate::clock::Clock;
 use crate::close_reason::CloseReason;
 use crate::connection::{Action, Command as ConnectionCommand, Event};
 use crate::ring::{Listener, Ring, Token, Waker, give_back_freed_memory};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Rosters, Snapshot};
 
 use accepting::Gate;
 use admission::Admission;
@@ -111,6 +111,8 @@ pub struct Parts {
     pub clock: Clock,
     pub inbox: Inbox,
     pub waker: Waker,
+    /// The upstreams of the snapshot's routes, as far as the shard serves them.
+    pub rosters: Rosters,
     /// Distinguishes this process's connections from another's.
     pub identifier_prefix: u64,
 }
@@ -125,12 +127,17 @@ impl Shard {
             clock,
             mut inbox,
             waker,
+            rosters,
             identifier_prefix,
         } = parts;
         let now = clock.now();
+        let mut rosters = rosters.into_iter();
         let fronts = snapshot.listeners.iter().zip(inbox.take_listeners());
         let fronts: Vec<_> = fronts
-            .map(|(listener, counters)| Front::new(listener, counters, 0, None))
+            .map(|(listener, counters)| {
+                let endpoints = rosters.next().unwrap_or_default();
+                Front::new(listener, counters, 0, None, endpoints, now)
+            })
             .collect();
         let gates = listeners
             .into_iter()
@@ -241,6 +248,7 @@ impl Shard {
                     self.stop_accepting();
                 }
                 Command::Install(installation) => self.install(*installation),
+                Command::Renew(renewals) => self.renew_upstreams(renewals),
                 Command::Rehearse(rehearsal) => self.begin_rehearsal(*rehearsal),
                 Command::Lend(mut borrower) => self.lend(&mut borrower),
                 Command::Stop => {

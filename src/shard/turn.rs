@@ -8,6 +8,7 @@ use super::Shard;
 use super::counters::HandshakeKind;
 use super::entry::Kind;
 use super::pressure::What;
+use super::upstreams::Choice;
 use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
 use crate::limits::BLOCK_LEN;
@@ -190,6 +191,15 @@ impl Shard {
             return;
         };
         entry.connect = None;
+        let route = entry.connection.session().map(|session| session.route);
+        let group = route.and_then(|route| entry.front.groups.get(route));
+        if let (Some(choice), Some(group)) = (&entry.choice, group) {
+            match &result {
+                Ok(()) => choice.answered(self.now),
+                Err(error) if is_own_fault(error) => choice.abandoned(),
+                Err(_) => group.failed(choice, self.now),
+            }
+        }
         if result.is_err() {
             self.close_socket(key, Side::Upstream);
         }
@@ -292,9 +302,14 @@ impl Shard {
             return;
         };
         let group = entry.front.groups.get(session.route);
-        let Some(upstream) = group.and_then(|group| group.choose(&mut entry.tried)) else {
-            let nothing_left = io::Error::from(io::ErrorKind::NotConnected);
-            return self.dispatch(key, Event::Connected(Err(nothing_left)));
+        let choice = group.map(|group| group.choose(&mut entry.tried, self.now));
+        let upstream = match choice {
+            Some(Choice::Upstream(upstream)) => upstream,
+            Some(Choice::Full) => return self.dispatch(key, Event::UpstreamsFull),
+            Some(Choice::Nothing) | None => {
+                let nothing_left = io::Error::from(io::ErrorKind::NotConnected);
+                return self.dispatch(key, Event::Connected(Err(nothing_left)));
+            }
         };
         self.inbox.counters().count_upstream_connect();
         let target = Arc::clone(&upstream.target);
@@ -308,6 +323,9 @@ impl Shard {
                 entry.connect = Some(operation);
             }
             Err(error) => {
+                if let Some(choice) = &entry.choice {
+                    choice.abandoned();
+                }
                 self.close_socket(key, Side::Upstream);
                 self.dispatch(key, Event::Connected(Err(error)));
             }
@@ -323,6 +341,9 @@ impl Shard {
         if side == Side::Upstream
             && let Some(choice) = entry.choice.take()
         {
+            if entry.connect.is_some() {
+                choice.abandoned();
+            }
             choice.release();
         }
         if side == Side::Upstream
@@ -367,6 +388,17 @@ impl Shard {
             self.admission.connection_done();
         }
     }
+}
+
+/// Whether a connect failed for something that this host ran out of.
+fn is_own_fault(error: &io::Error) -> bool {
+    // Linux's numbers; std has no kinds for the descriptors of a process and of the host.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory
+    ) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
 /// How a client was let in by the step that is being taken.

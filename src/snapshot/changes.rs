@@ -10,8 +10,9 @@ use rustls_pki_types::CertificateDer;
 
 use super::Snapshot;
 use crate::config::{
-    Config, LimitOptions, ListenerConfig, LogOptions, ReloadOptions, ResumptionOptions,
-    RouteConfig, Tenure, Timeouts, VerdictCacheOptions, show_duration, show_size,
+    Config, Ejection, LimitOptions, ListenerConfig, LogOptions, ReloadOptions, ResumptionOptions,
+    RouteConfig, Tenure, Timeouts, UpstreamTreatment, VerdictCacheOptions, show_duration,
+    show_size,
 };
 use crate::tls::Route;
 use crate::trust::identity::Identity;
@@ -255,6 +256,7 @@ fn change_route(
         policy: _,
         upstreams,
         balance,
+        treatment,
     } = new;
     let at = new_route.domain.name();
     change_certificates(&mut notes.certificates, old_route, new_route, at);
@@ -267,6 +269,7 @@ fn change_route(
         own.add("another trust domain", "");
     }
     own.change("balance", &old.balance, balance);
+    change_treatment(&mut own, &old.treatment, treatment);
     own.change_as("server_names", &old.server_names, server_names, |all| {
         let names = all.iter().map(|name| name.as_str());
         format!("[{}]", names.collect::<Vec<_>>().join(", "))
@@ -285,6 +288,43 @@ fn change_route(
     if is_reordered && difference(&old.upstreams, upstreams) == (Vec::new(), Vec::new()) {
         notes.upstreams.add("another order", at);
     }
+}
+
+fn change_treatment(own: &mut Note, old: &UpstreamTreatment, new: &UpstreamTreatment) {
+    let UpstreamTreatment {
+        connections_max,
+        slow_start,
+        ejection,
+        health_check,
+        resolve_every,
+    } = new;
+    let maybe = |value: &Option<_>| value.map_or_else(|| "none".to_owned(), show_duration);
+    let before = &old.connections_max;
+    own.change_as("upstream_max_connections", before, connections_max, |max| {
+        max.map_or_else(|| "none".to_owned(), |max| max.to_string())
+    });
+    own.change_as("slow_start", &old.slow_start, slow_start, maybe);
+    let after = |ejection: &Option<Ejection>| ejection.map_or(0, |ejection| ejection.after);
+    own.change("eject_after", &after(&old.ejection), &after(ejection));
+    if let (Some(old), Some(new)) = (old.ejection, ejection) {
+        own.change_as("eject_for", &old.span, &new.span, |span| {
+            show_duration(*span)
+        });
+    }
+    if old.health_check != *health_check {
+        own.add(
+            match (&old.health_check, health_check) {
+                (None, _) => "+health_check",
+                (_, None) => "-health_check",
+                _ => "another health_check",
+            },
+            "",
+        );
+    }
+    let every = &old.resolve_every;
+    own.change_as("resolve_every", every, resolve_every, |every| {
+        show_duration(*every)
+    });
 }
 
 fn change_certificates(note: &mut Note, old: &Route, new: &Route, at: &str) {

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use super::StartError;
 use super::inherited::{Given, Inherited, share_out};
 use crate::layout::{Layout, Shards, Steering as Choice};
-use crate::limits::ACCEPTS_IN_FLIGHT;
+use crate::limits::{ACCEPTS_IN_FLIGHT, HEALTH_CHECKS_IN_FLIGHT_MAX};
 use crate::ring::{Listener, Steering, raise_descriptor_limit};
 use crate::shard::mailbox::{Change, Installation, ListeningSocket};
-use crate::snapshot::{Limits, Snapshot};
+use crate::snapshot::{Limits, Rosters, Snapshot, Upstreams};
 
 /// Descriptors of the process beside connections: files, the control plane, rings.
 const OTHER_DESCRIPTORS: u64 = 256;
+
+const _: () = assert!(HEALTH_CHECKS_IN_FLIGHT_MAX as u64 * 2 < OTHER_DESCRIPTORS);
 
 /// Slots of a ring's table beside those that its limits ask for.
 const SPARE_SLOTS: usize = 64;
@@ -32,6 +34,7 @@ pub(super) struct Sockets {
     /// Accepts in flight of the shard that has the most sockets, beside one socket at each address.
     more_accepts: usize,
     generation: u64,
+    upstreams: Upstreams,
 }
 
 /// What a shard accepts.
@@ -72,16 +75,20 @@ impl Sockets {
         inherited: Inherited,
         notes: &mut Vec<String>,
     ) -> Result<(Self, Vec<OfShard>), StartError> {
+        let serving = serving(layout);
+        let shards = serving.len();
         let mut sockets = Self {
-            shards: serving(layout),
+            shards: serving,
             by_cpu: layout.steering == Choice::Cpu,
             served: Vec::new(),
             bound: Vec::new(),
             table: slots(snapshot, snapshot.limits.connections, 0),
             more_accepts: 0,
             generation: 0,
+            upstreams: Upstreams::new(shards),
         };
         sockets.check_descriptors(snapshot)?;
+        sockets.check_upstreams(snapshot)?;
         let mut given = inherited.give(snapshot, notes)?;
         let (bound, by_shard) = sockets.plan(snapshot, &mut given, notes)?;
         sockets.bound = bound;
@@ -112,6 +119,7 @@ impl Sockets {
         self.check_descriptors(snapshot)?;
         let mut notes = Vec::new();
         let (bound, by_shard) = self.plan(snapshot, &mut Given::default(), &mut notes)?;
+        self.check_upstreams(snapshot)?;
         let own: Vec<Arc<Snapshot>> = (0..self.shards.len())
             .map(|_| super::for_shard(snapshot))
             .collect::<Result<_, _>>()?;
@@ -122,11 +130,13 @@ impl Sockets {
         let installations = by_shard
             .into_iter()
             .zip(own)
-            .map(|(sockets, own)| Installation {
+            .zip(self.rosters(snapshot))
+            .map(|((sockets, own), rosters)| Installation {
                 generation: self.generation,
                 snapshot: own,
                 limits,
                 sockets,
+                rosters,
                 counters: Vec::new(),
             });
         Ok(Change {
@@ -134,6 +144,29 @@ impl Sockets {
             before,
             notes,
         })
+    }
+
+    fn check_upstreams(&self, snapshot: &Snapshot) -> Result<(), StartError> {
+        let checked = Upstreams::check(snapshot, |listener| self.serving(listener));
+        checked.map_err(StartError::Config)
+    }
+
+    /// What each shard is to be given of the upstreams of `snapshot`, which count from now on.
+    pub(super) fn rosters(&self, snapshot: &Snapshot) -> Vec<Rosters> {
+        let serving = |listener: &str| self.serving(listener);
+        self.upstreams.serve(snapshot, serving)
+    }
+
+    pub(super) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
+    /// Indices of the shards that serve this listener.
+    fn serving(&self, listener: &str) -> Vec<usize> {
+        let shards = 0..self.shards.len();
+        shards
+            .filter(|&shard| self.shards[shard].serves(listener))
+            .collect()
     }
 
     /// The addresses that are listened at, in the order of the configuration.
@@ -165,9 +198,7 @@ impl Sockets {
         let mut bound = Vec::new();
         let mut by_shard: Vec<_> = self.shards.iter().map(|_| Vec::new()).collect();
         for (index, listener) in snapshot.listeners.iter().enumerate() {
-            let serving: Vec<usize> = (0..self.shards.len())
-                .filter(|&shard| self.shards[shard].serves(&listener.name))
-                .collect();
+            let serving = self.serving(&listener.name);
             for (at, &configured) in listener.addresses.iter().enumerate() {
                 let kept = had.iter().position(|known| known.configured == configured);
                 let new = match kept.map(|kept| had.remove(kept)) {

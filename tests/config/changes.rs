@@ -20,7 +20,7 @@ fn between(before: &(Config, Snapshot), after: &(Config, Snapshot)) -> Changes {
 }
 
 /// What changes from one text to the other.
-fn changes(scratch: &Scratch, before: &str, after: &str) -> Changes {
+pub fn changes(scratch: &Scratch, before: &str, after: &str) -> Changes {
     between(&load(scratch, before), &load(scratch, after))
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ringgate::config::{Balance, Greeting, UpstreamAddress};
+use ringgate::config::{Balance, Greeting, UpstreamAddress, UpstreamSetting};
 use ringgate::trust::domain::RevocationPolicy;
 
 use crate::{FRONT, accepted, assert_error, front, front_with, rejected};
@@ -99,19 +99,25 @@ fn duplicate_names() {
 fn upstreams_of_every_form() {
     let config = accepted(&front_with(
         "upstream",
-        "upstream = [\"10.0.0.5:80\", \"[fd00::5]:80\", \"unix:/run/app.sock\", \"unix:app.sock\"]\n\
+        "upstream = [\"10.0.0.5:80\", \"[fd00::5]:80\", \"App-1.internal.:80\", \"localhost:80\", \
+         \"unix:/run/app.sock\", \"unix:app.sock\"]\n\
          balance = \"least-connections\"",
     ));
     let route = &config.listeners[0].routes[0];
     let shown: Vec<String> = route
         .upstreams
         .iter()
-        .map(UpstreamAddress::to_string)
+        .map(UpstreamSetting::to_string)
         .collect();
     let unix = ["unix:/run/app.sock", "unix:/etc/ringgate/app.sock"];
     assert_eq!(
         shown,
-        [&["10.0.0.5:80", "[fd00::5]:80"][..], &unix].concat()
+        [
+            &["10.0.0.5:80", "[fd00::5]:80"][..],
+            &["app-1.internal.:80", "localhost:80"],
+            &unix
+        ]
+        .concat()
     );
     assert_eq!(route.balance, Balance::LeastConnections);
 }
@@ -119,11 +125,21 @@ fn upstreams_of_every_form() {
 #[test]
 fn upstreams_that_are_none() {
     for (upstream, problem) in [
-        ("app.example:8080", "is a DNS name"),
-        ("localhost:80", "is a DNS name"),
-        ("8080", "is no IP address with a port"),
-        ("10.0.0.5", "is no IP address with a port"),
-        ("http://10.0.0.5:80", "is no IP address with a port"),
+        ("app.example:0", "is no address to connect to"),
+        ("app.example:65536", "is no IP address or name with a port"),
+        ("app..example:80", "is no IP address or name with a port"),
+        ("-app.example:80", "is no IP address or name with a port"),
+        ("app.example-:80", "is no IP address or name with a port"),
+        ("app example:80", "is no IP address or name with a port"),
+        ("10.0.0.256:80", "is no IP address or name with a port"),
+        ("app.example", "is no IP address or name with a port"),
+        (
+            &format!("{}.example:80", "x".repeat(64)),
+            "is no IP address or name with a port",
+        ),
+        ("8080", "is no IP address or name with a port"),
+        ("10.0.0.5", "is no IP address or name with a port"),
+        ("http://10.0.0.5:80", "is no IP address or name with a port"),
         ("10.0.0.5:0", "is no address to connect to"),
         ("0.0.0.0:80", "is no address to connect to"),
         ("unix:", "names no socket"),
@@ -196,7 +212,9 @@ fn a_route_falls_back_to_its_listener_key_by_key() {
     assert_eq!(own.expired_crl, RevocationPolicy::Deny);
     assert_eq!(
         route.upstreams,
-        [UpstreamAddress::Tcp("10.0.0.9:80".parse().unwrap())]
+        [UpstreamSetting::Address(UpstreamAddress::Tcp(
+            "10.0.0.9:80".parse().unwrap()
+        ))]
     );
     assert_eq!(&*route.policy.rules[0].name, "billing");
     assert_eq!(&*own.policy.rules[0].name, "everyone");

@@ -21,6 +21,7 @@ mod scratch;
 mod settings;
 mod spiffe;
 mod syntax;
+mod upstreams;
 
 use std::path::Path;
 

@@ -307,6 +307,53 @@ fn a_layout_that_names_a_cpu_that_is_not_here_keeps_it_from_starting() {
 }
 
 #[test]
+fn upstreams_are_looked_after() {
+    let scratch = scratch();
+    let nobody = TcpListener::bind("127.77.0.3:0").unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    let check = "[listener.health_check]\ninterval = \"100ms\"\n";
+    let mut running = Running::start(&scratch, &address, check);
+    let line = running.line_with("upstream is unwell");
+    assert!(
+        line.contains(&address) && line.contains("takes no connections"),
+        "{line}"
+    );
+    running.line_with("every upstream of this route is unwell");
+}
+
+#[test]
+fn a_name_that_leads_nowhere_keeps_it_from_starting() {
+    let scratch = scratch();
+    scratch.write(
+        "ringgate.toml",
+        front_with("upstream", "upstream = \"nothing.invalid:80\""),
+    );
+    let file = scratch.path("ringgate.toml");
+    let said = |command: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .args([command, "-c", file.to_str().unwrap()])
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (started, text) = said("run");
+    assert!(!started, "{text}");
+    for part in [
+        "ringgate.toml:2",
+        "\"nothing.invalid:80\" cannot be looked up",
+        "getent",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let (sound, text) = said("check");
+    assert!(sound, "a check asks nobody: {text}");
+}
+
+#[test]
 fn an_address_in_use_names_it() {
     let (scratch, taken) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
     let address = taken.local_addr().unwrap();

@@ -16,7 +16,7 @@ use crate::world::{TlsStream, World, alert, ends, finish};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// An address on which nobody listens.
-fn nobody() -> SocketAddr {
+pub fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
@@ -48,7 +48,7 @@ impl Unanswering {
     }
 }
 
-fn echo(stream: &mut TlsStream, words: &[u8]) {
+pub fn echo(stream: &mut TlsStream, words: &[u8]) {
     stream.write_all(words).unwrap();
     let mut back = vec![0; words.len()];
     stream.read_exact(&mut back).unwrap();

@@ -229,6 +229,7 @@ impl World<'_> {
                 | CloseReason::IdleTimeout
                 | CloseReason::Shutdown
                 | CloseReason::UpstreamConnectTimeout
+                | CloseReason::UpstreamFull
                 | CloseReason::UpstreamReset
                 | CloseReason::UpstreamUnreachable
         );

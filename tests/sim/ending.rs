@@ -53,6 +53,7 @@ impl World<'_> {
                     _ => Some(CloseReason::UpstreamUnreachable),
                 }
             }
+            Event::UpstreamsFull => (!handshaking).then_some(CloseReason::UpstreamFull),
             Event::Ended(Side::Upstream, Ok(())) | Event::Received(..) | Event::Sent(..) => None,
         }
     }

@@ -482,6 +482,7 @@ impl<'a> World<'a> {
             Event::Received(side, bytes) => self.note("received", Some(*side), bytes.len()),
             Event::Sent(side, _, Ok(sent)) => self.note("sent", Some(*side), *sent),
             Event::Sent(side, _, Err(_)) => self.note("sending failed", Some(*side), 0),
+            Event::UpstreamsFull => self.note("upstreams full", None, self.attempts),
         }
     }
 }
