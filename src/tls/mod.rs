@@ -3,6 +3,7 @@
 pub mod acceptor;
 mod certificate;
 pub mod handshake;
+pub mod hello;
 pub mod record;
 mod resolver;
 mod traffic_secrets;
