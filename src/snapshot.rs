@@ -27,8 +27,8 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, ShardPlan, Tenure,
-    Timeouts, UpstreamAddress,
+    Balance, Greeting, HalfOpenLimits, LiveRevocation, LogFormat, LogLevel, LogOptions, RateLimit,
+    ShardPlan, Tenure, Timeouts, UpstreamAddress,
 };
 pub use changes::{Changes, needs_restart};
 pub use expiry::{Expiry, ExpiryKind};
@@ -62,6 +62,7 @@ pub struct Snapshot {
 pub struct Limits {
     pub connections: usize,
     pub handshakes: usize,
+    pub half_open: HalfOpenLimits,
     /// Blocks of [`BLOCK_LEN`] bytes.
     pub buffer_blocks: usize,
 }
@@ -78,11 +79,15 @@ pub struct Listener {
     pub greeting: Greeting,
     pub timeouts: Timeouts,
     pub tenure: Tenure,
+    /// Of new connections, on all shards that serve it together.
+    pub rate: Option<RateLimit>,
+    /// How many shards serve it; 1 until it is known.
+    pub shards: usize,
 }
 
 impl Listener {
     /// The same for one shard, see [`Acceptor::for_shard`].
-    fn for_shard(&self) -> Result<Self, AcceptorError> {
+    fn for_shard(&self, shards: usize) -> Result<Self, AcceptorError> {
         let route = |route: &RouteTarget| RouteTarget {
             name: Arc::from(&*route.name),
             ..route.clone()
@@ -95,6 +100,8 @@ impl Listener {
             greeting: self.greeting,
             timeouts: self.timeouts,
             tenure: self.tenure,
+            rate: self.rate,
+            shards,
         })
     }
 
@@ -111,20 +118,23 @@ pub struct RouteTarget {
     /// At least one.
     pub upstreams: Vec<UpstreamAddress>,
     pub balance: Balance,
+    /// Of the connections of each client, on all shards that serve the listener together.
+    pub identity_rate: Option<RateLimit>,
 }
 
 impl Snapshot {
     /// The same for one shard: what a connection writes, be it only a count of references, no other
-    /// thread writes. What is large, and read alone, is shared.
+    /// thread writes. What is large, and read alone, is shared. `shards` tells of a listener's name
+    /// how many shards serve it.
     ///
     /// # Errors
     ///
     /// When a private key cannot be made again.
-    pub fn for_shard(&self) -> Result<Self, AcceptorError> {
+    pub fn for_shard(&self, shards: impl Fn(&str) -> usize) -> Result<Self, AcceptorError> {
         let listeners = self.listeners.iter();
         Ok(Self {
             listeners: listeners
-                .map(|listener| listener.for_shard().map(Arc::new))
+                .map(|listener| listener.for_shard(shards(&listener.name)).map(Arc::new))
                 .collect::<Result<_, _>>()?,
             limits: self.limits,
             drain_timeout: self.drain_timeout,
@@ -172,6 +182,7 @@ impl Snapshot {
             limits: Limits {
                 connections: limits.connections,
                 handshakes: limits.handshakes,
+                half_open: limits.half_open,
                 buffer_blocks: usize::try_from(buffer_blocks).unwrap_or(usize::MAX),
             },
             drain_timeout: config.drain_timeout,
@@ -290,6 +301,7 @@ fn load_listener(
         name: Arc::clone(&route.name),
         upstreams: route.upstreams.clone(),
         balance: route.balance,
+        identity_rate: route.identity_rate,
     });
     Some(Listener {
         name: Arc::clone(&config.name),
@@ -299,6 +311,8 @@ fn load_listener(
         greeting: config.greeting,
         timeouts: config.timeouts,
         tenure: config.tenure,
+        rate: config.rate,
+        shards: 1,
     })
 }
 

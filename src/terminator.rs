@@ -104,7 +104,7 @@ impl Terminator {
         for (shard, listeners) in listeners.into_iter().enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
             let (mailbox, inbox) = mailbox(waker.clone(), snapshot.log.access);
-            let own = for_shard(snapshot)?;
+            let own = terminator.sockets.for_shard(snapshot)?;
             terminator.sockets.serve(&own);
             let seed = Seed {
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
@@ -287,13 +287,6 @@ impl Seed {
         let _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
         shard.run()
     }
-}
-
-/// What one shard works from.
-fn for_shard(snapshot: &Snapshot) -> Result<Arc<Snapshot>, StartError> {
-    let own = snapshot.for_shard();
-    own.map(Arc::new)
-        .map_err(|error| StartError::Config(error.to_string()))
 }
 
 /// Keeps the secret of ticket keys out of swap; why that cannot be.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::{Entry, Table};
+use super::overload;
 use super::route::{Names, RouteSettings};
 use super::{Greeting, ListenerConfig, MinVersion, RouteConfig, Tenure, Timeouts};
 use crate::limits::ROUTES_PER_LISTENER_MAX;
@@ -38,6 +39,7 @@ impl Listeners {
         let timeouts = timeouts(&table);
         let tenure = tenure(&table);
         let greeting = greeting(&table);
+        let rate = overload::rate(&table, "rate", "burst");
         let alpn = table
             .entry("alpn")
             .map(|entry| alpn(&entry))
@@ -59,6 +61,7 @@ impl Listeners {
             greeting,
             timeouts,
             tenure,
+            rate: rate.flatten(),
         });
     }
 

@@ -8,6 +8,7 @@ mod document;
 mod error;
 mod format;
 mod listener;
+mod overload;
 mod process;
 mod route;
 mod rule;
@@ -26,6 +27,7 @@ use crate::trust::spiffe::TrustDomainName;
 
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
+pub use overload::{HalfOpenLimits, RateLimit};
 
 /// A configuration whose every value is of the right form and within its range.
 #[derive(Clone, Debug)]
@@ -62,6 +64,8 @@ pub struct ListenerConfig {
     pub greeting: Greeting,
     pub timeouts: Timeouts,
     pub tenure: Tenure,
+    /// Of new connections.
+    pub rate: Option<RateLimit>,
 }
 
 /// Where the clients that ask for certain names go, with the listener's settings filled in.
@@ -88,6 +92,8 @@ pub struct RouteConfig {
     /// At least one.
     pub upstreams: Vec<UpstreamAddress>,
     pub balance: Balance,
+    /// Of the connections of each client that is let in.
+    pub identity_rate: Option<RateLimit>,
 }
 
 /// A path that the configuration names, and where it does.
@@ -229,6 +235,7 @@ pub enum ShardPlan {
 pub struct LimitOptions {
     pub connections: usize,
     pub handshakes: usize,
+    pub half_open: HalfOpenLimits,
     /// Bytes of blocks for what is being relayed.
     pub buffer_bytes: u64,
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::document::{Entry, Table};
 use super::{
-    Balance, BundleFiles, CertificateFiles, FileSetting, RouteConfig, UpstreamAddress, rule,
+    Balance, BundleFiles, CertificateFiles, FileSetting, RateLimit, RouteConfig, UpstreamAddress,
+    overload, rule,
 };
 use crate::trust::Policy;
 use crate::trust::domain::RevocationPolicy;
@@ -36,6 +37,8 @@ pub(super) struct RouteSettings {
     policy: Option<Policy>,
     upstreams: Option<Vec<UpstreamAddress>>,
     balance: Option<Balance>,
+    /// Within it `None`: no limit, whatever the listener has.
+    identity_rate: Option<Option<RateLimit>>,
 }
 
 /// Who vouches for clients. One of the two is empty.
@@ -73,6 +76,7 @@ impl RouteSettings {
             balance: table
                 .entry("balance")
                 .map(|entry| entry.choice(&balance).unwrap_or_default()),
+            identity_rate: overload::rate(table, "identity_rate", "identity_burst"),
         };
         let mut files = files.files.borrow_mut();
         files
@@ -97,6 +101,7 @@ impl RouteSettings {
             policy: self.policy.or_else(|| fallback.policy.clone()),
             upstreams: self.upstreams.or_else(|| fallback.upstreams.clone()),
             balance: self.balance.or(fallback.balance),
+            identity_rate: self.identity_rate.or(fallback.identity_rate),
         }
     }
 
@@ -185,6 +190,7 @@ impl RouteSettings {
             policy: self.policy.unwrap_or_default(),
             upstreams: self.upstreams.unwrap_or_default(),
             balance: self.balance.unwrap_or_default(),
+            identity_rate: self.identity_rate.flatten(),
         }
     }
 }

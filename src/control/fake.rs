@@ -12,8 +12,8 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel,
-    LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    Config, ConfigError, FileReferences, HalfOpenLimits, LimitOptions, LiveRevocation, LogFormat,
+    LogLevel, LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::shard::mailbox::{Change, Command, Installation, Report, Review};
 use crate::snapshot::{Limits, Snapshot};
@@ -138,6 +138,7 @@ pub(super) fn loaded() -> Loaded {
     let limits = LimitOptions {
         connections: 1,
         handshakes: 1,
+        half_open: HalfOpenLimits::of(1),
         buffer_bytes: 0,
     };
     let log = LogOptions {
@@ -171,6 +172,7 @@ pub(super) fn loaded() -> Loaded {
         limits: Limits {
             connections: limits.connections,
             handshakes: limits.handshakes,
+            half_open: limits.half_open,
             buffer_blocks: 0,
         },
         drain_timeout: config.drain_timeout,

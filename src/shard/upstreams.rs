@@ -96,6 +96,7 @@ mod tests {
             name: Arc::from("r"),
             upstreams: upstreams.collect(),
             balance,
+            identity_rate: None,
         }
     }
 
