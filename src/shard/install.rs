@@ -25,13 +25,13 @@ impl Shard {
             .iter()
             .map(|listener| {
                 let before = self.front(&listener.name);
-                Front::new(listener, generation, before.map(|front| &**front))
+                Front::new(listener, generation, before.map(|front| &**front), began)
             })
             .collect();
+        self.limit_identities();
         self.generation = generation;
         self.snapshot = snapshot;
-        self.admission
-            .set_bounds(limits.connections, limits.handshakes);
+        self.admission.set_bounds(&limits);
         self.pool.set_capacity(limits.buffer_blocks);
         self.inbox.report_access(self.snapshot.log.access);
         if caches_anew {

@@ -15,6 +15,7 @@ mod ending;
 mod faults;
 mod layout;
 mod memory;
+mod overload;
 mod pressure;
 mod protocol;
 mod refusal;
