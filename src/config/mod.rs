@@ -4,6 +4,7 @@
 //! key, value and remedy. Nothing here reads the files that the configuration names; that is
 //! [`crate::snapshot`].
 
+mod admin;
 mod document;
 mod error;
 mod format;
@@ -25,6 +26,7 @@ use crate::trust::domain::RevocationPolicy;
 use crate::trust::name::NamePattern;
 use crate::trust::spiffe::TrustDomainName;
 
+pub use admin::AdminOptions;
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
 pub use overload::{HalfOpenLimits, RateLimit};
@@ -45,6 +47,7 @@ pub struct Config {
     pub verdict_cache: VerdictCacheOptions,
     pub live_revocation: LiveRevocation,
     pub reload: ReloadOptions,
+    pub admin: AdminOptions,
     /// Every file that is named anywhere above.
     pub files: FileReferences,
 }
@@ -294,6 +297,28 @@ pub enum LogLevel {
     Info,
     Trace,
     Warn,
+}
+
+impl LogLevel {
+    /// Every level, the quietest first.
+    pub const ALL: [Self; 5] = [
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
+    /// As the configuration names it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Error => "error",
+            Self::Info => "info",
+            Self::Trace => "trace",
+            Self::Warn => "warn",
+        }
+    }
 }
 
 /// A configuration that was not accepted.

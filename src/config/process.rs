@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin::admin;
 use super::document::Table;
 use super::listener::Listeners;
 use super::overload::HalfOpenLimits;
@@ -65,6 +66,7 @@ pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
         verdict_cache: section(&root, "verdict_cache", verdict_cache),
         live_revocation: section(&root, "revocation", live_revocation),
         reload: section(&root, "reload", reload),
+        admin: section(&root, "admin", admin),
         // Known once the whole document is read.
         files: FileReferences::default(),
         listeners: listeners.into_configs(),
@@ -153,20 +155,14 @@ fn drain(table: Option<&Table<'_>>) -> Duration {
 fn log(table: Option<&Table<'_>>) -> LogOptions {
     const FORMATS: [(&str, LogFormat); 2] =
         [("human", LogFormat::Human), ("json", LogFormat::Json)];
-    const LEVELS: [(&str, LogLevel); 5] = [
-        ("error", LogLevel::Error),
-        ("warn", LogLevel::Warn),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-        ("trace", LogLevel::Trace),
-    ];
+    let levels = LogLevel::ALL.map(|level| (level.label(), level));
     let entry = |key| table.and_then(|table| table.entry(key));
     LogOptions {
         format: entry("format")
             .and_then(|entry| entry.choice(&FORMATS))
             .unwrap_or_default(),
         level: entry("level")
-            .and_then(|entry| entry.choice(&LEVELS))
+            .and_then(|entry| entry.choice(&levels))
             .unwrap_or_default(),
         access: entry("access")
             .and_then(|entry| entry.boolean())

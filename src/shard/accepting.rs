@@ -92,9 +92,9 @@ impl Shard {
         };
         gate_entry.accepts[index] = None;
         match result {
-            // What was accepted in the meantime is turned away.
-            Ok(accepted) if self.stopping || self.draining.is_some() => {
-                self.turn_away(accepted, CloseReason::TooManyConnections);
+            // What was accepted in the meantime is turned away; a drain still serves it.
+            Ok(accepted) if self.stopping => {
+                self.turn_away(gate, accepted, CloseReason::TooManyConnections);
             }
             Ok(accepted) => self.admit(gate, accepted),
             // The client left before it was accepted.
@@ -106,19 +106,20 @@ impl Shard {
     }
 
     fn admit(&mut self, gate: usize, accepted: Accepted) {
-        self.inbox.counters().count_accepted();
         self.accepted += 1;
         let source = self.admission.source(accepted.peer.ip());
         if let Err(reason) = self.may_come(gate, source) {
-            return self.turn_away(accepted, reason);
+            return self.turn_away(gate, accepted, reason);
         }
         self.admission.admit(source);
+        self.inbox.counters().count_accepted();
         let Accepted {
             descriptor,
             peer,
             local,
         } = accepted;
         let front = Rc::clone(&self.gates[gate].front);
+        front.counters.count_accepted();
         let mut context = Context {
             now: self.now,
             pool: &mut self.pool,
@@ -165,8 +166,13 @@ impl Shard {
     }
 
     /// Resets a connection: it costs nothing more, and its client need not wait to find out.
-    fn turn_away(&mut self, accepted: Accepted, reason: CloseReason) {
-        self.inbox.counters().count_closed(reason, [0; 2]);
+    fn turn_away(&mut self, gate: usize, accepted: Accepted, reason: CloseReason) {
+        let counters = self.inbox.counters();
+        counters.count_accepted();
+        counters.count_closed(reason);
+        let counters = &self.gates[gate].front.counters;
+        counters.count_accepted();
+        counters.count_closed(reason, true);
         self.ring.abort(accepted.descriptor);
     }
 

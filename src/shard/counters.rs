@@ -1,11 +1,24 @@
 //! What a shard counts. Only the shard writes; the control plane reads.
 
+mod histogram;
+mod listener;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::Pool;
 use crate::close_reason::CloseReason;
 use crate::ring::Ring;
 use crate::trust::cache::CacheFigures;
+use crate::trust::tally::Tally;
+
+pub use histogram::{Durations, Histogram};
+pub use listener::{HandshakeKind, ListenerCounters};
+
+/// Upper bounds of the times that verdicts take.
+static VERDICT_BOUNDS_NS: [u64; 11] = [
+    1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
+    25_000_000,
+];
 
 /// Figures of one shard. Aligned so that no other thread's data shares a cache line with them.
 #[derive(Debug)]
@@ -36,6 +49,12 @@ pub struct Counters {
     handshakes_waiting: AtomicU64,
     identities_displaced: AtomicU64,
     generation: AtomicU64,
+    overflows: AtomicU64,
+    tickets_issued: AtomicU64,
+    tickets_accepted: AtomicU64,
+    tickets_declined: AtomicU64,
+    /// How long verdicts on presented chains took, remembered or not.
+    pub verdict_times: Histogram<11>,
     closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
@@ -58,9 +77,9 @@ figures! {
     open;
     /// Handshakes going on now.
     handshaking;
-    /// Plaintext bytes from clients, of connections that have ended.
+    /// Plaintext bytes from clients.
     bytes_up;
-    /// Plaintext bytes to clients, of connections that have ended.
+    /// Plaintext bytes to clients.
     bytes_down;
     /// `io_uring_enter` calls.
     enters;
@@ -100,6 +119,14 @@ figures! {
     generation;
     /// Handshakes that were resumed, of those that ended with a client let in.
     resumed;
+    /// Times that the ring's completion queue was found overflown.
+    overflows;
+    /// Tickets given to clients.
+    tickets_issued;
+    /// Tickets offered by clients that they could resume with.
+    tickets_accepted;
+    /// Tickets offered by clients that were not, or no longer, good for that.
+    tickets_declined;
 }
 
 /// Adds to a counter that only this thread writes: no locked instruction is needed.
@@ -110,8 +137,8 @@ pub(super) fn add(counter: &AtomicU64, by: u64) {
     );
 }
 
-impl Counters {
-    pub(super) fn new() -> Self {
+impl Default for Counters {
+    fn default() -> Self {
         Self {
             accepted: AtomicU64::new(0),
             established: AtomicU64::new(0),
@@ -138,10 +165,17 @@ impl Counters {
             handshakes_waiting: AtomicU64::new(0),
             identities_displaced: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
+            tickets_issued: AtomicU64::new(0),
+            tickets_accepted: AtomicU64::new(0),
+            tickets_declined: AtomicU64::new(0),
+            verdict_times: Histogram::new(&VERDICT_BOUNDS_NS),
             closed: [const { AtomicU64::new(0) }; CloseReason::ALL.len()],
         }
     }
+}
 
+impl Counters {
     /// Connections that ended for `reason`.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.closed[reason as usize].load(Ordering::Relaxed)
@@ -160,6 +194,22 @@ impl Counters {
         add(&self.resumed, u64::from(resumed));
     }
 
+    /// What a step of a handshake led to.
+    pub(super) fn count_step(&self, tally: &Tally) {
+        if let Some(took) = tally.verdict_took {
+            self.verdict_times.record(took);
+        }
+        for (counter, by) in [
+            (&self.tickets_issued, tally.tickets_issued),
+            (&self.tickets_accepted, tally.tickets_accepted),
+            (&self.tickets_declined, tally.tickets_declined),
+        ] {
+            if by > 0 {
+                add(counter, by);
+            }
+        }
+    }
+
     pub(super) fn count_upstream_connect(&self) {
         add(&self.upstream_connects, 1);
     }
@@ -168,10 +218,13 @@ impl Counters {
         add(&self.reports_lost, 1);
     }
 
-    pub(super) fn count_closed(&self, reason: CloseReason, [up, down]: [u64; 2]) {
-        add(&self.closed[reason as usize], 1);
+    pub(super) fn count_bytes(&self, [up, down]: [u64; 2]) {
         add(&self.bytes_up, up);
         add(&self.bytes_down, down);
+    }
+
+    pub(super) fn count_closed(&self, reason: CloseReason) {
+        add(&self.closed[reason as usize], 1);
     }
 
     pub(super) fn set_generation(&self, generation: u64) {
@@ -220,5 +273,6 @@ impl Counters {
         self.completions.store(ring.completions, Ordering::Relaxed);
         self.buffers_exhausted
             .store(ring.buffers_exhausted, Ordering::Relaxed);
+        self.overflows.store(ring.overflows, Ordering::Relaxed);
     }
 }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::Counters;
 use super::front::Front;
 use super::sources::Source;
 use super::tenure::TimeUp;
@@ -118,6 +119,8 @@ pub(super) struct Entry {
     pub(super) is_shed: bool,
     /// Counted as a handshake still.
     pub(super) handshaking: bool,
+    /// Plaintext bytes from the client and to it that are counted already.
+    counted: [u64; 2],
     /// The earliest timer that runs for this connection.
     timer: Option<Instant>,
 }
@@ -153,8 +156,18 @@ impl Entry {
             answered: false,
             is_shed: false,
             handshaking: true,
+            counted: [0; 2],
             timer: None,
         }
+    }
+
+    /// Counts the bytes that were relayed since this was last done.
+    pub(super) fn count_bytes(&mut self, counters: &Counters) {
+        let bytes = self.connection.bytes();
+        let [up, down] = [0, 1].map(|side| bytes[side] - self.counted[side]);
+        self.counted = bytes;
+        counters.count_bytes([up, down]);
+        self.front.counters.count_bytes([up, down]);
     }
 
     pub(super) fn socket(&mut self, side: Side) -> &mut Socket {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::counters::ListenerCounters;
 use super::identities::scope;
 use super::rate::{Bucket, Rate};
 use super::upstreams::Group;
@@ -27,12 +28,14 @@ pub(super) struct Front {
     /// Of each client, with the indices of the listener's routes; each with what tells its clients
     /// from those of other routes.
     identity_rates: Vec<Option<(u64, Rate)>>,
+    pub(super) counters: Arc<ListenerCounters>,
 }
 
 impl Front {
     /// `before` is what served the listener of that name until now.
     pub(super) fn new(
         listener: &Arc<Listener>,
+        counters: Arc<ListenerCounters>,
         generation: u64,
         before: Option<&Self>,
         now: Instant,
@@ -48,6 +51,7 @@ impl Front {
         Rc::new(Self {
             generation,
             groups: groups.collect(),
+            counters,
             settings: Arc::new(settings(listener)),
             identity_rates: identity_rates(listener),
             rate: listener.rate.map(|rate| Rate::of(rate, listener.shards)),

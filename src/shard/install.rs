@@ -17,15 +17,18 @@ impl Shard {
             snapshot,
             limits,
             sockets,
+            counters,
         } = installation;
         let began = self.clock.now();
         let caches_anew = snapshot.verdict_cache != self.snapshot.verdict_cache;
         self.fronts = snapshot
             .listeners
             .iter()
-            .map(|listener| {
+            .zip(counters)
+            .map(|(listener, counters)| {
                 let before = self.front(&listener.name);
-                Front::new(listener, generation, before.map(|front| &**front), began)
+                let before = before.map(|front| &**front);
+                Front::new(listener, counters, generation, before, began)
             })
             .collect();
         self.limit_identities();
@@ -68,13 +71,15 @@ impl Shard {
                     self.gates.insert(Gate::new(socket, front));
                 }
                 ListeningSocket::Kept(address) => {
-                    let kept = unnamed
-                        .iter()
-                        .position(|&gate| self.gates[gate].is_at(address));
-                    if let Some(kept) = kept {
-                        let gate = unnamed.swap_remove(kept);
-                        self.gates[gate].front = front;
-                    }
+                    // Several where more sockets than shards were taken over.
+                    unnamed.retain(|&gate| {
+                        let gate = &mut self.gates[gate];
+                        let is_kept = gate.is_at(address);
+                        if is_kept {
+                            gate.front = Rc::clone(&front);
+                        }
+                        !is_kept
+                    });
                 }
             }
         }

@@ -5,12 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Shard;
+use super::counters::HandshakeKind;
 use super::entry::Kind;
 use super::pressure::What;
 use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
 use crate::limits::BLOCK_LEN;
 use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received, Target};
+use crate::trust::tally;
 
 impl Shard {
     /// Handles every completion that is there.
@@ -76,6 +78,9 @@ impl Shard {
                 .connection
                 .on(Event::Received(side, bytes), &mut context);
             // The first question and answer are still part of what a handshake was for.
+            if entry.connection.bytes() != before {
+                entry.count_bytes(self.inbox.counters());
+            }
             let is_served = before[1] > 0 || before[0] > BLOCK_LEN as u64;
             if is_served && entry.connection.bytes() != before {
                 self.handshakes.make_way(self.now);
@@ -350,6 +355,9 @@ impl Shard {
             entry.handshaking = false;
             self.admission.handshake_done(entry.source.take());
             if let Some(session) = entry.connection.session() {
+                let kind = kind_of(session.resumed, session.retried);
+                let took = self.clock.now() - entry.accepted_at;
+                entry.front.counters.count_established(kind, took);
                 self.inbox.counters().count_established(session.resumed);
                 self.begin_tenure(key);
             }
@@ -365,5 +373,18 @@ impl Shard {
             self.connections.remove(key as usize);
             self.admission.connection_done();
         }
+    }
+}
+
+/// How a client was let in by the step that is being taken.
+fn kind_of(resumed: bool, retried: bool) -> HandshakeKind {
+    if resumed {
+        HandshakeKind::Resumed
+    } else if retried {
+        HandshakeKind::Retried
+    } else if tally::get().verdict_remembered {
+        HandshakeKind::Cached
+    } else {
+        HandshakeKind::Full
     }
 }
