@@ -116,15 +116,15 @@ impl Handshakes {
 
     /// How many wait.
     pub(super) fn len(&self) -> usize {
-        self.new() + self.begun.len()
+        self.unanswered() + self.begun.len()
     }
 
-    fn new(&self) -> usize {
+    fn unanswered(&self) -> usize {
         self.new.len() + self.resuming.len()
     }
 
     fn is_overloaded(&self) -> bool {
-        self.new() > OVERLOAD
+        self.unanswered() > OVERLOAD
     }
 
     /// A connection that had been answered before is being served: others must not wait long.
