@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
+use ringgate::control::takeover::Succession;
 use ringgate::control::{self, Control, Ending, Source, ctl};
 use ringgate::explain::{self, Question};
 use ringgate::layout::Placement;
@@ -87,6 +88,14 @@ struct RunArguments {
     /// Where shards run, as `ringgate-tune plan` writes it; without it, as it would plan
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
+    /// Take the listening sockets of the process that runs now over from it, by its admin socket,
+    /// and have it drain; where none runs, start as ever
+    #[arg(long)]
+    takeover: bool,
+    /// Append every session's secrets to the file that SSLKEYLOGFILE names: whoever reads it reads
+    /// the traffic
+    #[arg(long)]
+    log_session_secrets: bool,
 }
 
 #[derive(Args, Debug)]
@@ -135,7 +144,7 @@ struct ConfigArgument {
 fn main() -> ExitCode {
     // Usage errors end here, with exit code 2.
     let outcome = match Arguments::parse().command {
-        Command::Run(arguments) => run(&arguments.config.config, arguments.layout.as_deref()),
+        Command::Run(arguments) => run(&arguments),
         Command::Check(ConfigArgument { config }) => check(&config),
         Command::Explain(arguments) => return explain(arguments),
         Command::Ctl(arguments) => ctl(&arguments),
@@ -217,18 +226,21 @@ fn doctor() -> Result<(), String> {
     Ok(())
 }
 
-fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
+fn run(arguments: &RunArguments) -> Result<(), String> {
+    let file = &*arguments.config.config;
     // Before anything else is opened: they are known by their numbers.
-    let inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
+    let mut inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
     let clock = Clock::system();
     let source = Source::open(file.to_owned(), clock.clone());
     let source = source.map_err(|errors| listed(&errors, file))?;
     let snapshot = Arc::clone(source.snapshot());
-    control::log::init(snapshot.log);
+    let _log = control::log::init(snapshot.log);
     for warning in &snapshot.warnings {
         control::log::warning(warning);
     }
-    let placement = match layout {
+    let secrets = control::log_session_secrets(arguments.log_session_secrets);
+    let _secrets = secrets.map_err(|error| error.to_string())?;
+    let placement = match &arguments.layout {
         Some(file) => Placement::read(file, &snapshot.shards),
         None => Placement::planned(&snapshot.shards),
     };
@@ -238,7 +250,15 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     // What is started from here on inherits it; shards go where the layout says.
     control::log::notes(placement.keep_house().as_slice());
     // Before the shards: from their first connection on, somebody takes signals and reports.
-    let admin = control::admin(&source).map_err(|error| error.to_string())?;
+    let mut succession = match arguments.takeover {
+        true => Succession::begin(&source).map_err(|error| error.to_string())?,
+        false => Succession::default(),
+    };
+    for passed in succession.sockets() {
+        let added = inherited.add(passed.socket, Some(passed.listener));
+        added.map_err(|error| error.to_string())?;
+    }
+    let admin = control::admin(&source, &mut succession).map_err(|error| error.to_string())?;
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
     let control = control.with_admin(admin);
     let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout, inherited)
@@ -247,6 +267,7 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     drop(snapshot);
     control::log::notes(terminator.notes());
     control::log::started(&terminator.addresses());
+    control::log::notes(succession.complete().as_slice());
     let (mailboxes, mut changer) = terminator.controls();
     let prepare = move |snapshot: &_| changer.prepare(snapshot).map_err(|e| e.to_string());
     let ending = control.run(mailboxes, source, Box::new(prepare));

@@ -30,6 +30,7 @@ pub use crate::config::{
     Balance, Greeting, HalfOpenLimits, LiveRevocation, LogFormat, LogLevel, LogOptions, RateLimit,
     ShardPlan, Tenure, Timeouts, UpstreamAddress,
 };
+pub use crate::tls::disclosure::to as disclose_secrets;
 pub use crate::trust::{span, utc};
 pub use changes::{Changes, needs_restart};
 pub use expiry::{Expiry, ExpiryKind};

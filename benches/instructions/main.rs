@@ -36,6 +36,7 @@ mod works;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::table::Table;
 use self::works::{WORKS, Work};
@@ -122,17 +123,38 @@ fn can_count() -> Result<(), String> {
 
 fn count_all() -> Result<Table, String> {
     can_count()?;
+    // Instructions are the same however many count beside each other.
+    let next = AtomicUsize::new(0);
+    let counts = || {
+        let mut counts = Vec::new();
+        while let Some(work) = WORKS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            counts.push((work.name, count(work)?));
+        }
+        Ok::<_, String>(counts)
+    };
     let mut counted = Table::default();
-    for work in WORKS {
-        counted.set(work.name, count(work)?);
-    }
-    Ok(counted)
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(counts)).collect();
+        for thread in threads {
+            let counts = thread.join().map_err(|_| "counting failed".to_owned())?;
+            for (name, count) in counts? {
+                counted.set(name, count);
+            }
+        }
+        Ok(counted)
+    })
 }
 
 /// Instructions of one repetition.
 fn count(work: &Work) -> Result<u64, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let name = format!("callgrind-{}.out", std::process::id());
+    let place = WORKS.iter().position(|other| other.name == work.name);
+    let name = format!(
+        "callgrind-{}-{}.out",
+        std::process::id(),
+        place.unwrap_or_default()
+    );
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--collect-atstart=no"])

@@ -280,6 +280,8 @@ pub struct LogOptions {
     pub level: LogLevel,
     /// Whether connections that end well get a line, too.
     pub access: bool,
+    /// Lines of those a second at most; the rest is counted.
+    pub access_rate: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -25,6 +25,10 @@ const LISTENER_REMEDY: &str = "a listener needs five lines below [[listener]]: a
 
 const BUFFER_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 40;
 
+/// Access lines a second: with more, reading them costs more than they tell.
+const ACCESS_RATE: usize = 10_000;
+const ACCESS_RATE_MAX: usize = 1_000_000;
+
 const CPU_MAX: usize = 4095;
 
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -167,6 +171,9 @@ fn log(table: Option<&Table<'_>>) -> LogOptions {
         access: entry("access")
             .and_then(|entry| entry.boolean())
             .unwrap_or_default(),
+        access_rate: entry("access_rate")
+            .and_then(|entry| entry.count(1..=ACCESS_RATE_MAX))
+            .unwrap_or(ACCESS_RATE),
     }
 }
 

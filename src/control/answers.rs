@@ -60,11 +60,18 @@ impl<P: Port> Keeper<'_, P> {
                 }
                 Answer::text(StatusCode::ACCEPTED, "draining")
             }
+            Question::Release => {
+                if is_serving {
+                    tracing::info!("draining: a successor accepts the connections from here on");
+                    self.drain(self.clock.now());
+                }
+                Answer::text(StatusCode::ACCEPTED, "draining")
+            }
             Question::Reload | Question::DryRun if !is_serving => Answer::text(
                 StatusCode::CONFLICT,
                 "the process is ending: nothing is reloaded",
             ),
-            Question::DryRun => Answer::text(StatusCode::NOT_IMPLEMENTED, "not yet"),
+            Question::DryRun => return self.ask_for_rehearsal(asker),
             Question::Reload => {
                 let attempt = self.reloader.next_attempt();
                 self.reloader.request(Cause::Asked);
@@ -86,6 +93,8 @@ impl<P: Port> Keeper<'_, P> {
             reload: self.reloader.status(),
             snapshot: self.reloader.current(),
             refusals: self.refusals.last(),
+            access_skipped: self.access.skipped(),
+            log_dropped: log::dropped(),
         };
         observe(&known, &self.shards)
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::admin::client::{self, Answered};
-use super::admin::{Counts, Listener, Reloaded, Shard, Stage, Status};
+use super::admin::{Counts, DryRun, Listener, Reloaded, Shard, Stage, Status};
 use crate::config::{Config, LogLevel};
 use crate::snapshot::{span, utc};
 
@@ -92,8 +92,34 @@ fn show(request: Request<'_>, answered: &Answered) -> Option<String> {
             let reloaded: Reloaded = serde_json::from_str(&answered.body).ok()?;
             Some(reload(&reloaded))
         }
+        Request::DryRun => {
+            let outcome: DryRun = serde_json::from_str(&answered.body).ok()?;
+            Some(dry_run(&outcome))
+        }
         _ => None,
     }
+}
+
+fn dry_run(outcome: &DryRun) -> String {
+    let mut shown = Shown(String::new());
+    for error in &outcome.errors {
+        shown.line(error);
+    }
+    if !outcome.errors.is_empty() {
+        shown.line("a reload would fail, and nothing would change");
+        return shown.0;
+    }
+    shown.line(format!(
+        "a reload now would end {} open connections; {} clients were judged again",
+        outcome.lost, outcome.judged
+    ));
+    for lost in &outcome.examples {
+        shown.line(format!(
+            "  {} {} on {}: {}",
+            lost.reason, lost.peer, lost.listener, lost.detail
+        ));
+    }
+    shown.0
 }
 
 fn reload(reloaded: &Reloaded) -> String {

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind};
 
+use super::access::AccessLog;
 use super::admin::{Admin, Asker, Desk};
+use super::lending::Lending;
 use super::loader::Source;
+use super::rehearsal::Rehearsals;
 use super::reload::{Cause, Prepare, Reloader};
 use super::report::Refusals;
 use super::shards::{Port, Shard, Spread};
@@ -171,24 +174,36 @@ pub(super) struct Keeper<'a, P> {
     /// Since the Unix epoch.
     pub(super) started: Duration,
     pub(super) refusals: Refusals,
+    pub(super) access: AccessLog,
     pub(super) desk: Desk,
     /// Who waits for which attempt to reload.
     pub(super) awaiting_reload: Vec<(u64, Asker)>,
+    pub(super) lending: Option<Lending>,
+    pub(super) rehearsals: Rehearsals,
 }
 
 impl<'a, P: Port> Keeper<'a, P> {
     fn new(ports: impl IntoIterator<Item = P>, reloader: Reloader<'a>, clock: Clock) -> Self {
         let shards = ports.into_iter().map(Shard::new).collect();
+        let log = reloader.current().log;
         Self {
             shards,
             reloader,
             phase: Phase::Serving,
             is_shard_lost: false,
             started: clock.unix(),
+            access: AccessLog::new(
+                log.format,
+                log.access_rate as u64,
+                super::log::writer(),
+                clock.clone(),
+            ),
             refusals: Refusals::new(clock.clone()),
             clock,
             desk: Desk::default(),
             awaiting_reload: Vec::new(),
+            lending: None,
+            rehearsals: Rehearsals::default(),
         }
     }
 
@@ -198,6 +213,8 @@ impl<'a, P: Port> Keeper<'a, P> {
                 self.take(signal, clock.now());
             }
             self.answer_all();
+            self.lend();
+            self.rehearse();
             if let Some(ending) = self.tick(clock.now()) {
                 super::log::spread(&Spread::of(&self.shards));
                 return ending;
@@ -227,7 +244,7 @@ impl<'a, P: Port> Keeper<'a, P> {
         }
     }
 
-    fn drain(&mut self, now: Instant) {
+    pub(super) fn drain(&mut self, now: Instant) {
         self.reloader.give_up();
         let within = self.reloader.current().drain_timeout;
         for shard in &mut self.shards {
@@ -251,11 +268,14 @@ impl<'a, P: Port> Keeper<'a, P> {
     fn tick(&mut self, now: Instant) -> Option<Ending> {
         // Before reports are read: what a shard reported before it ended is then never missed.
         let ended = self.shards.iter().filter(|shard| shard.ended()).count();
-        let access = self.reloader.current().log.access;
+        let log = self.reloader.current().log;
+        self.access.set_rate(log.access_rate as u64);
         for (number, shard) in self.shards.iter_mut().enumerate() {
+            let access = log.access.then_some(&mut self.access);
             shard.log_reports(number, access, &mut self.refusals);
             shard.send_unsent();
         }
+        self.access.flush();
         match self.phase {
             Phase::Serving => self.reloader.tick(&mut self.shards),
             Phase::Draining { .. } | Phase::Stopping { .. } => self.reloader.sweep(),

@@ -26,6 +26,8 @@ use crate::snapshot::{Limits, Snapshot};
 pub(super) enum Told {
     Drain(Duration),
     Install(u64),
+    Lend,
+    Rehearse,
     Stop,
 }
 
@@ -38,6 +40,8 @@ impl From<&Command> for Told {
         match command {
             Command::Drain { within } => Self::Drain(*within),
             Command::Install(installation) => Self::Install(installation.generation),
+            Command::Lend(_) => Self::Lend,
+            Command::Rehearse(_) => Self::Rehearse,
             Command::Stop => Self::Stop,
         }
     }
@@ -158,6 +162,7 @@ pub(super) fn loaded() -> Loaded {
         format: LogFormat::Human,
         level: LogLevel::Debug,
         access: false,
+        access_rate: 1000,
     };
     let config = Config {
         file: Arc::from(Path::new("ringgate.toml")),

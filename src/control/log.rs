@@ -1,11 +1,13 @@
 //! Where log lines go and what they look like: standard error, for people or as JSON.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -24,13 +26,46 @@ type SetLevel = Box<dyn Fn(LogLevel) -> bool + Send + Sync>;
 
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
-/// Logs the whole process's lines to standard error from here on. The first call counts.
-pub fn init(options: LogOptions) {
-    let (subscriber, set_level) = subscriber(options, std::io::stderr);
+static WRITER: OnceLock<NonBlocking> = OnceLock::new();
+
+/// Writes and lines that may wait for standard error; what finds no room is dropped and counted.
+const WAITING_MAX: usize = 4096;
+
+/// The thread that writes; dropped, it writes what waits and ends.
+#[derive(Debug)]
+pub struct Writing(#[expect(dead_code, reason = "held until the end")] WorkerGuard);
+
+/// Logs the whole process's lines to standard error from here on, by a thread of its own: whoever
+/// reads them slowly holds up nobody. The first call counts.
+pub fn init(options: LogOptions) -> Writing {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING_MAX)
+        .thread_name("ringgate-log")
+        .finish(std::io::stderr());
+    let lines = writer.clone();
+    let (subscriber, set_level) = subscriber(options, move || lines.clone());
     // A second call finds a subscriber in place: an embedding program's, which then stays.
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
         let _ = SET_LEVEL.set(set_level);
+        let _ = WRITER.set(writer);
     }
+    Writing(guard)
+}
+
+/// Where lines go that are not tracing's.
+pub(super) fn writer() -> Box<dyn Write> {
+    match WRITER.get() {
+        Some(writer) => Box::new(writer.clone()),
+        None => Box::new(std::io::stderr()),
+    }
+}
+
+/// Writes that found no room.
+pub(super) fn dropped() -> u64 {
+    let dropped = WRITER
+        .get()
+        .map(|writer| writer.error_counter().dropped_lines());
+    dropped.unwrap_or_default() as u64
 }
 
 /// Logs lines of this level and above from here on; false where [`init`] had nothing to say.
@@ -150,13 +185,19 @@ fn targets(level: LogLevel) -> Targets {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::io::{self, Write};
+    use std::io;
     use std::sync::{Arc, Mutex};
 
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Memory(Arc<Mutex<Vec<u8>>>);
+    pub(in crate::control) struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Memory {
+        pub(in crate::control) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl Write for Memory {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -173,7 +214,7 @@ pub(super) mod tests {
         let memory = Memory::default();
         let writer = memory.clone();
         tracing::subscriber::with_default(subscriber(options, move || writer.clone()).0, work);
-        String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
+        memory.text()
     }
 
     #[test]
@@ -182,6 +223,7 @@ pub(super) mod tests {
             format,
             level,
             access: false,
+            access_rate: 1000,
         };
         let work = || {
             tracing::info!(answer = 42, "quiet");

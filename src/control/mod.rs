@@ -1,6 +1,7 @@
 //! The control plane: one asynchronous executor that turns signals and changed files into commands
 //! for the shards and what the shards report into log lines. The data plane never waits for it.
 
+mod access;
 pub mod admin;
 mod ageing;
 mod answers;
@@ -8,13 +9,17 @@ pub mod ctl;
 mod executor;
 #[cfg(test)]
 mod fake;
+mod lending;
 mod loader;
 pub mod log;
+mod rehearsal;
 mod reload;
 mod report;
 mod retired;
+mod secrets;
 mod shards;
 mod signals;
+pub mod takeover;
 mod watch;
 
 use std::path::Path;
@@ -28,7 +33,9 @@ pub use admin::{Admin, AdminError};
 pub use executor::{Control, ControlError, Ending};
 pub use loader::Source;
 pub use reload::Prepare;
+pub use secrets::{SecretsError, SecretsWriting, log_session_secrets};
 pub use shards::Port;
+use takeover::Succession;
 
 /// How much of what expires is told; the rest has more time left than these.
 const EXPIRIES_TOLD: usize = 8;
@@ -38,8 +45,8 @@ const EXPIRIES_TOLD: usize = 8;
 /// # Errors
 ///
 /// When it cannot be had.
-pub fn admin(source: &Source) -> Result<Admin, AdminError> {
-    Admin::bind(&source.loaded.config.admin, false)
+pub fn admin(source: &Source, succession: &mut Succession) -> Result<Admin, AdminError> {
+    Admin::bind(&source.loaded.config.admin, succession)
 }
 
 /// What of a snapshot expires first, one line each, for people.

@@ -29,6 +29,8 @@ pub type Prepare<'a> = dyn FnMut(&Arc<Snapshot>) -> Result<Change, String> + 'a;
 /// What asked for a reload.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Cause {
+    /// Nothing is to be changed: what would be loaded is asked for.
+    Rehearsal,
     /// Files have changed.
     Watch,
     /// Somebody asked over the admin interface.
@@ -40,6 +42,7 @@ impl Cause {
     fn label(self) -> &'static str {
         match self {
             Self::Asked => "request",
+            Self::Rehearsal => "rehearsal",
             Self::Signal => "SIGHUP",
             Self::Watch => "changed files",
         }
@@ -92,6 +95,10 @@ pub(super) struct Reloader<'a> {
     /// What the log has been told to need a restart.
     restart: Vec<String>,
     wanted: Option<Cause>,
+    /// Somebody wants to know what would be loaded, and no more.
+    rehearsal_wanted: bool,
+    /// What a rehearsal loaded.
+    rehearsed: Option<Result<Arc<Snapshot>, Vec<String>>>,
     going: Option<Going>,
     retired: Retired,
     ageing: Ageing,
@@ -109,6 +116,8 @@ impl<'a> Reloader<'a> {
             restart: Vec::new(),
             current: source.loaded,
             wanted: None,
+            rehearsal_wanted: false,
+            rehearsed: None,
             going: None,
             retired: Retired::default(),
             status: Status::default(),
@@ -132,7 +141,23 @@ impl<'a> Reloader<'a> {
 
     /// The attempt that begins after now, by the count of those that will have ended with it.
     pub(super) fn next_attempt(&self) -> u64 {
-        self.status.attempts + 1 + u64::from(self.going.is_some())
+        let counts = |going: &Going| going.cause != Cause::Rehearsal;
+        self.status.attempts + 1 + u64::from(self.going.as_ref().is_some_and(counts))
+    }
+
+    /// Asks for what the files say now, which nobody is to serve.
+    pub(super) fn rehearse(&mut self) {
+        self.rehearsal_wanted = true;
+    }
+
+    /// What the files say, once it is known; or what is wrong with them.
+    pub(super) fn take_rehearsed(&mut self) -> Option<Result<Arc<Snapshot>, Vec<String>>> {
+        self.rehearsed.take()
+    }
+
+    /// Frees `snapshot` once nobody holds it.
+    pub(super) fn retire(&mut self, snapshot: Arc<Snapshot>) {
+        self.retired.add(snapshot);
     }
 
     /// Gives up what has not reached the shards: the process is ending.
@@ -177,7 +202,8 @@ impl<'a> Reloader<'a> {
     }
 
     fn start(&mut self) {
-        let Some(cause) = self.wanted.take() else {
+        let rehearsal = || std::mem::take(&mut self.rehearsal_wanted).then_some(Cause::Rehearsal);
+        let Some(cause) = self.wanted.take().or_else(rehearsal) else {
             return;
         };
         let before = Arc::clone(&self.current.snapshot);
@@ -200,6 +226,9 @@ impl<'a> Reloader<'a> {
                 if let Some((outcome, watch)) = load.outcome() {
                     self.watch = Some(watch);
                     return match outcome {
+                        Ok(loaded) if going.cause == Cause::Rehearsal => {
+                            self.rehearsed = Some(Ok(loaded.snapshot));
+                        }
                         Ok(loaded) => self.install(loaded, going, shards),
                         Err(failure) => self.fail(failure, going.cause),
                     };
@@ -302,6 +331,10 @@ impl<'a> Reloader<'a> {
     /// Says what is wrong. What is served stays as it is.
     fn fail(&mut self, failure: Failure, cause: Cause) {
         let errors = failure.errors();
+        if cause == Cause::Rehearsal {
+            self.rehearsed = Some(Err(errors));
+            return;
+        }
         // A file that stays broken while others change is told once.
         if cause != Cause::Watch || errors != self.status.errors {
             for error in errors.iter().take(RELOAD_ERRORS_LOGGED_MAX) {

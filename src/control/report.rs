@@ -1,10 +1,12 @@
 //! What a shard says of a connection that ended, as a log line.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::access::AccessLog;
 use crate::clock::Clock;
 use crate::close_reason::{Blame, CloseReason};
 use crate::shard::mailbox::{Identity, Report, Review};
@@ -115,8 +117,8 @@ impl Refusals {
 }
 
 /// Writes the line of `report`, if it gets one: refusals and failures always do, the rest where
-/// `access` is set.
-pub(super) fn log(report: &Report, access: bool) {
+/// there is an `access` log.
+pub(super) fn log(report: &Report, access: Option<&mut AccessLog>) {
     // Level and message must be constants.
     macro_rules! line {
         ($macro:ident, $message:literal) => {{
@@ -146,10 +148,15 @@ pub(super) fn log(report: &Report, access: bool) {
         Weight::Refused => line!(warn, "client refused"),
         Weight::Withdrawn => line!(warn, "client no longer let in"),
         Weight::Failed => line!(warn, "connection failed"),
-        Weight::Access if access => line!(info, "connection closed"),
-        Weight::Noise if access => line!(info, "no TLS client"),
-        Weight::Access => {}
-        Weight::Noise => line!(debug, "no TLS client"),
+        Weight::Access => {
+            if let Some(access) = access {
+                access.line("connection closed", report);
+            }
+        }
+        Weight::Noise => match access {
+            Some(access) => access.line("no TLS client", report),
+            None => line!(debug, "no TLS client"),
+        },
     }
 }
 
@@ -190,6 +197,14 @@ pub(super) fn log_review(shard: usize, review: &Review) {
     }
 }
 
+/// `text` as [`escaped`], without a copy where that changes nothing.
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
+    match text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(escaped(text)),
+    }
+}
+
 /// `text` with control characters and quotes escaped: what a client sends must not end a field or
 /// a line, nor move a terminal's cursor.
 pub(super) fn escaped(text: &str) -> String {
@@ -215,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::config::{LogFormat, LogLevel, LogOptions};
-    use crate::control::log::tests::logged;
+    use crate::control::log::tests::{Memory, logged};
     use crate::shard::mailbox::Service;
 
     fn identity() -> Identity {
@@ -270,13 +285,20 @@ mod tests {
         }
     }
 
+    /// What is logged of `report`, access lines last.
     fn lines(format: LogFormat, report: &Report, access: bool) -> String {
         let options = LogOptions {
             format,
             level: LogLevel::Info,
             access,
+            access_rate: 2,
         };
-        logged(options, || log(report, access))
+        let memory = Memory::default();
+        let clock = Clock::manual(Duration::from_secs(1));
+        let mut to = AccessLog::new(format, 2, Box::new(memory.clone()), clock);
+        let others = logged(options, || log(report, access.then_some(&mut to)));
+        to.flush();
+        others + &memory.text()
     }
 
     #[test]
@@ -318,7 +340,41 @@ mod tests {
     fn connections_that_end_well_get_a_line_on_request_only() {
         let report = served(CloseReason::Complete);
         assert_eq!(lines(LogFormat::Human, &report, false), "");
-        assert!(lines(LogFormat::Human, &report, true).contains("connection closed"));
+        let human = lines(LogFormat::Human, &report, true);
+        let start = "1970-01-01T00:00:01.000000Z  INFO connection closed reason=\"complete\" ";
+        assert!(human.starts_with(start), "{human}");
+        assert_eq!(human.lines().count(), 1, "{human:?}");
+        assert!(
+            human.contains(" bytes_up=3 bytes_down=5 lasted_s=1.5"),
+            "{human}"
+        );
+        let json = lines(LogFormat::Json, &report, true);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["message"], "connection closed");
+        assert_eq!(
+            json["subject"],
+            "CN=mallory\n2026 INFO all is well\u{1b}[2J"
+        );
+        assert_eq!(json["bytes_down"], 5);
+    }
+
+    #[test]
+    fn access_lines_beyond_the_rate_are_counted_and_told() {
+        let (memory, clock) = (Memory::default(), Clock::manual(Duration::from_secs(1)));
+        let writer = Box::new(memory.clone());
+        let mut access = AccessLog::new(LogFormat::Json, 2, writer, clock.clone());
+        let report = served(CloseReason::Complete);
+        for _ in 0..5 {
+            log(&report, Some(&mut access));
+        }
+        access.flush();
+        assert_eq!((memory.text().lines().count(), access.skipped()), (2, 3));
+        clock.advance(Duration::from_secs(10));
+        let told = crate::control::fake::logged(|| access.flush());
+        assert!(told.contains("lines=3"), "{told}");
+        log(&report, Some(&mut access));
+        access.flush();
+        assert_eq!(memory.text().lines().count(), 3, "another second");
     }
 
     #[test]
@@ -338,6 +394,7 @@ mod tests {
                 format: LogFormat::Human,
                 level,
                 access: false,
+                access_rate: 1,
             };
             logged(options, || log_review(0, &review)).contains("open connections judged again")
         };

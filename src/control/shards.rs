@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::access::AccessLog;
 use super::report::Refusals;
 use crate::limits::REPORT_QUEUE_LEN;
 use crate::shard::mailbox::{Command, Counters, ListenerCounters, Mailbox, Report, Review};
@@ -136,14 +137,19 @@ impl<P: Port> Shard<P> {
 
     /// Logs what waits in the queues; at most one queue's worth, so that a flood of reports from
     /// one shard keeps the control plane from neither signals nor the other shards.
-    pub(super) fn log_reports(&mut self, number: usize, access: bool, refusals: &mut Refusals) {
+    pub(super) fn log_reports(
+        &mut self,
+        number: usize,
+        mut access: Option<&mut AccessLog>,
+        refusals: &mut Refusals,
+    ) {
         while let Some(review) = self.port.review() {
             super::report::log_review(number, &review);
         }
         for _ in 0..REPORT_QUEUE_LEN {
             match self.port.report() {
                 Some(report) => {
-                    super::report::log(&report, access);
+                    super::report::log(&report, access.as_deref_mut());
                     refusals.note(&report);
                 }
                 None => return,

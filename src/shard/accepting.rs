@@ -4,11 +4,15 @@ use std::io;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
+
+use rtrb::Producer;
 
 use super::entry::{Entry, Kind};
 use super::front::Front;
 use super::half_open::Arrival;
+use super::mailbox::Lent;
 use super::sources::Source;
 use super::{ACCEPT_PAUSE, Shard};
 use crate::close_reason::CloseReason;
@@ -174,6 +178,21 @@ impl Shard {
         counters.count_accepted();
         counters.count_closed(reason, true);
         self.ring.abort(accepted.descriptor);
+    }
+
+    /// Duplicates every listening socket for `borrower`, or none where one cannot be.
+    pub(super) fn lend(&self, borrower: &mut Producer<Vec<Lent>>) {
+        let gates = self.gates.iter().filter(|(_, gate)| !gate.closing);
+        let lent = gates.map(|(_, gate)| {
+            Ok(Lent {
+                listener: Arc::from(&*gate.front.listener.name),
+                socket: gate.socket.duplicate()?,
+            })
+        });
+        if let Ok(lent) = lent.collect::<io::Result<_>>() {
+            // There is room for one.
+            let _ = borrower.push(lent);
+        }
     }
 
     /// Closes the listening sockets.

@@ -27,6 +27,10 @@ const REVIEWS: usize = 16;
 pub enum Command {
     /// Stop accepting, finish what is open, end what is left after `within`.
     Drain { within: Duration },
+    /// Judge the clients of open connections by another snapshot, and change nothing.
+    Rehearse(Box<Rehearsal>),
+    /// Hand over duplicates of the listening sockets; accepting goes on.
+    Lend(Producer<Vec<Lent>>),
     /// Serve another snapshot from now on.
     Install(Box<Installation>),
     /// End everything now.
@@ -66,6 +70,21 @@ pub enum ListeningSocket {
     /// Those that it has, bound to this address: one, or several where they were inherited.
     Kept(SocketAddr),
     New(Listener),
+}
+
+/// A snapshot to judge open connections by, and where to say what came of it.
+#[derive(Debug)]
+pub struct Rehearsal {
+    pub snapshot: Arc<Snapshot>,
+    pub outcome: Producer<Review>,
+}
+
+/// A listening socket of a shard, once more.
+#[derive(Debug)]
+pub struct Lent {
+    /// The listener that it serves.
+    pub listener: Arc<str>,
+    pub socket: Listener,
 }
 
 /// A connection that ended.

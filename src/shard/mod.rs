@@ -16,6 +16,7 @@ mod install;
 pub mod mailbox;
 mod pressure;
 mod rate;
+mod rehearsal;
 mod reporting;
 mod review;
 mod sources;
@@ -49,6 +50,7 @@ use handshakes::Handshakes;
 use identities::Identities;
 use mailbox::{Command, Inbox};
 use pressure::Parked;
+use rehearsal::Rehearsing;
 use review::UnderWay;
 use tenure::TimeUp;
 use timers::Timers;
@@ -99,6 +101,8 @@ pub struct Shard {
     actions: Vec<Action>,
     /// Open connections that are still to be judged by the snapshot.
     review: Option<UnderWay>,
+    /// Open connections that are still to be judged by a snapshot that is not served.
+    rehearsal: Option<Rehearsing>,
     draining: Option<Instant>,
     stopping: bool,
     accepted: u64,
@@ -167,6 +171,7 @@ impl Shard {
             starving: Vec::new(),
             actions: Vec::new(),
             review: None,
+            rehearsal: None,
             draining: None,
             stopping: false,
             accepted: 0,
@@ -198,6 +203,7 @@ impl Shard {
             self.shed_handshakes();
             self.count_patience();
             self.go_on_with_review();
+            self.go_on_with_rehearsal();
             self.trim_pool();
             self.rest();
             self.publish();
@@ -223,7 +229,7 @@ impl Shard {
     fn until_next_deadline(&self) -> Duration {
         let handshakes_go_on = !self.handshakes.is_empty() && pressure::has_room(&self.pool);
         let receives_go_on = !self.starving.is_empty() && self.ring.free_buffers() > 0;
-        if self.review.is_some() || handshakes_go_on || receives_go_on {
+        if self.review.is_some() || self.rehearsal.is_some() || handshakes_go_on || receives_go_on {
             return Duration::ZERO;
         }
         let gates = self.gates.iter().filter_map(|(_, gate)| gate.paused_until);
@@ -248,6 +254,8 @@ impl Shard {
                     self.stop_accepting();
                 }
                 Command::Install(installation) => self.install(*installation),
+                Command::Rehearse(rehearsal) => self.begin_rehearsal(*rehearsal),
+                Command::Lend(mut borrower) => self.lend(&mut borrower),
                 Command::Stop => {
                     self.stopping = true;
                     self.stop_accepting();

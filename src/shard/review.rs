@@ -15,12 +15,12 @@ use super::mailbox::{Lost, Review};
 use crate::close_reason::CloseReason;
 use crate::connection::{Command, Event};
 use crate::limits::REVIEW_EXAMPLES_MAX;
-use crate::snapshot::LiveRevocation;
+use crate::snapshot::{Listener, LiveRevocation};
 use crate::trust::Authorized;
 use crate::trust::domain::Refusal;
 
 /// How long one turn of the loop spends on it.
-const TURN_BUDGET: Duration = Duration::from_micros(500);
+pub(super) const TURN_BUDGET: Duration = Duration::from_micros(500);
 
 /// A review that is under way.
 pub(super) struct UnderWay {
@@ -106,13 +106,7 @@ impl Shard {
             && figures.examples.len() < REVIEW_EXAMPLES_MAX
             && let Some(entry) = self.connections.get(key as usize)
         {
-            figures.examples.push(Lost {
-                reason: refusal.reason,
-                detail: refusal.detail,
-                listener: entry.front.listener.name.clone(),
-                peer: entry.connection.addresses().client,
-                unique_id: entry.connection.unique_id(),
-            });
+            figures.examples.push(lost(entry, refusal));
         }
     }
 
@@ -147,7 +141,7 @@ impl Shard {
         let now = UnixTime::since_unix_epoch(self.clock.unix());
         let successor = self.successor(&entry.front);
         let front = successor.ok_or_else(|| gone(&entry.front.listener.name))?;
-        let Some((client, route)) = judge(entry, front, now, judged)? else {
+        let Some((client, route)) = judge(entry, &front.listener, now, judged)? else {
             return Ok(());
         };
         let front = Rc::clone(front);
@@ -175,11 +169,22 @@ impl Shard {
     }
 }
 
-/// Whether `front` lets in who was let in before: the client with the rule that does, and its route.
-/// `None` for a connection without a session.
-fn judge(
+/// A client that would no longer be let in, for people.
+pub(super) fn lost(entry: &Entry, refusal: Refusal) -> Lost {
+    Lost {
+        reason: refusal.reason,
+        detail: refusal.detail,
+        listener: entry.front.listener.name.clone(),
+        peer: entry.connection.addresses().client,
+        unique_id: entry.connection.unique_id(),
+    }
+}
+
+/// Whether `listener` lets in who was let in before: the client with the rule that does, and its
+/// route. `None` for a connection without a session.
+pub(super) fn judge(
     entry: &Entry,
-    front: &Front,
+    listener: &Listener,
     now: UnixTime,
     judged: &mut u64,
 ) -> Result<Option<(Authorized, usize)>, Refusal> {
@@ -187,7 +192,7 @@ fn judge(
         return Ok(None);
     };
     let before = &entry.front.listener.acceptor.routes()[session.route].domain;
-    let acceptor = &front.listener.acceptor;
+    let acceptor = &listener.acceptor;
     let route = acceptor.route_for(session.server_name.as_deref())?;
     let domain = &acceptor.routes()[route].domain;
     if domain.digest() == before.digest() {
@@ -199,7 +204,7 @@ fn judge(
 }
 
 /// Nobody has a right at a listener that is not there.
-fn gone(listener: &str) -> Refusal {
+pub(super) fn gone(listener: &str) -> Refusal {
     Refusal {
         reason: CloseReason::PolicyUnmatched,
         detail: format!("the listener `{listener}` is no longer configured"),

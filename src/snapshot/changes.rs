@@ -440,11 +440,13 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
         // Told as needing a restart.
         shards: _,
         admin: _,
-        log: LogOptions {
-            format: _,
-            level: _,
-            access,
-        },
+        log:
+            LogOptions {
+                format: _,
+                level: _,
+                access,
+                access_rate,
+            },
         limits,
         drain_timeout,
         resumption,
@@ -466,6 +468,7 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
     note.change_as("limits.buffers", buffers, buffer_bytes, |b| show_size(*b));
     note.change_as("drain.timeout", &old.drain_timeout, drain_timeout, duration);
     note.change("log.access", &old.log.access, access);
+    note.change("log.access_rate", &old.log.access_rate, access_rate);
     let ResumptionOptions {
         // Its content counts.
         stek: _,

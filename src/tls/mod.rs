@@ -2,6 +2,7 @@
 
 pub mod acceptor;
 mod certificate;
+pub mod disclosure;
 pub mod handshake;
 pub mod hello;
 pub mod record;

@@ -9,6 +9,7 @@ mod files;
 mod imports;
 mod lexer;
 mod markers;
+mod operating;
 mod ownership;
 mod paths;
 mod readme;

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use glommio::channels::local_channel::{self, LocalReceiver, LocalSender};
 use hyper::StatusCode;
 
+use crate::control::takeover::Passed;
+
 /// Questions that may wait.
 const WAITING_MAX: usize = 128;
 
@@ -22,6 +24,8 @@ pub(in crate::control) enum Question {
     Metrics,
     Live,
     Ready,
+    /// A successor accepts connections: drains. Nobody can ask this over HTTP.
+    Release,
     Reload,
     Status,
 }
@@ -60,12 +64,15 @@ impl Answer {
     }
 }
 
+/// Every listening socket, or why they are not to be had.
+pub(in crate::control) type Lent = Result<Vec<Passed>, String>;
+
 /// Somebody who waits for an answer.
 #[derive(Debug)]
-pub(in crate::control) struct Asker(LocalSender<Answer>);
+pub(in crate::control) struct Asker<T = Answer>(LocalSender<T>);
 
-impl Asker {
-    pub(in crate::control) fn answer(&self, answer: Answer) {
+impl<T> Asker<T> {
+    pub(in crate::control) fn answer(&self, answer: T) {
         // Who asked may have left.
         let _ = self.0.try_send(answer);
     }
@@ -75,6 +82,7 @@ impl Asker {
 #[derive(Clone, Debug, Default)]
 pub(in crate::control) struct Desk {
     waiting: Rc<RefCell<VecDeque<(Question, Asker)>>>,
+    borrowing: Rc<RefCell<VecDeque<Asker<Lent>>>>,
 }
 
 impl Desk {
@@ -87,6 +95,22 @@ impl Desk {
         let (sender, receiver) = local_channel::new_bounded(1);
         waiting.push_back((question, Asker(sender)));
         Some(receiver)
+    }
+
+    /// Asks for the listening sockets; `None` where somebody does already.
+    pub(super) fn borrow_sockets(&self) -> Option<LocalReceiver<Lent>> {
+        let mut borrowing = self.borrowing.borrow_mut();
+        if !borrowing.is_empty() {
+            return None;
+        }
+        let (sender, receiver) = local_channel::new_bounded(1);
+        borrowing.push_back(Asker(sender));
+        Some(receiver)
+    }
+
+    /// Who wants the listening sockets.
+    pub(in crate::control) fn next_borrower(&self) -> Option<Asker<Lent>> {
+        self.borrowing.borrow_mut().pop_front()
     }
 
     /// The question that has waited longest.

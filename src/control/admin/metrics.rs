@@ -301,6 +301,16 @@ impl Observation {
             "ringgate_reports_lost",
             "Ends of connections that could not be logged: the control plane was behind",
             [(Labels::new(), lost)],
+        )?;
+        families.counter(
+            "ringgate_access_lines_dropped",
+            "Access lines left out: more connections ended than [log] access_rate",
+            [(Labels::new(), self.access_skipped)],
+        )?;
+        families.counter(
+            "ringgate_log_writes_dropped",
+            "Writes to the log, of a line or several, that whoever reads it was too slow for",
+            [(Labels::new(), self.log_dropped)],
         )
     }
 

@@ -3,6 +3,7 @@
 
 pub mod client;
 mod desk;
+mod handover;
 mod metrics;
 mod observation;
 mod service;
@@ -13,7 +14,7 @@ mod stream;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -24,16 +25,17 @@ use glommio::{Task, timer::Timer};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
+use super::takeover::{START_MAX, Succession};
 use crate::config::AdminOptions;
 
-pub(super) use desk::{Answer, Asker, Desk, Question};
+pub(super) use desk::{Answer, Asker, Desk, Lent, Question};
 pub(super) use metrics::metrics;
 pub use observation::Stage;
 pub(super) use observation::{Known, Observation, observe};
 pub use socket::AdminError;
 use socket::{Listening, Published, Unpublished};
 pub(super) use status::status;
-pub use status::{Counts, Listener, Reloaded, Shard, Status};
+pub use status::{Counts, DryRun, Listener, Reloaded, Shard, Status, Withdrawn};
 use stream::{Socket, Stream};
 
 /// Connections that may be open; the oldest gives way to a new one.
@@ -63,44 +65,54 @@ pub struct Admin {
 
 impl Admin {
     /// Listens where `options` say; nobody can find the Unix socket before [`Control::run`]
-    /// publishes it. With `takes_over` the process that answers there now is replaced.
+    /// publishes it. A predecessor is replaced, and its socket for TCP goes on being used.
     ///
     /// # Errors
     ///
     /// When one of both cannot be had.
     ///
     /// [`Control::run`]: super::Control::run
-    pub fn bind(options: &AdminOptions, takes_over: bool) -> Result<Self, AdminError> {
+    pub fn bind(options: &AdminOptions, succession: &mut Succession) -> Result<Self, AdminError> {
         let unix = options.socket.as_deref();
+        let takes_over = succession.has_predecessor();
+        let passed = succession.take_admin_socket().map(TcpListener::from);
+        let tcp = |address: SocketAddr| match passed {
+            Some(listener) if listener.local_addr().is_ok_and(|it| it == address) => Ok(listener),
+            _ => socket::tcp(address),
+        };
         Ok(Self {
             unix: unix
                 .map(|path| socket::unix(path, takes_over))
                 .transpose()?,
-            tcp: options.address.map(socket::tcp).transpose()?,
+            tcp: options.address.map(tcp).transpose()?,
             writes_over_tcp: options.writes_over_tcp,
         })
     }
 
     /// Serves on the current executor until what is returned is dropped.
     pub(super) fn serve(self, desk: &Desk) -> Result<Serving, AdminError> {
-        let mut acceptors = Vec::new();
-        let connections = Connections::default();
-        let mut accept = |listening, may_write| {
-            let (desk, connections) = (desk.clone(), connections.clone());
-            let task = glommio::spawn_local(accept(listening, desk, connections, may_write));
-            acceptors.push(task);
-        };
-        if let Some(listener) = self.tcp {
-            accept(Listening::Tcp(listener), self.writes_over_tcp);
+        let house = Rc::new(House {
+            desk: desk.clone(),
+            connections: Connections::default(),
+            tcp: RefCell::default(),
+        });
+        if let Some(listener) = self.tcp
+            && let Ok(own) = listener.try_clone()
+        {
+            let listening = Listening::Tcp(listener);
+            let task = accept(listening, Rc::clone(&house), self.writes_over_tcp);
+            *house.tcp.borrow_mut() = Some((own, glommio::spawn_local(task)));
         }
-        let mut published = None;
+        let (mut acceptor, mut published) = (None, None);
         if let Some(unpublished) = self.unix {
             let (listener, name) = unpublished.publish()?;
-            accept(Listening::Unix(listener), true);
+            let task = accept(Listening::Unix(listener), Rc::clone(&house), true);
+            acceptor = Some(glommio::spawn_local(task));
             published = Some(name);
         }
         Ok(Serving {
-            _acceptors: acceptors,
+            house,
+            _acceptor: acceptor,
             _published: published,
         })
     }
@@ -109,14 +121,31 @@ impl Admin {
 /// The admin interface, while it serves.
 #[derive(Debug)]
 pub(super) struct Serving {
-    /// Dropped, they end.
-    _acceptors: Vec<Task<()>>,
+    house: Rc<House>,
+    /// Dropped, it ends.
+    _acceptor: Option<Task<()>>,
     _published: Option<Published>,
 }
 
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // Its task holds the house.
+        self.house.tcp.borrow_mut().take();
+    }
+}
+
+/// What connections share.
+#[derive(Debug)]
+struct House {
+    desk: Desk,
+    connections: Connections,
+    /// The listening socket over TCP, and who accepts from it.
+    tcp: RefCell<Option<(TcpListener, Task<()>)>>,
+}
+
 /// Connections that are open, the oldest first, each with whether it is over.
-#[derive(Clone, Default)]
-struct Connections(Rc<RefCell<VecDeque<(Rc<Cell<bool>>, Task<()>)>>>);
+#[derive(Debug, Default)]
+struct Connections(RefCell<VecDeque<(Rc<Cell<bool>>, Task<()>)>>);
 
 impl Connections {
     fn spawn(&self, connection: impl Future<Output = ()> + 'static) {
@@ -136,14 +165,15 @@ impl Connections {
     }
 }
 
-async fn accept(listening: Listening, desk: Desk, connections: Connections, may_write: bool) {
+async fn accept(listening: Listening, house: Rc<House>, may_write: bool) {
     let Ok(listening) = PollableFd::new(listening) else {
         return tracing::error!("the admin interface cannot be waited for: it does not answer");
     };
     loop {
         match listening.get_ref().accept() {
             Ok(socket) => {
-                connections.spawn(serve(socket, desk.clone(), may_write));
+                let serving = serve(socket, Rc::clone(&house), may_write);
+                house.connections.spawn(serving);
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 if listening.readable().await.is_err() {
@@ -156,16 +186,29 @@ async fn accept(listening: Listening, desk: Desk, connections: Connections, may_
 }
 
 /// Serves one request.
-async fn serve(socket: Socket, desk: Desk, may_write: bool) {
+async fn serve(socket: Socket, house: Rc<House>, may_write: bool) {
+    let is_unix = matches!(socket, Socket::Unix(_));
     let Ok(socket) = PollableFd::new(socket) else {
         return;
     };
+    if is_unix {
+        let mut wanted = false;
+        let look = async { wanted = handover::is_wanted(&socket).await };
+        is_done_within(REQUEST_MAX, std::pin::pin!(look)).await;
+        if wanted {
+            let handover = std::pin::pin!(handover::hand_over(&socket, &house));
+            if !is_done_within(START_MAX, handover).await {
+                tracing::warn!("a successor takes too long to start: this process serves on");
+            }
+            return;
+        }
+    }
     let (socket, answered) = (Rc::new(socket), Rc::new(Cell::new(false)));
     let asked = Rc::new(Cell::new(false));
     let was_asked = Rc::clone(&asked);
     let service = service_fn(move |request| {
         asked.set(true);
-        service::serve(request, desk.clone(), may_write)
+        service::serve(request, house.desk.clone(), may_write)
     });
     let stream = Stream::new(Rc::clone(&socket), Rc::clone(&answered));
     let mut connection = std::pin::pin!(

@@ -36,6 +36,9 @@ pub(in crate::control) struct Observation {
     pub(super) expiries: Vec<Expiry>,
     /// The last ones, the newest first.
     pub(super) refusals: Vec<Refusal>,
+    /// Access lines that were left out, and log lines that whoever reads them was too slow for.
+    pub(super) access_skipped: u64,
+    pub(super) log_dropped: u64,
     pub(super) process: ProcessFigures,
 }
 
@@ -99,6 +102,8 @@ pub(in crate::control) struct Known<'a> {
     pub(in crate::control) reload: &'a ReloadStatus,
     pub(in crate::control) snapshot: &'a Snapshot,
     pub(in crate::control) refusals: &'a VecDeque<Refusal>,
+    pub(in crate::control) access_skipped: u64,
+    pub(in crate::control) log_dropped: u64,
 }
 
 /// Looks at everything.
@@ -118,6 +123,8 @@ pub(in crate::control) fn observe<P: Port>(known: &Known<'_>, shards: &[Shard<P>
         verdict_times,
         expiries: known.snapshot.expiries.clone(),
         refusals: known.refusals.iter().rev().cloned().collect(),
+        access_skipped: known.access_skipped,
+        log_dropped: known.log_dropped,
         process: of_process(),
     }
 }

@@ -51,6 +51,30 @@ pub struct Reloaded {
     pub errors: Vec<String>,
 }
 
+/// What `/revoke/dry-run` says.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct DryRun {
+    /// Open connections whose client was judged again, because what decides about it has changed.
+    pub judged: u64,
+    /// Those that a reload now would end, where [revocation] live is "close".
+    pub lost: u64,
+    /// Some of those.
+    pub examples: Vec<Withdrawn>,
+    /// What is wrong with the configuration or its files; nobody was judged then.
+    pub errors: Vec<String>,
+}
+
+/// An open connection whose client would no longer be let in.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Withdrawn {
+    pub reason: String,
+    pub listener: String,
+    pub peer: SocketAddr,
+    /// As in the log.
+    pub connection: String,
+    pub detail: String,
+}
+
 /// One listener, over all shards.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Listener {

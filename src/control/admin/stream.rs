@@ -140,6 +140,6 @@ impl HyperWrite for Stream {
     }
 }
 
-fn into_io(error: GlommioError<()>) -> io::Error {
+pub(super) fn into_io(error: GlommioError<()>) -> io::Error {
     io::Error::other(error.to_string())
 }

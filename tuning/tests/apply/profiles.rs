@@ -1,4 +1,5 @@
-//! The files of `tuning/profiles`: they belong together, and say what `apply` does.
+//! The files of `tuning/profiles`, and the unit that they belong to: they fit each other, and say what
+//! `apply` does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +21,11 @@ fn profile(name: &str) -> PathBuf {
 
 fn text(name: &str) -> String {
     fs::read_to_string(profile(name)).unwrap()
+}
+
+fn operating(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("operating");
+    fs::read_to_string(folder.join(name)).unwrap()
 }
 
 /// Lines of the form `name = value`, as sysctl.d(5) and systemd.syntax(7) have them; a name that is
@@ -100,58 +106,84 @@ fn a_drop_in_confines_only_where_the_layout_names_every_cpu() {
 }
 
 #[test]
-fn the_unit_runs_with_the_layout_and_reloads_by_sighup() {
-    let text = text("ringgate.service");
+fn the_unit_takes_a_layout_and_reloads_by_sighup() {
+    let text = operating("systemd/ringgate.service");
     let settings = settings(&text);
-    let start: Vec<&str> = settings["ExecStart"].split(' ').collect();
-    assert!(
-        start[0].ends_with("/ringgate") && start[1] == "run",
-        "{start:?}"
+    assert_eq!(
+        settings["ExecStart"],
+        "/usr/bin/ringgate run -c /etc/ringgate/ringgate.toml $RINGGATE_TAKEOVER \
+         $RINGGATE_OPTIONS"
     );
-    for (option, file) in [
-        ("-c", "/etc/ringgate/ringgate.toml"),
-        ("--layout", "/etc/ringgate/layout.toml"),
-    ] {
-        let at = start.iter().position(|word| *word == option).unwrap();
-        assert_eq!(start[at + 1], file);
-    }
+    // The service alone takes nothing over, its instances do.
+    assert_eq!(
+        settings["Environment"],
+        "RINGGATE_OPTIONS= RINGGATE_TAKEOVER="
+    );
+    let takeover = operating("systemd/takeover.conf");
+    assert!(takeover.ends_with("\n[Service]\nEnvironment=RINGGATE_TAKEOVER=--takeover\n"));
+    // Where the layout is named: commented out, since a package cannot know the host's.
+    assert_eq!(settings["EnvironmentFile"], "-/etc/default/ringgate");
+    let layout = "#RINGGATE_OPTIONS=\"--layout /etc/ringgate/layout.toml\"";
+    let options = operating("debian/ringgate.default");
+    assert!(options.lines().any(|line| line == layout), "{options}");
     assert_eq!(settings["ExecReload"], "/bin/kill -HUP $MAINPID");
     assert_eq!(settings["KillSignal"], "SIGTERM");
     // Nothing is rolled back by a service that stops.
     assert!(!settings.keys().any(|name| name.starts_with("ExecStop")));
-    assert!(!text.contains("ExecStart=/usr/local/bin/ringgate-tune"));
+    assert!(!settings["ExecStart"].contains("ringgate-tune"));
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_unit_and_drop_in() {
+fn systemd_finds_nothing_wrong_with_units_and_drop_ins() {
     let Some(analyze) = find("systemd-analyze") else {
         return;
     };
     let tree = Tree::new("systemd");
     // It looks for the program, which is not installed here.
-    let unit = text("ringgate.service").replace("/usr/local/bin/ringgate", "/bin/true");
+    let unit = operating("systemd/ringgate.service").replace("/usr/bin/ringgate", "/bin/true");
     tree.set("unit/ringgate.service", &unit);
+    tree.set(
+        "unit/ringgate.socket",
+        &operating("systemd/ringgate.socket"),
+    );
     tree.set(
         "unit/ringgate.service.d/layout.conf",
         &text("ringgate-layout.conf"),
     );
-    let verify = || {
+    tree.set("unit/ringgate@.service", &unit);
+    tree.set(
+        "unit/ringgate@.service.d/takeover.conf",
+        &operating("systemd/takeover.conf"),
+    );
+    let analyze = |arguments: &[&str], unit: &str| {
         let mut command = Command::new(&analyze);
-        ended(
-            command
-                .arg("verify")
-                .arg(tree.path("unit/ringgate.service")),
-        )
+        ended(command.args(arguments).arg(tree.path(unit)))
     };
-    let (code, _, said) = verify();
-    assert_eq!(code, Some(0), "{said}");
-    // It also speaks of units that these want.
-    assert!(!said.contains("ringgate"), "{said}");
+    let verify = |unit| analyze(&["verify"], unit);
+    for unit in [
+        "unit/ringgate.service",
+        "unit/ringgate@.service",
+        "unit/ringgate.socket",
+    ] {
+        let (code, _, said) = verify(unit);
+        assert_eq!(code, Some(0), "{said}");
+        // It also speaks of units that these want.
+        assert!(!said.contains("ringgate"), "{said}");
+    }
+    // In tenths: what the unit's comment says, with room for what other releases look at besides.
+    let security = ["security", "--offline=true", "--threshold=25"];
+    let (code, rated, said) = analyze(&security, "unit/ringgate.service");
+    assert_eq!(code, Some(0), "{rated}{said}");
+    let (code, ..) = analyze(
+        &["security", "--offline=true", "--threshold=5"],
+        "unit/ringgate.service",
+    );
+    assert_ne!(code, Some(0), "the threshold counts");
     tree.set(
         "unit/ringgate.service.d/layout.conf",
         "[Service]\nAllowedCPU=1",
     );
-    let (_, _, said) = verify();
+    let (_, _, said) = verify("unit/ringgate.service");
     assert!(said.contains("Unknown key 'AllowedCPU'"), "{said}");
 }
 
