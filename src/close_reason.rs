@@ -84,8 +84,14 @@ close_reasons! {
     Drained = "drained", Ringgate;
     /// A certificate of the client's chain expired while the connection was open.
     ExpiredWhileOpen = "expired_while_open", Client;
+    /// Too many handshakes or connections: a client that let us wait gave way to a newer one.
+    GaveWay = "gave_way", Ringgate;
+    /// The connection was refused at once: its source has too many handshakes going on.
+    HandshakesPerSource = "handshakes_per_source", Client;
     /// The handshake was not done by its deadline.
     HandshakeTimeout = "handshake_timeout", Client;
+    /// The client, which was let in, connects faster than its identity may.
+    IdentityRateLimited = "identity_rate_limited", Client;
     /// Neither side sent anything for the idle timeout.
     IdleTimeout = "idle_timeout", Nobody;
     /// A fault of ours.
@@ -98,6 +104,8 @@ close_reasons! {
     NothingInCommon = "nothing_in_common", Client;
     /// The first bytes are not TLS.
     NotTls = "not_tls", Client;
+    /// The client's first message waited too long for its answer.
+    Overloaded = "overloaded", Ringgate;
     /// A policy rule denies this identity.
     PolicyDenied = "policy_denied", Client;
     /// No policy rule allows this identity.
@@ -106,6 +114,8 @@ close_reasons! {
     ProtocolViolation = "protocol_violation", Client;
     /// A load balancer sent no PROXY header, or none that can be accepted.
     ProxyHeaderInvalid = "proxy_header_invalid", Client;
+    /// The connection was refused at once: connections come faster than the listener may take them.
+    RateLimited = "rate_limited", Ringgate;
     /// A record is longer than the protocol allows.
     RecordTooLong = "record_too_long", Client;
     /// No CRL says whether the client's certificate is revoked, or the one that would has expired.
@@ -124,6 +134,21 @@ close_reasons! {
     UpstreamReset = "upstream_reset", Upstream;
     /// No upstream accepted the connection.
     UpstreamUnreachable = "upstream_unreachable", Upstream;
+}
+
+impl CloseReason {
+    /// Whether the client is reset before its handshake is done, without a word, so that it costs
+    /// nothing more.
+    pub const fn is_shed(self) -> bool {
+        matches!(
+            self,
+            Self::GaveWay
+                | Self::HandshakesPerSource
+                | Self::Overloaded
+                | Self::RateLimited
+                | Self::TooManyConnections
+        )
+    }
 }
 
 impl std::fmt::Display for CloseReason {

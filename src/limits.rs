@@ -144,6 +144,29 @@ pub const CONNECTIONS_PER_SHARD: usize = 8192;
 /// Handshakes in progress per shard unless configured.
 pub const HANDSHAKES_PER_SHARD: usize = 2048;
 
+/// The part of the handshakes of a shard that one source may have, unless configured.
+pub const HANDSHAKES_PER_SOURCE_SHARE: usize = 4;
+
+/// Handshakes that one source may have in any case, unless configured or there are fewer in all.
+pub const HANDSHAKES_PER_SOURCE_MIN: usize = 64;
+
+/// Bits of an IPv4 address that tell sources apart, unless configured.
+pub const SOURCE_PREFIX_V4: u8 = 32;
+
+/// Bits of an IPv6 address that tell sources apart, unless configured: one site often has as many
+/// addresses as it likes below a /64.
+pub const SOURCE_PREFIX_V6: u8 = 64;
+
+/// How long a client's first message waits for its answer unless configured. All the handshakes that
+/// a shard takes on can be answered by then.
+pub const HANDSHAKE_QUEUE: Duration = Duration::from_secs(2);
+
+/// Connections a second, and at once, that may be configured as a limit.
+pub const RATE_MAX: u32 = 1_000_000;
+
+/// Clients whose rate a shard keeps; a power of two.
+pub const IDENTITY_BUCKETS_PER_SHARD: usize = 1 << 14;
+
 /// Connections per shard that may be configured.
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 1 << 20;
 
@@ -194,6 +217,8 @@ const _: () = assert!(TICKET_BYTES_MAX <= RECORD_PLAINTEXT_MAX && TICKETS_MAX > 
 const _: () = assert!(RECORD_BODY_MAX_TLS12 + RECORD_HEADER_LEN < BLOCK_LEN);
 const _: () = assert!(RECORDS_PER_KEY_MAX < 23_726_566, "2^24.5");
 const _: () = assert!(HANDSHAKES_PER_SHARD <= CONNECTIONS_PER_SHARD);
+const _: () = assert!(HANDSHAKES_PER_SOURCE_MIN <= HANDSHAKES_PER_SHARD);
+const _: () = assert!(IDENTITY_BUCKETS_PER_SHARD.is_power_of_two());
 const _: () = assert!(CONNECTIONS_PER_SHARD <= CONNECTIONS_PER_SHARD_MAX);
 const _: () = assert!(PROXY_HEADER_V1_MAX <= PROXY_HEADER_MAX && PROXY_HEADER_MAX < BLOCK_LEN);
 const _: () = assert!(PEM_BYTES_MAX <= CRL_DIRECTORY_BYTES_MAX);

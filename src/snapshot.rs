@@ -29,9 +29,9 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Ejection, Greeting, HealthCheck, HostPort, HttpCheck, LiveRevocation, LogFormat,
-    LogLevel, LogOptions, Network, ShardPlan, Tenure, Timeouts, UpstreamAddress, UpstreamSetting,
-    UpstreamTreatment,
+    Balance, Ejection, Greeting, HalfOpenLimits, HealthCheck, HostPort, HttpCheck, LiveRevocation,
+    LogFormat, LogLevel, LogOptions, Network, RateLimit, ShardPlan, Tenure, Timeouts,
+    UpstreamAddress, UpstreamSetting, UpstreamTreatment,
 };
 pub use crate::tls::disclosure::to as disclose_secrets;
 pub use crate::trust::{span, utc};
@@ -73,6 +73,7 @@ pub struct Snapshot {
 pub struct Limits {
     pub connections: usize,
     pub handshakes: usize,
+    pub half_open: HalfOpenLimits,
     /// Blocks of [`BLOCK_LEN`] bytes.
     pub buffer_blocks: usize,
 }
@@ -91,11 +92,15 @@ pub struct Listener {
     pub accept_proxy: Vec<Network>,
     pub timeouts: Timeouts,
     pub tenure: Tenure,
+    /// Of new connections, on all shards that serve it together.
+    pub rate: Option<RateLimit>,
+    /// How many shards serve it; 1 until it is known.
+    pub shards: usize,
 }
 
 impl Listener {
     /// The same for one shard, see [`Acceptor::for_shard`].
-    fn for_shard(&self) -> Result<Self, AcceptorError> {
+    fn for_shard(&self, shards: usize) -> Result<Self, AcceptorError> {
         let route = |route: &RouteTarget| RouteTarget {
             name: Arc::from(&*route.name),
             ..route.clone()
@@ -109,6 +114,8 @@ impl Listener {
             accept_proxy: self.accept_proxy.clone(),
             timeouts: self.timeouts,
             tenure: self.tenure,
+            rate: self.rate,
+            shards,
         })
     }
 
@@ -132,20 +139,23 @@ pub struct RouteTarget {
     pub upstreams: Vec<UpstreamSetting>,
     pub balance: Balance,
     pub treatment: UpstreamTreatment,
+    /// Of the connections of each client, on all shards that serve the listener together.
+    pub identity_rate: Option<RateLimit>,
 }
 
 impl Snapshot {
     /// The same for one shard: what a connection writes, be it only a count of references, no other
-    /// thread writes. What is large, and read alone, is shared.
+    /// thread writes. What is large, and read alone, is shared. `shards` tells of a listener's name
+    /// how many shards serve it.
     ///
     /// # Errors
     ///
     /// When a private key cannot be made again.
-    pub fn for_shard(&self) -> Result<Self, AcceptorError> {
+    pub fn for_shard(&self, shards: impl Fn(&str) -> usize) -> Result<Self, AcceptorError> {
         let listeners = self.listeners.iter();
         Ok(Self {
             listeners: listeners
-                .map(|listener| listener.for_shard().map(Arc::new))
+                .map(|listener| listener.for_shard(shards(&listener.name)).map(Arc::new))
                 .collect::<Result<_, _>>()?,
             limits: self.limits,
             drain_timeout: self.drain_timeout,
@@ -194,6 +204,7 @@ impl Snapshot {
             limits: Limits {
                 connections: limits.connections,
                 handshakes: limits.handshakes,
+                half_open: limits.half_open,
                 buffer_blocks: usize::try_from(buffer_blocks).unwrap_or(usize::MAX),
             },
             drain_timeout: config.drain_timeout,
@@ -314,6 +325,7 @@ fn load_listener(
         upstreams: route.upstreams.clone(),
         balance: route.balance,
         treatment: route.treatment.clone(),
+        identity_rate: route.identity_rate,
     });
     Some(Listener {
         name: Arc::clone(&config.name),
@@ -324,6 +336,8 @@ fn load_listener(
         accept_proxy: accept_proxy(config, files),
         timeouts: config.timeouts,
         tenure: config.tenure,
+        rate: config.rate,
+        shards: 1,
     })
 }
 

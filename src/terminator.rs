@@ -114,7 +114,7 @@ impl Terminator {
         let rosters = terminator.sockets.rosters(snapshot);
         for (shard, (listeners, rosters)) in listeners.into_iter().zip(rosters).enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
-            let own = for_shard(snapshot)?;
+            let own = terminator.sockets.for_shard(snapshot)?;
             let (mut mailbox, inbox) = mailbox(waker.clone(), &own);
             terminator.sockets.serve(&own);
             let seed = Seed {
@@ -316,13 +316,6 @@ fn lost_names(lost: Vec<(HostPort, String)>) -> StartError {
         format!("the upstream \"{name}\" cannot be looked up: {problem}; correct the name")
     });
     StartError::Config(lines.collect::<Vec<_>>().join("\n"))
-}
-
-/// What one shard works from.
-fn for_shard(snapshot: &Snapshot) -> Result<Arc<Snapshot>, StartError> {
-    let own = snapshot.for_shard();
-    own.map(Arc::new)
-        .map_err(|error| StartError::Config(error.to_string()))
 }
 
 /// Keeps the secret of ticket keys out of swap; why that cannot be.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::{Entry, Table};
+use super::overload;
 use super::route::{Names, RouteSettings};
 use super::{Greeting, ListenerConfig, MinVersion, RouteConfig, Tenure, Timeouts, network};
 use crate::limits::ROUTES_PER_LISTENER_MAX;
@@ -39,6 +40,7 @@ impl Listeners {
         let tenure = tenure(&table);
         let greeting = greeting(&table);
         let accept_proxy = network::networks(&table, "accept_proxy");
+        let rate = overload::rate(&table, "rate", "burst");
         let alpn = table
             .entry("alpn")
             .map(|entry| alpn(&entry))
@@ -61,6 +63,7 @@ impl Listeners {
             accept_proxy,
             timeouts,
             tenure,
+            rate: rate.flatten(),
         });
     }
 

@@ -10,6 +10,7 @@ mod error;
 mod format;
 mod listener;
 mod network;
+mod overload;
 mod process;
 mod route;
 mod rule;
@@ -31,6 +32,7 @@ pub use admin::AdminOptions;
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
 pub use network::Network;
+pub use overload::{HalfOpenLimits, RateLimit};
 pub use upstream::{Ejection, HealthCheck, HostPort, HttpCheck, UpstreamTreatment};
 
 /// A configuration whose every value is of the right form and within its range.
@@ -71,6 +73,8 @@ pub struct ListenerConfig {
     pub accept_proxy: Vec<NetworkSetting>,
     pub timeouts: Timeouts,
     pub tenure: Tenure,
+    /// Of new connections.
+    pub rate: Option<RateLimit>,
 }
 
 /// Where the clients that ask for certain names go, with the listener's settings filled in.
@@ -98,6 +102,8 @@ pub struct RouteConfig {
     pub upstreams: Vec<UpstreamSetting>,
     pub balance: Balance,
     pub treatment: UpstreamTreatment,
+    /// Of the connections of each client that is let in.
+    pub identity_rate: Option<RateLimit>,
 }
 
 /// A path that the configuration names, and where it does.
@@ -262,6 +268,7 @@ pub enum ShardPlan {
 pub struct LimitOptions {
     pub connections: usize,
     pub handshakes: usize,
+    pub half_open: HalfOpenLimits,
     /// Bytes of blocks for what is being relayed.
     pub buffer_bytes: u64,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::admin::admin;
 use super::document::Table;
 use super::listener::Listeners;
+use super::overload::HalfOpenLimits;
 use super::{
     Config, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel, LogOptions,
     ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
@@ -137,9 +138,11 @@ fn limits(table: Option<&Table<'_>>) -> LimitOptions {
         }
         Some(handshakes)
     });
+    let handshakes = handshakes.unwrap_or_else(|| HANDSHAKES_PER_SHARD.min(connections));
     LimitOptions {
         connections,
-        handshakes: handshakes.unwrap_or_else(|| HANDSHAKES_PER_SHARD.min(connections)),
+        handshakes,
+        half_open: HalfOpenLimits::read(table, handshakes),
         buffer_bytes: entry("buffers")
             .and_then(|entry| entry.size(BUFFER_BYTES))
             .unwrap_or(BUFFER_BYTES_PER_SHARD),

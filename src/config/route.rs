@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::document::{Entry, Table};
 use super::upstream::{UPSTREAM_EXAMPLE, UpstreamSettings, upstreams};
 use super::{
-    Balance, BundleFiles, CertificateFiles, FileSetting, RouteConfig, UpstreamSetting, rule,
+    Balance, BundleFiles, CertificateFiles, FileSetting, RateLimit, RouteConfig, UpstreamSetting,
+    overload, rule,
 };
 use crate::trust::Policy;
 use crate::trust::domain::RevocationPolicy;
@@ -32,6 +33,8 @@ pub(super) struct RouteSettings {
     upstreams: Option<Vec<UpstreamSetting>>,
     balance: Option<Balance>,
     treatment: UpstreamSettings,
+    /// Within it `None`: no limit, whatever the listener has.
+    identity_rate: Option<Option<RateLimit>>,
 }
 
 /// Who vouches for clients. One of the two is empty.
@@ -70,6 +73,7 @@ impl RouteSettings {
                 .entry("balance")
                 .map(|entry| entry.choice(&balance).unwrap_or_default()),
             treatment: UpstreamSettings::read(table),
+            identity_rate: overload::rate(table, "identity_rate", "identity_burst"),
         };
         let mut files = files.files.borrow_mut();
         files
@@ -95,6 +99,7 @@ impl RouteSettings {
             upstreams: self.upstreams.or_else(|| fallback.upstreams.clone()),
             balance: self.balance.or(fallback.balance),
             treatment: self.treatment.or(&fallback.treatment),
+            identity_rate: self.identity_rate.or(fallback.identity_rate),
         }
     }
 
@@ -184,6 +189,7 @@ impl RouteSettings {
             upstreams: self.upstreams.unwrap_or_default(),
             balance: self.balance.unwrap_or_default(),
             treatment: self.treatment.into_treatment(),
+            identity_rate: self.identity_rate.flatten(),
         }
     }
 }

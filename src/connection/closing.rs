@@ -79,6 +79,9 @@ impl Connection {
             CloseReason::CertificateRevoked => AlertDescription::CertificateRevoked,
             CloseReason::CertificateUnknownCa => AlertDescription::UnknownCA,
             CloseReason::RevocationUnknown => AlertDescription::BadCertificateStatusResponse,
+            // Nothing is wrong with the client or its certificate, which every other alert would say:
+            // this one is "unrelated to the peer" (RFC 8446 section 6.2), so it may try again.
+            CloseReason::IdentityRateLimited => AlertDescription::InternalError,
             _ => AlertDescription::AccessDenied,
         };
         self.refused = Some(Box::new(Refused {

@@ -12,8 +12,9 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    AdminOptions, Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat,
-    LogLevel, LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    AdminOptions, Config, ConfigError, FileReferences, HalfOpenLimits, LimitOptions,
+    LiveRevocation, LogFormat, LogLevel, LogOptions, ReloadOptions, ResumptionOptions, ShardPlan,
+    VerdictCacheOptions,
 };
 use crate::shard::mailbox::{
     Change, Command, Counters, Installation, ListenerCounters, Report, Review,
@@ -157,6 +158,7 @@ pub(super) fn loaded() -> Loaded {
     let limits = LimitOptions {
         connections: 1,
         handshakes: 1,
+        half_open: HalfOpenLimits::of(1),
         buffer_bytes: 0,
     };
     let log = LogOptions {
@@ -192,6 +194,7 @@ pub(super) fn loaded() -> Loaded {
         limits: Limits {
             connections: limits.connections,
             handshakes: limits.handshakes,
+            half_open: limits.half_open,
             buffer_blocks: 0,
         },
         drain_timeout: config.drain_timeout,

@@ -11,7 +11,9 @@ use rtrb::Producer;
 
 use super::entry::{Entry, Kind};
 use super::front::Front;
+use super::half_open::Arrival;
 use super::mailbox::Lent;
+use super::sources::Source;
 use super::{ACCEPT_PAUSE, Shard};
 use crate::close_reason::CloseReason;
 use crate::connection::{Addresses, Connection, Context};
@@ -95,7 +97,9 @@ impl Shard {
         gate_entry.accepts[index] = None;
         match result {
             // What was accepted in the meantime is turned away; a drain still serves it.
-            Ok(accepted) if self.stopping => self.turn_away(gate, accepted),
+            Ok(accepted) if self.stopping => {
+                self.turn_away(gate, accepted, CloseReason::TooManyConnections);
+            }
             Ok(accepted) => self.admit(gate, accepted),
             // The client left before it was accepted.
             Err(error) if concerns_one_connection(&error) => {}
@@ -107,10 +111,11 @@ impl Shard {
 
     fn admit(&mut self, gate: usize, accepted: Accepted) {
         self.accepted += 1;
-        if !self.admission.admit() {
-            self.turn_away(gate, accepted);
-            return;
+        let source = self.admission.source(accepted.peer.ip());
+        if let Err(reason) = self.may_come(gate, source) {
+            return self.turn_away(gate, accepted, reason);
         }
+        self.admission.admit(source);
         self.inbox.counters().count_accepted();
         let Accepted {
             descriptor,
@@ -142,21 +147,42 @@ impl Shard {
             unique_id,
             &mut context,
         );
-        let entry = Entry::new(connection, descriptor, front, self.now);
+        let number = self.accepted;
+        let entry = Entry::new(connection, descriptor, front, self.now, number, source);
         let key = u32::try_from(self.connections.insert(entry))
             .expect("connections are bounded far below 2^32");
+        self.remember_arrival(Arrival {
+            key,
+            number,
+            at: self.now,
+        });
         self.carry_out(key);
     }
 
-    fn turn_away(&mut self, gate: usize, accepted: Accepted) {
-        let reason = CloseReason::TooManyConnections;
+    /// Whether a connection from `source` is taken on, before anything is spent on it.
+    fn may_come(&mut self, gate: usize, source: Option<Source>) -> Result<(), CloseReason> {
+        if self.admission.is_source_full(source) {
+            return Err(CloseReason::HandshakesPerSource);
+        }
+        if !self.gates[gate].front.takes_another(self.now) {
+            return Err(CloseReason::RateLimited);
+        }
+        // Who gives way counts as a connection until nothing is in flight for it any more.
+        if !self.admission.has_room() && !self.make_room() {
+            return Err(CloseReason::TooManyConnections);
+        }
+        Ok(())
+    }
+
+    /// Resets a connection: it costs nothing more, and its client need not wait to find out.
+    fn turn_away(&mut self, gate: usize, accepted: Accepted, reason: CloseReason) {
         let counters = self.inbox.counters();
         counters.count_accepted();
         counters.count_closed(reason);
         let counters = &self.gates[gate].front.counters;
         counters.count_accepted();
         counters.count_closed(reason, true);
-        self.ring.close(accepted.descriptor);
+        self.ring.abort(accepted.descriptor);
     }
 
     /// Duplicates every listening socket for `borrower`, or none where one cannot be.

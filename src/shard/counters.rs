@@ -46,6 +46,8 @@ pub struct Counters {
     verdicts_evicted: AtomicU64,
     verdicts_expired: AtomicU64,
     resumed: AtomicU64,
+    handshakes_waiting: AtomicU64,
+    identities_displaced: AtomicU64,
     generation: AtomicU64,
     overflows: AtomicU64,
     tickets_issued: AtomicU64,
@@ -109,6 +111,10 @@ figures! {
     verdicts_evicted;
     /// Verdicts that were remembered, but stood no more.
     verdicts_expired;
+    /// Handshakes that wait for their turn now.
+    handshakes_waiting;
+    /// Times that clients had to share a bucket of `identity_rate`, because there were too many.
+    identities_displaced;
     /// The generation of the installation that the shard works from.
     generation;
     /// Handshakes that were resumed, of those that ended with a client let in.
@@ -156,6 +162,8 @@ impl Default for Counters {
             blocks_lent_max: AtomicU64::new(0),
             operations_in_flight: AtomicU64::new(0),
             slots_in_use: AtomicU64::new(0),
+            handshakes_waiting: AtomicU64::new(0),
+            identities_displaced: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             tickets_issued: AtomicU64::new(0),
@@ -228,6 +236,13 @@ impl Counters {
         self.open.store(open as u64, Ordering::Relaxed);
         self.handshaking
             .store(handshaking as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_overload(&self, handshakes_waiting: usize, identities_displaced: u64) {
+        self.handshakes_waiting
+            .store(handshakes_waiting as u64, Ordering::Relaxed);
+        self.identities_displaced
+            .store(identities_displaced, Ordering::Relaxed);
     }
 
     pub(super) fn set_pool(&self, pool: &Pool) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Counters;
 use super::front::Front;
+use super::sources::Source;
 use super::tenure::TimeUp;
 use super::upstreams::{Tried, Upstream};
 use crate::connection::{Connection, Side};
@@ -100,12 +101,22 @@ pub(super) struct Entry {
     /// Where it was accepted.
     pub(super) front: Rc<Front>,
     pub(super) accepted_at: Instant,
+    /// Which connection of its shard it is.
+    pub(super) number: u64,
+    /// What its handshake is counted under.
+    pub(super) source: Option<Source>,
     /// When it ends whatever happens on it, if ever.
     pub(super) time_up: Option<TimeUp>,
     /// What the client sent of a handshake, until it is its turn.
     pub(super) waiting: Vec<u8>,
     /// A step of the handshake was taken.
     pub(super) has_begun: bool,
+    /// It counts at its client's rate.
+    pub(super) is_rated: bool,
+    /// Something was sent to the client.
+    pub(super) answered: bool,
+    /// The client is reset and not told anything.
+    pub(super) is_shed: bool,
     /// Counted as a handshake still.
     pub(super) handshaking: bool,
     /// Plaintext bytes from the client and to it that are counted already.
@@ -120,6 +131,8 @@ impl Entry {
         descriptor: Descriptor,
         front: Rc<Front>,
         now: Instant,
+        number: u64,
+        source: Option<Source>,
     ) -> Self {
         Self {
             connection,
@@ -134,9 +147,14 @@ impl Entry {
             tried: 0,
             front,
             accepted_at: now,
+            number,
+            source,
             time_up: None,
             waiting: Vec::new(),
             has_begun: false,
+            is_rated: false,
+            answered: false,
+            is_shed: false,
             handshaking: true,
             counted: [0; 2],
             timer: None,

@@ -1,10 +1,13 @@
 //! A listener as one shard serves it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::counters::ListenerCounters;
+use super::identities::scope;
+use super::rate::{Bucket, Rate};
 use super::upstreams::Group;
 use crate::connection::{Greeting, Settings};
 use crate::snapshot::{self, Endpoint, Listener};
@@ -19,6 +22,12 @@ pub(super) struct Front {
     pub(super) settings: Arc<Settings>,
     /// With the indices of the listener's routes.
     pub(super) groups: Vec<Group>,
+    /// Of new connections.
+    rate: Option<Rate>,
+    bucket: Cell<Bucket>,
+    /// Of each client, with the indices of the listener's routes; each with what tells its clients
+    /// from those of other routes.
+    identity_rates: Vec<Option<(u64, Rate)>>,
     pub(super) counters: Arc<ListenerCounters>,
 }
 
@@ -48,9 +57,43 @@ impl Front {
             groups: groups.collect(),
             counters,
             settings: Arc::new(settings(listener)),
+            identity_rates: identity_rates(listener),
+            rate: listener.rate.map(|rate| Rate::of(rate, listener.shards)),
+            // What is used up stays used up under another rate.
+            bucket: Cell::new(before.map_or_else(|| Bucket::full(now), |it| it.bucket.get())),
             listener: Arc::clone(listener),
         })
     }
+
+    /// Whether any route limits how fast its clients connect.
+    pub(super) fn limits_identities(&self) -> bool {
+        self.identity_rates.iter().any(Option::is_some)
+    }
+
+    /// How fast each client of a route may connect, and what is counted apart from other routes.
+    pub(super) fn identity_rate(&self, route: usize) -> Option<(u64, &Rate)> {
+        let (scope, rate) = self.identity_rates.get(route)?.as_ref()?;
+        Some((*scope, rate))
+    }
+
+    /// Whether one connection more is within the listener's rate; it counts then.
+    pub(super) fn takes_another(&self, now: Instant) -> bool {
+        let Some(rate) = &self.rate else {
+            return true;
+        };
+        let mut bucket = self.bucket.get();
+        let is_within = bucket.take(now, rate);
+        self.bucket.set(bucket);
+        is_within
+    }
+}
+
+fn identity_rates(listener: &Listener) -> Vec<Option<(u64, Rate)>> {
+    let rates = listener.routes.iter().map(|route| {
+        let rate = Rate::of(route.identity_rate?, listener.shards);
+        Some((scope(&listener.name, &route.name), rate))
+    });
+    rates.collect()
 }
 
 /// A listener's settings in the form that connections read.

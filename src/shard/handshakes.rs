@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::pressure;
+use crate::close_reason::CloseReason;
 use crate::connection::{Context, Event, Side};
 use crate::limits::BLOCK_LEN;
 use crate::ring::Received;
+use crate::tls::hello::Hello;
 use crate::trust::tally;
 
 /// How long one turn of the loop spends on handshakes while others are being served. At least one
@@ -24,48 +26,105 @@ const TURN_BUDGET_ALONE: Duration = Duration::from_millis(1);
 /// So long after somebody was served, others may come.
 const SERVED_LATELY: Duration = Duration::from_secs(1);
 
-/// Clients that wait for an answer to their first message above which the newest is answered first:
-/// it is the one that has not given up yet.
+/// Clients that wait for an answer to their first message above which those that offer to resume are
+/// answered first, which costs a part of a full handshake, and of each kind the newest: it is the one
+/// that has not given up yet.
 const OVERLOAD: usize = 64;
+
+/// Clients that are reset in one turn of the loop because they waited too long.
+const SHED_PER_TURN: usize = 64;
 
 /// Connections whose clients sent a part of a handshake, each once.
 #[derive(Default)]
 pub(super) struct Handshakes {
     /// Nothing has been spent on these yet, the oldest first.
-    new: VecDeque<u32>,
+    new: VecDeque<Waiting>,
+    /// As those, but they offer to resume; told apart only under overload.
+    resuming: VecDeque<Waiting>,
     /// These need one more step, the oldest first.
     begun: VecDeque<u32>,
     /// When a connection that had been answered before was last served.
     served: Option<Instant>,
 }
 
+/// A connection whose client's first message waits.
+#[derive(Clone, Copy)]
+struct Waiting {
+    key: u32,
+    since: Instant,
+}
+
 impl Handshakes {
-    fn push(&mut self, key: u32, has_begun: bool) {
-        if has_begun {
-            self.begun.push_back(key);
+    fn push_begun(&mut self, key: u32) {
+        self.begun.push_back(key);
+    }
+
+    /// Takes one whose client `sent` a part of its first message at least.
+    fn push_new(&mut self, key: u32, since: Instant, sent: &[u8]) {
+        let waiting = Waiting { key, since };
+        if self.is_overloaded() && Hello::peek(sent) == Hello::Resuming {
+            self.resuming.push_back(waiting);
         } else {
-            self.new.push_back(key);
+            self.new.push_back(waiting);
+        }
+    }
+
+    /// Looks again at the first message of one that waits, of which more has come.
+    fn look_again(&mut self, key: u32, sent: &[u8]) {
+        if self.is_overloaded()
+            && Hello::peek(sent) == Hello::Resuming
+            && let Some(at) = self.new.iter().rposition(|waiting| waiting.key == key)
+            && let Some(waiting) = self.new.remove(at)
+        {
+            self.resuming.push_back(waiting);
         }
     }
 
     /// The next to serve: those that something was spent on, so that it is not lost.
     fn pop(&mut self) -> Option<u32> {
-        let newest_first = self.is_overloaded();
-        self.begun.pop_front().or_else(|| {
-            if newest_first {
-                self.new.pop_back()
-            } else {
-                self.new.pop_front()
-            }
-        })
+        if let Some(key) = self.begun.pop_front() {
+            return Some(key);
+        }
+        let next = if self.is_overloaded() {
+            self.resuming.pop_back().or_else(|| self.new.pop_back())
+        } else {
+            self.oldest()?.pop_front()
+        };
+        next.map(|waiting| waiting.key)
+    }
+
+    /// The queue of new ones at whose front the oldest is.
+    fn oldest(&mut self) -> Option<&mut VecDeque<Waiting>> {
+        let queues = [&mut self.resuming, &mut self.new].into_iter();
+        let queues = queues.filter_map(|queue| Some((queue.front()?.since, queue)));
+        queues
+            .min_by_key(|(since, _)| *since)
+            .map(|(_, queue)| queue)
+    }
+
+    /// One that has waited since `since`, or longer, for its first answer.
+    fn pop_waiting_since(&mut self, since: Instant) -> Option<u32> {
+        let queue = self.oldest()?;
+        let has_waited = queue.front()?.since <= since;
+        let waiting = has_waited.then(|| queue.pop_front()).flatten()?;
+        Some(waiting.key)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.new.is_empty() && self.begun.is_empty()
+        self.len() == 0
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.unanswered() + self.begun.len()
+    }
+
+    fn unanswered(&self) -> usize {
+        self.new.len() + self.resuming.len()
     }
 
     fn is_overloaded(&self) -> bool {
-        self.new.len() > OVERLOAD
+        self.unanswered() > OVERLOAD
     }
 
     /// A connection that had been answered before is being served: others must not wait long.
@@ -83,7 +142,8 @@ impl Handshakes {
 
     /// Forgets a connection that has ended.
     pub(super) fn forget(&mut self, key: u32) {
-        self.new.retain(|&waiting| waiting != key);
+        self.new.retain(|waiting| waiting.key != key);
+        self.resuming.retain(|waiting| waiting.key != key);
         self.begun.retain(|&waiting| waiting != key);
     }
 }
@@ -126,11 +186,15 @@ impl Shard {
         if !entry.connection.is_handshaking() {
             return false;
         }
-        if entry.waiting.is_empty() {
-            self.handshakes.push(key, entry.has_begun);
-        }
+        let is_first = entry.waiting.is_empty();
         let sent = &self.ring.received(buffer)[header..];
         entry.waiting.extend_from_slice(sent);
+        match (entry.has_begun, is_first) {
+            (true, true) => self.handshakes.push_begun(key),
+            (true, false) => {}
+            (false, true) => self.handshakes.push_new(key, self.now, &entry.waiting),
+            (false, false) => self.handshakes.look_again(key, &entry.waiting),
+        }
         true
     }
 
@@ -146,6 +210,24 @@ impl Shard {
         };
         let bytes = self.ring.received(buffer);
         entry.connection.introduce(bytes, &mut context)
+    }
+
+    /// Resets those whose first message has waited for so long that they will not wait for its answer
+    /// any more.
+    pub(super) fn shed_handshakes(&mut self) {
+        let patience = self.snapshot.limits.half_open.queue;
+        let Some(since) = self.now.checked_sub(patience) else {
+            return;
+        };
+        for _ in 0..SHED_PER_TURN {
+            let Some(key) = self.handshakes.pop_waiting_since(since) else {
+                return;
+            };
+            if let Some(entry) = self.connections.get_mut(key as usize) {
+                entry.waiting = Vec::new();
+            }
+            self.shed(key, CloseReason::Overloaded);
+        }
     }
 
     /// Goes on with handshakes for a part of the turn.
@@ -213,34 +295,94 @@ mod tests {
         assert_eq!(handshakes.budget(later), TURN_BUDGET_ALONE);
     }
 
+    /// First messages: the beginning of one that offers nothing, and one with a pre_shared_key.
+    const FULL: &[u8] = &[22, 3, 1];
+    const RESUMING: &[u8] = &{
+        // Both headers, random, three empty vectors, and one extension of four bytes.
+        let mut hello = [0; 5 + 4 + 34 + 1 + 2 + 1 + 2 + 4];
+        [hello[0], hello[4]] = [22, 48];
+        [hello[5], hello[8]] = [1, 44];
+        [hello[48], hello[50]] = [4, 41];
+        hello
+    };
+
+    /// Where keys from 0 on wait, the next one a millisecond behind the one before.
+    fn waiting(start: Instant, all: &[(usize, &[u8])]) -> Handshakes {
+        let mut handshakes = Handshakes::default();
+        let messages = all
+            .iter()
+            .flat_map(|&(n, sent)| std::iter::repeat_n(sent, n));
+        for (key, sent) in (0..).zip(messages) {
+            let since = start + Duration::from_millis(u64::from(key));
+            handshakes.push_new(key, since, sent);
+        }
+        handshakes
+    }
+
     #[test]
     fn what_has_begun_comes_first_and_the_oldest_of_the_others() {
-        let mut handshakes = Handshakes::default();
-        for (key, has_begun) in [(1, false), (2, true), (3, false), (4, true)] {
-            handshakes.push(key, has_begun);
-        }
+        let mut handshakes = waiting(Instant::now(), &[(2, FULL), (1, RESUMING)]);
+        handshakes.push_begun(7);
+        handshakes.push_begun(6);
         let order: Vec<_> = std::iter::from_fn(|| handshakes.pop()).collect();
-        assert_eq!(order, [2, 4, 1, 3]);
+        assert_eq!(order, [7, 6, 0, 1, 2]);
         assert!(handshakes.is_empty());
     }
 
     #[test]
     fn under_overload_the_newest_comes_first() {
-        let mut handshakes = Handshakes::default();
+        let mut handshakes = waiting(Instant::now(), &[(OVERLOAD + 2, FULL)]);
         let count = u32::try_from(OVERLOAD).unwrap() + 2;
-        (0..count).for_each(|key| handshakes.push(key, false));
         assert_eq!(handshakes.pop(), Some(count - 1));
         assert_eq!(handshakes.pop(), Some(count - 2));
         assert_eq!(handshakes.pop(), Some(0), "no overload any more");
     }
 
     #[test]
+    fn under_overload_those_that_resume_come_before() {
+        let all = [(OVERLOAD + 1, FULL), (2, RESUMING), (1, FULL)];
+        let mut handshakes = waiting(Instant::now(), &all);
+        let first = u32::try_from(OVERLOAD).unwrap() + 1;
+        let order: Vec<_> = (0..4).filter_map(|_| handshakes.pop()).collect();
+        assert_eq!(order, [first + 1, first, first + 2, first - 1]);
+        assert_eq!(handshakes.pop(), Some(0), "no overload any more");
+    }
+
+    #[test]
+    fn a_message_that_came_in_parts_is_looked_at_again() {
+        let (overload, start) = (u32::try_from(OVERLOAD).unwrap() + 1, Instant::now());
+        let mut handshakes = waiting(start, &[(OVERLOAD + 3, FULL)]);
+        handshakes.look_again(overload, RESUMING);
+        handshakes.look_again(overload + 1, &RESUMING[..20]);
+        handshakes.look_again(99_999, RESUMING);
+        assert_eq!(handshakes.pop(), Some(overload));
+        assert_eq!(
+            handshakes.pop(),
+            Some(overload + 1),
+            "the newest of the others"
+        );
+        assert_eq!(handshakes.len(), OVERLOAD + 1);
+    }
+
+    #[test]
+    fn who_waited_too_long_is_found_the_oldest_first() {
+        let start = Instant::now();
+        let mut handshakes = waiting(start, &[(OVERLOAD + 1, FULL), (2, RESUMING)]);
+        handshakes.push_begun(9_999);
+        let since = start + Duration::from_millis(OVERLOAD as u64 + 1);
+        let found = std::iter::from_fn(|| handshakes.pop_waiting_since(since));
+        assert!(found.eq(0..=u32::try_from(OVERLOAD).unwrap() + 1));
+        assert_eq!(handshakes.len(), 2, "one came later, one has begun");
+    }
+
+    #[test]
     fn who_has_ended_is_not_served() {
-        let mut handshakes = Handshakes::default();
-        handshakes.push(1, false);
-        handshakes.push(2, true);
-        handshakes.forget(1);
-        handshakes.forget(2);
+        let mut handshakes = waiting(Instant::now(), &[(OVERLOAD + 1, FULL), (1, RESUMING)]);
+        handshakes.push_begun(9_999);
+        (0..)
+            .take(OVERLOAD + 2)
+            .for_each(|key| handshakes.forget(key));
+        handshakes.forget(9_999);
         assert_eq!(handshakes.pop(), None);
     }
 }

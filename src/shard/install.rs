@@ -35,10 +35,10 @@ impl Shard {
                 Front::new(listener, counters, generation, before, endpoints, began)
             })
             .collect();
+        self.limit_identities();
         self.generation = generation;
         self.snapshot = snapshot;
-        self.admission
-            .set_bounds(limits.connections, limits.handshakes);
+        self.admission.set_bounds(&limits);
         self.pool.set_capacity(limits.buffer_blocks);
         self.inbox.report_access(self.snapshot.log.access);
         if caches_anew {

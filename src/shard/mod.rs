@@ -9,13 +9,17 @@ mod admission;
 mod counters;
 mod entry;
 mod front;
+mod half_open;
 mod handshakes;
+mod identities;
 mod install;
 pub mod mailbox;
 mod pressure;
+mod rate;
 mod rehearsal;
 mod reporting;
 mod review;
+mod sources;
 mod tenure;
 mod timers;
 mod turn;
@@ -41,7 +45,9 @@ use accepting::Gate;
 use admission::Admission;
 use entry::{Entry, Kind};
 use front::Front;
+use half_open::HalfOpen;
 use handshakes::Handshakes;
+use identities::Identities;
 use mailbox::{Command, Inbox};
 use pressure::Parked;
 use rehearsal::Rehearsing;
@@ -78,6 +84,9 @@ pub struct Shard {
     gates: Slab<Gate>,
     connections: Slab<Entry>,
     admission: Admission,
+    half_open: HalfOpen,
+    /// `None` until a route limits the rate of its clients.
+    identities: Option<Identities>,
     timers: Timers,
     inbox: Inbox,
     waker: Waker,
@@ -155,7 +164,9 @@ impl Shard {
             fronts,
             generation: 0,
             connections: Slab::new(),
-            admission: Admission::new(snapshot.limits.connections, snapshot.limits.handshakes),
+            admission: Admission::new(&snapshot.limits),
+            half_open: HalfOpen::default(),
+            identities: None,
             timers: Timers::new(),
             clock,
             snapshot,
@@ -182,6 +193,7 @@ impl Shard {
     /// When the ring itself fails; connections are gone then.
     pub fn run(mut self) -> io::Result<()> {
         self.remember_verdicts();
+        self.limit_identities();
         let waker = self.waker.clone();
         self.ring.watch(&waker, Token::from(Kind::Wake));
         self.accept_everywhere();
@@ -195,6 +207,7 @@ impl Shard {
             self.unpark();
             self.feed_starving();
             self.go_on_with_handshakes();
+            self.shed_handshakes();
             self.count_patience();
             self.go_on_with_review();
             self.go_on_with_rehearsal();

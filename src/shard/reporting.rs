@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Shard;
+use super::identities::Identities;
 use super::mailbox::{Report, Service};
 use crate::close_reason::{Blame, CloseReason};
 use crate::connection::Connection;
@@ -68,13 +69,19 @@ impl Shard {
     pub(super) fn publish(&mut self) {
         let counters = self.inbox.counters();
         counters.set_open(self.admission.connections(), self.admission.handshakes());
+        let displaced = self.identities.as_ref().map_or(0, Identities::displaced);
+        counters.set_overload(self.handshakes.len(), displaced);
         counters.set_pool(&self.pool);
         counters.set_ring(&self.ring);
         counters.set_verdicts(cache::figures());
     }
 }
 
-/// Refusals, and failures that an operator can do something about.
+/// Refusals, and failures that an operator can do something about. Who is shed is counted: there
+/// may be very many, and nothing is known of them.
 fn deserves_a_line(connection: &Connection, reason: CloseReason) -> bool {
+    if reason.is_shed() {
+        return false;
+    }
     connection.refused().is_some() || matches!(reason.blame(), Blame::Upstream | Blame::Ringgate)
 }

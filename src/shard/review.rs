@@ -123,7 +123,8 @@ impl Shard {
         }
     }
 
-    fn withdraw(&mut self, key: u32, reason: CloseReason, refusal: Refusal) {
+    /// Ends the session of a client that lost its right.
+    pub(super) fn withdraw(&mut self, key: u32, reason: CloseReason, refusal: Refusal) {
         let command = Command::Withdraw(reason, refusal);
         self.dispatch(key, Event::Command(command));
     }

@@ -249,6 +249,7 @@ impl Shard {
                     entry.waiting = Vec::new();
                     self.handshakes.forget(key);
                 }
+                entry.is_shed = reason.is_shed();
                 self.report(key, reason);
                 self.close_socket(key, Side::Client);
                 self.close_socket(key, Side::Upstream);
@@ -279,6 +280,7 @@ impl Shard {
         let Some(entry) = self.connections.get_mut(key as usize) else {
             return;
         };
+        entry.answered |= side == Side::Client;
         let socket = entry.socket(side);
         if let Some(descriptor) = &socket.descriptor {
             socket.send = Some(
@@ -292,7 +294,7 @@ impl Shard {
 
     /// The permit is the proof that policy let the client in.
     fn connect(&mut self, key: u32, _permit: &ConnectPermit) {
-        if !self.may_connect(key) {
+        if !self.may_connect(key) || !self.is_within_identity_rate(key) {
             return;
         }
         let Some(entry) = self.connections.get_mut(key as usize) else {
@@ -351,13 +353,18 @@ impl Shard {
         {
             self.ring.cancel(operation);
         }
+        let is_shed = entry.is_shed;
         let socket = entry.socket(side);
         socket.wanted = false;
         if let Some(descriptor) = socket.descriptor.take() {
             for operation in [socket.receive, socket.send].into_iter().flatten() {
                 self.ring.cancel(operation);
             }
-            self.ring.close(descriptor);
+            if is_shed {
+                self.ring.abort(descriptor);
+            } else {
+                self.ring.close(descriptor);
+            }
         }
     }
 
@@ -367,7 +374,7 @@ impl Shard {
         };
         if entry.handshaking && !entry.connection.is_handshaking() {
             entry.handshaking = false;
-            self.admission.handshake_done();
+            self.admission.handshake_done(entry.source.take());
             if let Some(session) = entry.connection.session() {
                 let kind = kind_of(session.resumed, session.retried);
                 let took = self.clock.now() - entry.accepted_at;

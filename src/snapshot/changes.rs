@@ -10,9 +10,9 @@ use rustls_pki_types::CertificateDer;
 
 use super::Snapshot;
 use crate::config::{
-    Config, Ejection, LimitOptions, ListenerConfig, LogOptions, ReloadOptions, ResumptionOptions,
-    RouteConfig, Tenure, Timeouts, UpstreamTreatment, VerdictCacheOptions, show_duration,
-    show_size,
+    Config, Ejection, HalfOpenLimits, LimitOptions, ListenerConfig, LogOptions, RateLimit,
+    ReloadOptions, ResumptionOptions, RouteConfig, Tenure, Timeouts, UpstreamTreatment,
+    VerdictCacheOptions, show_duration, show_size,
 };
 use crate::tls::Route;
 use crate::trust::identity::Identity;
@@ -180,6 +180,7 @@ fn listener(
             until_expiry,
             max_age,
         },
+        rate,
     } = new;
     let mut own = Note::default();
     own.change_as("address", &old.addresses, addresses, |all| list(all));
@@ -200,6 +201,7 @@ fn listener(
     own.change_as("max_age", &old_tenure.max_age, max_age, |age| {
         age.map_or_else(|| "none".to_owned(), show_duration)
     });
+    own.change_as("rate", &old.rate, rate, show_rate);
     let full_name = |route: &RouteConfig| format!("{name}/{}", route.name);
     for route in &old.routes {
         if !routes.iter().any(|other| other.name == route.name) {
@@ -257,6 +259,7 @@ fn change_route(
         upstreams,
         balance,
         treatment,
+        identity_rate,
     } = new;
     let at = new_route.domain.name();
     change_certificates(&mut notes.certificates, old_route, new_route, at);
@@ -270,6 +273,12 @@ fn change_route(
     }
     own.change("balance", &old.balance, balance);
     change_treatment(&mut own, &old.treatment, treatment);
+    own.change_as(
+        "identity_rate",
+        &old.identity_rate,
+        identity_rate,
+        show_rate,
+    );
     own.change_as("server_names", &old.server_names, server_names, |all| {
         let names = all.iter().map(|name| name.as_str());
         format!("[{}]", names.collect::<Vec<_>>().join(", "))
@@ -494,10 +503,12 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
     let LimitOptions {
         connections,
         handshakes,
+        half_open,
         buffer_bytes,
     } = limits;
     note.change("limits.connections", &old.limits.connections, connections);
     note.change("limits.handshakes", &old.limits.handshakes, handshakes);
+    change_half_open(note, &old.limits.half_open, half_open);
     let buffers = &old.limits.buffer_bytes;
     note.change_as("limits.buffers", buffers, buffer_bytes, |b| show_size(*b));
     note.change_as("drain.timeout", &old.drain_timeout, drain_timeout, duration);
@@ -528,6 +539,25 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
         live.to_string()
     });
     note.change("reload.watch", &old.reload.watch, watch);
+}
+
+fn change_half_open(note: &mut Note, old: &HalfOpenLimits, new: &HalfOpenLimits) {
+    let HalfOpenLimits {
+        per_source,
+        prefix_v4,
+        prefix_v6,
+        queue,
+    } = new;
+    note.change("limits.handshakes_per_source", &old.per_source, per_source);
+    note.change("limits.source_prefix_v4", &old.prefix_v4, prefix_v4);
+    note.change("limits.source_prefix_v6", &old.prefix_v6, prefix_v6);
+    note.change_as("limits.handshake_queue", &old.queue, queue, |value| {
+        show_duration(*value)
+    });
+}
+
+fn show_rate(rate: &Option<RateLimit>) -> String {
+    rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string())
 }
 
 /// What came and what went, duplicates aside.

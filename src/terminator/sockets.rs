@@ -121,7 +121,7 @@ impl Sockets {
         let (bound, by_shard) = self.plan(snapshot, &mut Given::default(), &mut notes)?;
         self.check_upstreams(snapshot)?;
         let own: Vec<Arc<Snapshot>> = (0..self.shards.len())
-            .map(|_| super::for_shard(snapshot))
+            .map(|_| self.for_shard(snapshot))
             .collect::<Result<_, _>>()?;
         let limits = self.limits(snapshot, &mut notes);
         self.bound = bound;
@@ -172,6 +172,19 @@ impl Sockets {
     /// The addresses that are listened at, in the order of the configuration.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.bound.iter().map(|bound| bound.actual).collect()
+    }
+
+    /// What one shard works from.
+    pub(super) fn for_shard(&self, snapshot: &Snapshot) -> Result<Arc<Snapshot>, StartError> {
+        let serving = |name: &str| {
+            self.shards
+                .iter()
+                .filter(|shard| shard.serves(name))
+                .count()
+        };
+        let own = snapshot.for_shard(serving);
+        own.map(Arc::new)
+            .map_err(|error| StartError::Config(error.to_string()))
     }
 
     /// Remembers what the next shard works from.

@@ -4,6 +4,7 @@ pub mod acceptor;
 mod certificate;
 pub mod disclosure;
 pub mod handshake;
+pub mod hello;
 pub mod record;
 mod resolver;
 mod traffic_secrets;

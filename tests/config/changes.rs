@@ -82,6 +82,11 @@ fn listeners_come_go_and_change() {
             "close_on_expiry false -> true (f)",
         ),
         ("max_age = \"7h\"", "max_age none -> 7h (f)"),
+        ("rate = 7", "rate none -> 7/s, 7 at once (f)"),
+        (
+            "identity_rate = 7\nidentity_burst = 9",
+            "identity_rate none -> 7/s, 9 at once (f)",
+        ),
         (
             "half_close_timeout = \"7s\"",
             "half_close_timeout 1m -> 7s (f)",
@@ -236,6 +241,22 @@ fn settings_are_told_with_both_values_and_secrets_without() {
     for (text, line) in [
         ("[limits]\nconnections = 7", "limits.connections 8192 -> 7"),
         ("[limits]\nhandshakes = 7", "limits.handshakes 2048 -> 7"),
+        (
+            "[limits]\nhandshakes_per_source = 7",
+            "limits.handshakes_per_source 512 -> 7",
+        ),
+        (
+            "[limits]\nsource_prefix_v4 = 24",
+            "limits.source_prefix_v4 32 -> 24",
+        ),
+        (
+            "[limits]\nsource_prefix_v6 = 48",
+            "limits.source_prefix_v6 64 -> 48",
+        ),
+        (
+            "[limits]\nhandshake_queue = \"1s\"",
+            "limits.handshake_queue 2s -> 1s",
+        ),
         (
             "[limits]\nbuffers = \"64MiB\"",
             "limits.buffers 256MiB -> 64MiB",

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ringgate::config::{
-    Greeting, LiveRevocation, LogFormat, LogLevel, MinVersion, ShardPlan, Tenure,
+    Greeting, HalfOpenLimits, LiveRevocation, LogFormat, LogLevel, MinVersion, RateLimit,
+    ShardPlan, Tenure,
 };
 use ringgate::limits;
 
@@ -166,6 +167,80 @@ fn settings_that_exclude_each_other() {
 fn few_connections_lower_the_default_of_handshakes() {
     let config = accepted(&front("[limits]\nconnections = 10"));
     assert_eq!(config.limits.handshakes, 10);
+}
+
+#[test]
+fn half_open_limits() {
+    let half_open = |limits: &str| {
+        let config = accepted(&front(&format!("[limits]\n{limits}")));
+        config.limits.half_open
+    };
+    let default = half_open("");
+    assert_eq!(default, HalfOpenLimits::of(limits::HANDSHAKES_PER_SHARD));
+    assert_eq!(default.per_source, 512);
+    assert_eq!((default.prefix_v4, default.prefix_v6), (32, 64));
+    assert_eq!(default.queue, Duration::from_secs(2));
+    // A quarter, but nobody is kept out of a few.
+    for (handshakes, per_source) in [(8192, 2048), (128, 64), (10, 10)] {
+        let half_open = half_open(&format!("handshakes = {handshakes}"));
+        assert_eq!(half_open.per_source, per_source, "{handshakes}");
+    }
+    let expected = HalfOpenLimits {
+        per_source: 5,
+        prefix_v4: 24,
+        prefix_v6: 48,
+        queue: Duration::from_millis(500),
+    };
+    let set = "handshakes_per_source = 5\nsource_prefix_v4 = 24\nsource_prefix_v6 = 48\n\
+               handshake_queue = \"500ms\"";
+    assert_eq!(half_open(set), expected);
+    for (line, parts) in [
+        ("handshakes_per_source = 0", ["out of range", "from 1 to"]),
+        (
+            "handshakes_per_source = 3000",
+            ["more than the 2048 handshakes", "raise limits.handshakes"],
+        ),
+        ("source_prefix_v4 = 33", ["out of range", "from 1 to 32"]),
+        ("source_prefix_v6 = 0", ["out of range", "from 1 to 128"]),
+        (
+            "handshake_queue = \"1ms\"",
+            ["out of range", "from 10ms to 5m"],
+        ),
+    ] {
+        let text = front(&format!("[limits]\n{line}"));
+        assert_error(&text, "ringgate.toml:10:", &parts);
+    }
+}
+
+#[test]
+fn rates() {
+    let limit = |per_second, burst| Some(RateLimit { per_second, burst });
+    let listener = |more: &str| accepted(&front(more)).listeners.remove(0);
+    let own = listener("");
+    assert_eq!((own.rate, own.routes[0].identity_rate), (None, None));
+    let own = listener("rate = 500\nidentity_rate = 5\nidentity_burst = 20");
+    assert_eq!(own.rate, limit(500, 500), "what a second brings at once");
+    assert_eq!(own.routes[0].identity_rate, limit(5, 20));
+    assert_eq!(listener("rate = 0\nburst = 7").rate, None);
+    let routes = listener(
+        "identity_rate = 5\n[[listener.route]]\nserver_names = [\"a.b\"]\nidentity_rate = 0\n\
+         [[listener.route]]\nserver_names = [\"c.d\"]\nidentity_rate = 7\nidentity_burst = 1\n\
+         [[listener.route]]\nserver_names = [\"e.f\"]",
+    )
+    .routes;
+    let rates: Vec<_> = routes.iter().map(|route| route.identity_rate).collect();
+    assert_eq!(rates, [None, limit(7, 1), limit(5, 5), limit(5, 5)]);
+    for (line, parts) in [
+        ("rate = 1000001", ["out of range", "from 0 to 1000000"]),
+        ("rate = 1\nburst = 0", ["burst", "from 1 to 1000000"]),
+        ("burst = 5", ["there is no rate", "add rate"]),
+        (
+            "identity_burst = 5",
+            ["no identity_rate", "add identity_rate"],
+        ),
+    ] {
+        assert_error(&front(line), "ringgate.toml:", &parts);
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod faults;
 mod health;
 mod layout;
 mod memory;
+mod overload;
 mod pressure;
 mod protocol;
 mod proxied;

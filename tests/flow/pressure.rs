@@ -1,7 +1,7 @@
 //! Slow readers, stalled upstreams and too many clients: what is held stays bounded, and nobody
 //! else notices.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -292,6 +292,15 @@ fn silent_upstream() -> (String, Queue) {
 /// upstream does not answer, each holds one block, its greeting, and sends nothing: so nothing that was
 /// received waits. `first` meets the world before, whose second listener leads to `echo`.
 fn held_in_silence<T>(echo: &Upstream, first: impl FnOnce(&World) -> T) -> (World, T, Holders) {
+    held_in_silence_with(echo, "", first)
+}
+
+/// The same, with more lines in `[limits]`.
+fn held_in_silence_with<T>(
+    echo: &Upstream,
+    more: &str,
+    first: impl FnOnce(&World) -> T,
+) -> (World, T, Holders) {
     const SMALLEST: usize = 16 << 20;
     /// What is not gone on with without.
     const ROOM: usize = 8;
@@ -303,8 +312,8 @@ fn held_in_silence<T>(echo: &Upstream, first: impl FnOnce(&World) -> T) -> (Worl
             crate::world::EVERYONE
         )
     });
-    let limits = "[limits]\nbuffers = \"16MiB\"\n[resumption]\ntickets = 0\n";
-    let world = World::with(|_, _, _| {}, &[&silent, &served, limits].concat());
+    let limits = format!("[limits]\nbuffers = \"16MiB\"\n{more}\n[resumption]\ntickets = 0\n");
+    let world = World::with(|_, _, _| {}, &[silent, served, limits].concat());
     let first = first(&world);
     let leaf = world.client();
     let holders = (1..=SMALLEST / BLOCK_LEN - ROOM + 1).map(|holders| {
@@ -321,11 +330,16 @@ fn held_in_silence<T>(echo: &Upstream, first: impl FnOnce(&World) -> T) -> (Worl
 
 /// A client of the second listener.
 fn connect_second(world: &World) -> TlsStream {
+    connect_second_behind(world, 1)
+}
+
+/// The same, where so many connections will have ended before.
+fn connect_second_behind(world: &World, ended: u64) -> TlsStream {
     let mut stream = world.connect(&world.client());
     stream.sock = TcpStream::connect(world.addresses()[1]).unwrap();
     stream.sock.set_read_timeout(Some(LIMIT)).unwrap();
     // The connection to the first one that it gave up.
-    world.reaches("ended", 1, ends);
+    world.reaches("ended", ended, ends);
     stream
 }
 
@@ -356,6 +370,26 @@ fn handshakes_that_wait_for_blocks_have_others_give_way() {
         served.join().unwrap();
     });
     assert_eq!(world.figure(Counters::parked), 0);
+}
+
+#[test]
+fn handshakes_that_wait_too_long_are_reset() {
+    let queue = "handshake_queue = \"500ms\"";
+    let echo = Upstream::new(Manner::Echo);
+    let (world, (), _holders) = held_in_silence_with(&echo, queue, |_| ());
+    let mut stream = connect_second(&world);
+    stream.conn.write_tls(&mut stream.sock).unwrap();
+    world.reaches("that wait", 1, Counters::handshakes_waiting);
+    world.clock.advance(Duration::from_millis(499));
+    let mut another = connect_second_behind(&world, 2);
+    another.conn.write_tls(&mut another.sock).unwrap();
+    world.reaches("that wait", 2, Counters::handshakes_waiting);
+    world.clock.advance(Duration::from_millis(1));
+    world.closed(CloseReason::Overloaded, 1);
+    world.reaches("that wait", 1, Counters::handshakes_waiting);
+    let heard = stream.sock.read(&mut [0; 1]);
+    assert_eq!(heard.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(world.report_if_any().is_none(), "who is shed is counted");
 }
 
 /// A client that said all it had and closes with something unread resets the connection.

@@ -10,7 +10,7 @@ use crate::upstream::{Manner, Upstream};
 use crate::world::{EVERYONE, FILES, TlsStream, World, finish, load};
 
 /// What the folder's configuration says once `text` is written into it.
-fn install(world: &World, text: &str) -> Vec<String> {
+pub fn install(world: &World, text: &str) -> Vec<String> {
     let file = world
         .folder
         .write("ringgate.toml", &format!("{text}\n[shards]\ncount = 1\n"));
@@ -18,12 +18,12 @@ fn install(world: &World, text: &str) -> Vec<String> {
     world.install(&snapshot).unwrap()
 }
 
-fn listener(address: &str, upstream: &Upstream) -> String {
+pub fn listener(address: &str, upstream: &Upstream) -> String {
     let upstream = upstream.toml();
     format!("[[listener]]\naddress = \"{address}\"\n{FILES}upstream = {upstream}\n{EVERYONE}\n")
 }
 
-fn echo(stream: &mut TlsStream) {
+pub fn echo(stream: &mut TlsStream) {
     stream.write_all(b"x").unwrap();
     stream.read_exact(&mut [0]).unwrap();
 }

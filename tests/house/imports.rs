@@ -30,7 +30,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("layout", &["config::ShardPlan"]),
     ("limits", &[]),
     ("ring", &[]),
-    ("shard", &["connection", "ring", "snapshot", "trust"]),
+    // The queue of handshakes looks at first messages to know whom to serve first.
+    (
+        "shard",
+        &["connection", "ring", "snapshot", "tls::hello", "trust"],
+    ),
     ("snapshot", &["config", "tls", "trust"]),
     (
         "terminator",

@@ -1,8 +1,10 @@
 //! Closing a descriptor through the ring.
 
 use std::os::fd::IntoRawFd;
+use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
+use socket2::SockRef;
 
 use crate::ring::Ring;
 use crate::ring::descriptor::{Descriptor, Inner, with_descriptor};
@@ -19,6 +21,11 @@ impl Ring {
     /// As [`Ring::close`], but the peer of a TCP connection gets a reset, and no port of this host
     /// waits for what may still arrive.
     pub fn abort(&mut self, descriptor: Descriptor) {
+        if let (false, Inner::Plain(fd)) = (self.uses_direct, &descriptor.0) {
+            // The ring sets options since 6.7. A socket that takes none is closed all the same.
+            let _ = SockRef::from(fd).set_linger(Some(Duration::ZERO));
+            return self.close(descriptor);
+        }
         let entry = with_descriptor!(descriptor, fd => {
             opcode::SetSockOpt::new(
                 fd,

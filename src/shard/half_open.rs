@@ -1,0 +1,249 @@
+//! Who gives way when there are too many connections whose handshake is not done.
+//!
+//! A client that is there sends its first message right behind the connection, so the one that has
+//! kept us waiting for longest is the one that most likely never will. Peers that only connect may
+//! so hold every place, and a newcomer still gets one, in which it has time enough to speak.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Shard;
+use super::entry::Entry;
+use crate::close_reason::CloseReason;
+use crate::connection::{Command, Event};
+
+/// How long every client has to send its first message. It comes with the connection or right behind
+/// it; this is for a client that does not get to run at once.
+const HEARING: Duration = Duration::from_millis(10);
+
+/// How long a client that was answered has for its part: round trips, and signing with a slow key.
+const REPLY: Duration = Duration::from_secs(1);
+
+/// Clients that wait for us and are passed over in the search for one.
+const PASSED_OVER_MAX: usize = 16;
+
+/// Arrivals that are never too many, so that few connections do not cause frequent searches.
+const ARRIVALS_MIN: usize = 64;
+
+/// Connections that are or were half open, the oldest first.
+#[derive(Default)]
+pub(super) struct HalfOpen {
+    /// These were not answered when they were looked at last.
+    unanswered: VecDeque<Arrival>,
+    answered: VecDeque<Arrival>,
+}
+
+/// A connection that came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) key: u32,
+    /// Tells it from one before with that key.
+    pub(super) number: u64,
+    pub(super) at: Instant,
+}
+
+/// Whom a connection waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// It is half open no more.
+    Over,
+    /// What its client sent waits for its turn.
+    WaitsForUs,
+    /// Its client has not sent a whole first message.
+    Unanswered,
+    Answered,
+}
+
+impl HalfOpen {
+    /// Remembers who came, and forgets who is half open no more once those are the most.
+    fn push(&mut self, arrival: Arrival, half_open: usize, state: impl Fn(&Arrival) -> State) {
+        self.unanswered.push_back(arrival);
+        if self.unanswered.len() + self.answered.len() > 2 * half_open + ARRIVALS_MIN {
+            for arrivals in [&mut self.unanswered, &mut self.answered] {
+                arrivals.retain(|arrival| state(arrival) != State::Over);
+            }
+        }
+    }
+
+    /// The one that gives way: of those that were not answered the oldest, for nothing was spent on
+    /// it, or else the oldest of the others; `None` where each may still be at its part.
+    fn next(&mut self, now: Instant, state: impl Fn(&Arrival) -> State) -> Option<u32> {
+        let waited = |arrival: Arrival| now.saturating_duration_since(arrival.at);
+        let mut passed_over = 0;
+        while passed_over < PASSED_OVER_MAX
+            && let Some(first) = self.unanswered.front().copied()
+        {
+            let state = state(&first);
+            if state == State::Unanswered && waited(first) < HEARING {
+                break;
+            }
+            self.unanswered.pop_front();
+            match state {
+                State::Over => {}
+                State::Answered => self.answered.push_back(first),
+                State::Unanswered => return Some(first.key),
+                State::WaitsForUs => {
+                    self.unanswered.push_back(first);
+                    passed_over += 1;
+                }
+            }
+        }
+        while passed_over < 2 * PASSED_OVER_MAX
+            && let Some(first) = self.answered.front().copied()
+            && waited(first) >= REPLY
+        {
+            self.answered.pop_front();
+            match state(&first) {
+                State::Over => {}
+                State::Answered | State::Unanswered => return Some(first.key),
+                State::WaitsForUs => {
+                    self.answered.push_back(first);
+                    passed_over += 1;
+                }
+            }
+        }
+        None
+    }
+}
+
+fn state(entry: Option<&Entry>, arrival: &Arrival) -> State {
+    match entry {
+        Some(entry) if entry.number == arrival.number && entry.handshaking => {
+            if !entry.waiting.is_empty() || entry.client.parked > 0 {
+                State::WaitsForUs
+            } else if entry.answered {
+                State::Answered
+            } else {
+                State::Unanswered
+            }
+        }
+        _ => State::Over,
+    }
+}
+
+impl Shard {
+    /// Remembers a connection that has just come.
+    pub(super) fn remember_arrival(&mut self, arrival: Arrival) {
+        let connections = &self.connections;
+        let half_open = self.admission.handshakes();
+        self.half_open.push(arrival, half_open, |arrival| {
+            state(connections.get(arrival.key as usize), arrival)
+        });
+    }
+
+    /// Has a client that let us wait give way to a newcomer; false where there is none.
+    pub(super) fn make_room(&mut self) -> bool {
+        let connections = &self.connections;
+        let gives_way = self.half_open.next(self.now, |arrival| {
+            state(connections.get(arrival.key as usize), arrival)
+        });
+        let Some(key) = gives_way else {
+            return false;
+        };
+        self.shed(key, CloseReason::GaveWay);
+        true
+    }
+
+    /// Resets a client whose handshake is not done.
+    pub(super) fn shed(&mut self, key: u32, reason: CloseReason) {
+        self.dispatch(key, Event::Command(Command::Cut(reason)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Half-open connections by number, each in a state.
+    struct Crowd {
+        half_open: HalfOpen,
+        states: Vec<State>,
+        start: Instant,
+    }
+
+    impl Crowd {
+        /// One comes each millisecond.
+        fn new(states: &[State]) -> Self {
+            let mut crowd = Self {
+                half_open: HalfOpen::default(),
+                states: Vec::new(),
+                start: Instant::now(),
+            };
+            states.iter().for_each(|&state| crowd.comes(state));
+            crowd
+        }
+
+        fn comes(&mut self, state: State) {
+            let number = self.states.len();
+            self.states.push(state);
+            let arrival = Arrival {
+                key: u32::try_from(number).unwrap(),
+                number: number as u64,
+                at: self.start + Duration::from_millis(number as u64),
+            };
+            let half_open = self.states.iter().filter(|&&state| state != State::Over);
+            let (count, states) = (half_open.count(), &self.states);
+            self.half_open
+                .push(arrival, count, |arrival| states[arrival.key as usize]);
+        }
+
+        fn gives_way(&mut self, at_ms: u64) -> Option<u32> {
+            let now = self.start + Duration::from_millis(at_ms);
+            let states = &self.states;
+            let next = self
+                .half_open
+                .next(now, |arrival| states[arrival.key as usize]);
+            if let Some(key) = next {
+                self.states[key as usize] = State::Over;
+            }
+            next
+        }
+    }
+
+    use State::{Answered, Over, Unanswered, WaitsForUs};
+
+    #[test]
+    fn the_oldest_that_sent_nothing_gives_way() {
+        let mut crowd = Crowd::new(&[Answered, WaitsForUs, Unanswered, Over, Unanswered]);
+        let order: Vec<_> = std::iter::from_fn(|| crowd.gives_way(999)).collect();
+        assert_eq!(order, [2, 4], "a whole second for those answered");
+    }
+
+    #[test]
+    fn who_was_answered_and_says_nothing_gives_way_after_those() {
+        let mut crowd = Crowd::new(&[Answered, WaitsForUs, Answered, Unanswered]);
+        let order: Vec<_> = std::iter::from_fn(|| crowd.gives_way(1_001)).collect();
+        assert_eq!(order, [3, 0], "the third came less than a second ago");
+        assert_eq!(crowd.gives_way(1_002), Some(2));
+        assert_eq!(crowd.gives_way(99_999), None, "we let it wait");
+    }
+
+    #[test]
+    fn everybody_has_time_for_the_first_message() {
+        let mut crowd = Crowd::new(&[Unanswered, Unanswered]);
+        assert_eq!(crowd.gives_way(9), None);
+        assert_eq!(crowd.gives_way(10), Some(0));
+        assert_eq!(crowd.gives_way(10), None);
+    }
+
+    #[test]
+    fn who_waits_for_us_is_looked_at_again_when_it_does_no_more() {
+        let mut crowd = Crowd::new(&[WaitsForUs, Unanswered, WaitsForUs]);
+        assert_eq!(crowd.gives_way(500), Some(1));
+        assert_eq!(crowd.gives_way(500), None);
+        crowd.states[0] = Unanswered;
+        assert_eq!(crowd.gives_way(500), Some(0), "a part of a message only");
+    }
+
+    #[test]
+    fn what_is_remembered_stays_within_what_is_half_open() {
+        let mut crowd = Crowd::new(&[Unanswered, Answered]);
+        for _ in 0..10_000 {
+            crowd.comes(Over);
+            let len = crowd.half_open.unanswered.len() + crowd.half_open.answered.len();
+            assert!(len <= 2 * 2 + ARRIVALS_MIN, "{len}");
+        }
+        assert_eq!(crowd.gives_way(20_000), Some(0));
+        assert_eq!(crowd.gives_way(20_000), Some(1));
+    }
+}
