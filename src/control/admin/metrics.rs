@@ -27,6 +27,9 @@ const DAY: i64 = 86_400;
 /// A metric's labels. No peer chooses what is in them: the configuration and this program do.
 type Labels = Vec<(&'static str, String)>;
 
+/// A figure of a shard.
+type OfShard = fn(&ShardFigures) -> u64;
+
 /// Writes what was observed.
 pub(in crate::control) fn metrics(observation: Observation) -> Answer {
     let mut registry = Registry::default();
@@ -174,7 +177,7 @@ impl Observation {
     }
 
     fn write_verdicts(&self, families: &mut Families<'_>) -> Result<(), Error> {
-        let sum = |of: fn(&ShardFigures) -> u64| {
+        let sum = |of: OfShard| {
             let sum: u64 = self.shards.iter().map(of).sum();
             [(Labels::new(), sum)]
         };
@@ -203,7 +206,7 @@ impl Observation {
             "Verdicts that were remembered, but stood no more",
             sum(|shard| shard.verdicts_expired),
         )?;
-        let tickets: [(&str, fn(&ShardFigures) -> u64); 3] = [
+        let tickets: [(&str, OfShard); 3] = [
             ("issued", |shard| shard.tickets_issued),
             ("accepted", |shard| shard.tickets_accepted),
             ("declined", |shard| shard.tickets_declined),
@@ -219,7 +222,7 @@ impl Observation {
     }
 
     fn write_shards(&self, families: &mut Families<'_>) -> Result<(), Error> {
-        let counters: [(&str, &str, fn(&ShardFigures) -> u64); 7] = [
+        let counters: [(&str, &str, OfShard); 8] = [
             (
                 "ringgate_shard_connections_accepted",
                 "Connections accepted, by shard",
@@ -253,11 +256,16 @@ impl Observation {
                 "Times that what was received had to wait for a block",
                 |shard| shard.parked,
             ),
+            (
+                "ringgate_identity_buckets_displaced",
+                "Rates of identities that made room for others",
+                |shard| shard.identities_displaced,
+            ),
         ];
         for (name, help, of) in counters {
             families.counter(name, help, self.by_shard(of))?;
         }
-        let gauges: [(&str, &str, fn(&ShardFigures) -> u64); 4] = [
+        let gauges: [(&str, &str, OfShard); 6] = [
             (
                 "ringgate_shard_connections_open",
                 "Connections open now, by shard",
@@ -267,6 +275,16 @@ impl Observation {
                 "ringgate_handshakes_open",
                 "Handshakes going on now (half-open connections), by shard",
                 |shard| shard.handshaking,
+            ),
+            (
+                "ringgate_handshakes_limit",
+                "Handshakes that may go on at once, by shard",
+                |shard| shard.handshakes_max,
+            ),
+            (
+                "ringgate_handshakes_waiting",
+                "First messages of clients that wait for their part of a turn, by shard",
+                |shard| shard.handshakes_waiting,
             ),
             (
                 "ringgate_blocks_lent",

@@ -145,7 +145,10 @@ struct House {
 
 /// Connections that are open, the oldest first, each with whether it is over.
 #[derive(Debug, Default)]
-struct Connections(RefCell<VecDeque<(Rc<Cell<bool>>, Task<()>)>>);
+struct Connections(RefCell<VecDeque<Connection>>);
+
+/// Whether it is over, and its task: dropped, it ends.
+type Connection = (Rc<Cell<bool>>, Task<()>);
 
 impl Connections {
     fn spawn(&self, connection: impl Future<Output = ()> + 'static) {

@@ -10,7 +10,7 @@ use crate::control::reload::Status as ReloadStatus;
 use crate::control::report::Refusal;
 use crate::control::shards::{Port, Shard, Spread};
 use crate::shard::mailbox::{Durations, HandshakeKind};
-use crate::snapshot::{Expiry, Snapshot};
+use crate::snapshot::{Expiry, Limits, Snapshot};
 
 /// What the process is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -51,6 +51,9 @@ pub(super) struct ShardFigures {
     pub(super) accepted: u64,
     pub(super) open: u64,
     pub(super) handshaking: u64,
+    pub(super) handshakes_max: u64,
+    pub(super) handshakes_waiting: u64,
+    pub(super) identities_displaced: u64,
     pub(super) enters: u64,
     pub(super) submissions: u64,
     pub(super) completions: u64,
@@ -117,7 +120,10 @@ pub(in crate::control) fn observe<P: Port>(known: &Known<'_>, shards: &[Shard<P>
         now: known.now,
         started: known.started,
         reload: known.reload.clone(),
-        shards: shards.iter().map(|shard| of_shard(shard.port())).collect(),
+        shards: shards
+            .iter()
+            .map(|shard| of_shard(shard.port(), &known.snapshot.limits))
+            .collect(),
         skew: Spread::of(shards).skew(),
         listeners: listeners(known.snapshot, shards),
         verdict_times,
@@ -129,7 +135,7 @@ pub(in crate::control) fn observe<P: Port>(known: &Known<'_>, shards: &[Shard<P>
     }
 }
 
-fn of_shard(port: &impl Port) -> ShardFigures {
+fn of_shard(port: &impl Port, limits: &Limits) -> ShardFigures {
     let counters = port.counters();
     ShardFigures {
         ended: port.ended(),
@@ -137,6 +143,9 @@ fn of_shard(port: &impl Port) -> ShardFigures {
         accepted: counters.accepted(),
         open: counters.open(),
         handshaking: counters.handshaking(),
+        handshakes_max: limits.handshakes as u64,
+        handshakes_waiting: counters.handshakes_waiting(),
+        identities_displaced: counters.identities_displaced(),
         enters: counters.enters(),
         submissions: counters.submissions(),
         completions: counters.completions(),

@@ -70,14 +70,13 @@ pub struct ListenerCounters {
 
 impl Default for ListenerCounters {
     fn default() -> Self {
-        const NONE: [AtomicU64; CloseReason::ALL.len()] =
-            [const { AtomicU64::new(0) }; CloseReason::ALL.len()];
+        let none = || [const { AtomicU64::new(0) }; CloseReason::ALL.len()];
         Self {
             accepted: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             established: [const { AtomicU64::new(0) }; HandshakeKind::ALL.len()],
-            refused: NONE,
-            closed: NONE,
+            refused: none(),
+            closed: none(),
             bytes_up: AtomicU64::new(0),
             bytes_down: AtomicU64::new(0),
             handshake_times: Histogram::new(&HANDSHAKE_BOUNDS_NS),
