@@ -152,9 +152,8 @@ fn garbage_senders() {
     let mut gate = plan().start();
     let client = gate.client(&gate.leaf());
     let (tally, longest) = Load::LIGHT.during(&client, || {
-        let peers = (0..EACH).flat_map(|round| {
-            garbage().into_iter().map(move |words| (round, words))
-        });
+        let peers =
+            (0..EACH).flat_map(|round| garbage().into_iter().map(move |words| (round, words)));
         let peers = peers.map(|(round, words)| {
             let mut peer = Peer::from(round, gate.address);
             peer.socket.write_all(&words).unwrap();
@@ -202,7 +201,8 @@ fn are_ended(mut gate: Gate, peer: impl Fn(&Client, usize) -> (Peer, Vec<u8>)) {
     const SLOW: usize = 50;
     let client = gate.client(&gate.leaf());
     let (tally, [longest, shortest]) = Load::LIGHT.during(&client, || {
-        trickle((0..SLOW).map(|at| peer(&client, at)).collect())
+        let newcomer = client.newcomer();
+        trickle((0..SLOW).map(|at| peer(&newcomer, at)).collect())
     });
     println!("they lasted {shortest:?} to {longest:?}, {tally:?}");
     tally.assert_all_served();

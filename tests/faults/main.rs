@@ -7,6 +7,8 @@
 #[path = "../reload/gate.rs"]
 #[allow(dead_code, reason = "each test target uses its part")]
 mod gate;
+#[path = "../common/leaving.rs"]
+mod leaving;
 #[path = "../common/pem.rs"]
 mod pem;
 #[path = "../common/pki.rs"]
@@ -22,8 +24,14 @@ mod load;
 mod plan;
 mod process;
 
+mod aborts;
+mod changes;
+mod exhaustion;
 mod handshakes;
 mod rows;
+mod slowness;
+mod starting;
+mod upstreams;
 
 /// A listener that lacks nothing; [`plan::Plan`] says what a scenario needs instead.
 const FRONT: &str = r#"

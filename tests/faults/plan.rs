@@ -1,6 +1,7 @@
 //! How a scenario has its server started.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::FRONT;
@@ -15,15 +16,16 @@ pub struct Plan {
     pub address: &'static str,
     /// Lines of the listener.
     pub listener: String,
+    /// Text of a layout file, which then says where shards run.
+    pub layout: Option<&'static str>,
     pub shards: usize,
     /// Lines of `[limits]`.
     pub limits: &'static str,
-    /// Tables of their own.
-    pub more: &'static str,
+    /// Tables of their own, behind the listener.
+    pub more: String,
     /// A program that becomes or starts the one it is given, with its arguments.
     pub through: Vec<String>,
-    pub program: String,
-    pub arguments: Vec<String>,
+    pub program: PathBuf,
 }
 
 impl Plan {
@@ -33,12 +35,12 @@ impl Plan {
             upstream: None,
             address: "127.0.0.1:0",
             listener: String::new(),
+            layout: None,
             shards: 2,
             limits: "connections = 256",
-            more: "",
+            more: String::new(),
             through: Vec::new(),
-            program: env!("CARGO_BIN_EXE_ringgate").to_owned(),
-            arguments: Vec::new(),
+            program: env!("CARGO_BIN_EXE_ringgate").into(),
         }
     }
 
@@ -70,18 +72,28 @@ impl Plan {
             more,
             ..
         } = self;
+        let shards = match self.layout {
+            Some(_) => String::new(),
+            None => format!("[shards]\ncount = {shards}\n"),
+        };
         let text = format!(
-            "{front}{listener}\n[shards]\ncount = {shards}\n[limits]\n{limits}\n\
-             [log]\nformat = \"json\"\naccess = true\n{more}\n"
+            "{front}{listener}\n{more}\n{shards}[limits]\n{limits}\n\
+             [log]\nformat = \"json\"\naccess = true\n"
         );
         self.scratch.write("ringgate.toml", text);
-        let mut words = self.through.iter().chain([&self.program]);
+        let words = self.through.iter().map(PathBuf::from);
+        let mut words = words.chain([self.program.clone()]);
         let mut command = Command::new(words.next().expect("the program at least"));
         command
             .args(words)
             .args(["run", "-c"])
-            .arg(self.scratch.path("ringgate.toml"))
-            .args(&self.arguments);
+            .arg(self.scratch.path("ringgate.toml"));
+        if let Some(layout) = self.layout {
+            self.scratch.write("layout.toml", layout);
+            command
+                .arg("--layout")
+                .arg(self.scratch.path("layout.toml"));
+        }
         command
     }
 

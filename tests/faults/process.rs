@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::program::until;
 
 fn read(id: Pid, file: &str) -> String {
     fs::read_to_string(format!("/proc/{id}/{file}")).unwrap()
@@ -24,6 +26,37 @@ pub fn descriptors(id: Pid) -> Vec<u64> {
     names
         .map(|name| name.to_str().unwrap().parse().unwrap())
         .collect()
+}
+
+/// Direct descriptors that are in use in its rings.
+pub fn direct_descriptors(id: Pid) -> usize {
+    let files = descriptors(id);
+    let infos = files.iter().filter_map(|number| {
+        let target = fs::read_link(format!("/proc/{id}/fd/{number}")).ok()?;
+        let is_ring = target.to_string_lossy().contains("io_uring");
+        is_ring.then(|| fs::read_to_string(format!("/proc/{id}/fdinfo/{number}")).ok())?
+    });
+    let in_use = infos.map(|info| {
+        let files = info
+            .lines()
+            .skip_while(|line| !line.starts_with("UserFiles"));
+        let files = files.skip(1).take_while(|line| line.starts_with(' '));
+        files.count()
+    });
+    in_use.sum()
+}
+
+/// Stops it between two instructions of each thread, until it is told to go on.
+pub fn stop(id: Pid) {
+    kill_process(id, Signal::STOP).unwrap();
+    until("a stopped process", || {
+        let threads = fs::read_dir(format!("/proc/{id}/task")).unwrap();
+        let mut states = threads.map(|thread| {
+            let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        });
+        states.all(|is_stopped| is_stopped).then_some(())
+    });
 }
 
 /// CPU time of all its threads, those that ended aside.

@@ -48,7 +48,10 @@ fn tests(folder: &Path, names: &mut BTreeSet<String>) {
 #[test]
 fn every_scenario_is_a_test() {
     let mut names = BTreeSet::new();
-    tests(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), &mut names);
+    tests(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"),
+        &mut names,
+    );
     let missing: Vec<_> = ROWS.iter().filter(|row| !names.contains(**row)).collect();
     assert!(missing.is_empty(), "no test is called {missing:?}");
 }

@@ -1,6 +1,8 @@
 //! Whole connections: real clients on loopback through a running terminator to real upstreams.
 
 mod flood;
+#[path = "../common/leaving.rs"]
+mod leaving;
 #[path = "../common/pem.rs"]
 mod pem;
 #[path = "../common/pki.rs"]

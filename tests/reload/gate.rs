@@ -224,7 +224,9 @@ impl Drop for Gate {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            let lines = self.lines();
+            // Whoever waited for a line in vain had the lock.
+            let lines = self.log.lines.lock();
+            let lines = lines.unwrap_or_else(|poisoned| poisoned.into_inner());
             let last = lines.len().saturating_sub(LINES_SHOWN);
             eprintln!("the last of {} lines:", lines.len());
             lines[last..].iter().for_each(|line| eprintln!("{line}"));
@@ -328,6 +330,14 @@ impl Client {
         Self {
             config: Arc::new(config),
             ..*self
+        }
+    }
+
+    /// The same client at another address.
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self {
+            address,
+            ..self.clone()
         }
     }
 
