@@ -103,8 +103,8 @@ impl Terminator {
         };
         for (shard, listeners) in listeners.into_iter().enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
-            let (mailbox, inbox) = mailbox(waker.clone(), snapshot.log.access);
             let own = for_shard(snapshot)?;
+            let (mailbox, inbox) = mailbox(waker.clone(), &own);
             terminator.sockets.serve(&own);
             let seed = Seed {
                 id: u32::try_from(shard).unwrap_or(u32::MAX),

@@ -4,6 +4,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
+use ringgate::clock::Clock;
 use ringgate::limits::{BYTES_PER_VERDICT, RESUMPTION_CAP, STEK_ROTATION, VERDICT_TTL};
 use ringgate::trust::Authorized;
 use ringgate::trust::cache::{self, CacheBounds, VerdictCache};
@@ -47,7 +48,7 @@ impl Judging {
         let mut judging = Self {
             reloaded: domain(&root, "still in"),
             ticket: Vec::new(),
-            verifier: Verifier::new(&aws_lc_rs::default_provider()),
+            verifier: Verifier::new(&aws_lc_rs::default_provider(), Clock::system()),
             tickets: Tickets::new(stek, RESUMPTION_CAP, VERDICT_TTL),
             scope: TicketScope::new("front", "only"),
             client: client.expect("an allowed client"),

@@ -4,6 +4,7 @@
 //! key, value and remedy. Nothing here reads the files that the configuration names; that is
 //! [`crate::snapshot`].
 
+mod admin;
 mod document;
 mod error;
 mod format;
@@ -24,6 +25,7 @@ use crate::trust::domain::RevocationPolicy;
 use crate::trust::name::NamePattern;
 use crate::trust::spiffe::TrustDomainName;
 
+pub use admin::AdminOptions;
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
 
@@ -43,6 +45,7 @@ pub struct Config {
     pub verdict_cache: VerdictCacheOptions,
     pub live_revocation: LiveRevocation,
     pub reload: ReloadOptions,
+    pub admin: AdminOptions,
     /// Every file that is named anywhere above.
     pub files: FileReferences,
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin::admin;
 use super::document::Table;
 use super::listener::Listeners;
 use super::{
@@ -64,6 +65,7 @@ pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
         verdict_cache: section(&root, "verdict_cache", verdict_cache),
         live_revocation: section(&root, "revocation", live_revocation),
         reload: section(&root, "reload", reload),
+        admin: section(&root, "admin", admin),
         // Known once the whole document is read.
         files: FileReferences::default(),
         listeners: listeners.into_configs(),

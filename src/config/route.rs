@@ -22,7 +22,7 @@ const SPIFFE_EXAMPLE: &str =
 const UPSTREAM_EXAMPLE: &str = "upstream = \"127.0.0.1:8080\"";
 
 /// Bytes of a Unix socket's path, its terminating NUL aside (sun_path has 108).
-const UNIX_PATH_MAX: usize = 107;
+pub(super) const UNIX_PATH_MAX: usize = 107;
 
 /// The settings that a route may have of its own. `None`: not given. What was given but is wrong
 /// counts as given, so that it is not reported as missing, too.

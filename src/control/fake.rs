@@ -12,7 +12,7 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel,
+    AdminOptions, Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel,
     LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::shard::mailbox::{Change, Command, Installation, Report, Review};
@@ -120,6 +120,7 @@ pub(super) fn prepare(shards: usize) -> Box<Prepare<'static>> {
     Box::new(move |snapshot| {
         generation += 1;
         let installation = || Installation {
+            counters: Vec::new(),
             generation,
             snapshot: Arc::clone(snapshot),
             limits: snapshot.limits,
@@ -163,6 +164,7 @@ pub(super) fn loaded() -> Loaded {
             ttl: Duration::from_secs(1),
         },
         reload: ReloadOptions { watch: false },
+        admin: AdminOptions::default(),
         live_revocation: LiveRevocation::Close,
         files: FileReferences::default(),
     };

@@ -90,8 +90,8 @@ impl Shard {
         };
         gate_entry.accepts[index] = None;
         match result {
-            // What was accepted in the meantime is turned away.
-            Ok(accepted) if self.stopping || self.draining.is_some() => self.turn_away(accepted),
+            // What was accepted in the meantime is turned away; a drain still serves it.
+            Ok(accepted) if self.stopping => self.turn_away(gate, accepted),
             Ok(accepted) => self.admit(gate, accepted),
             // The client left before it was accepted.
             Err(error) if concerns_one_connection(&error) => {}
@@ -102,18 +102,19 @@ impl Shard {
     }
 
     fn admit(&mut self, gate: usize, accepted: Accepted) {
-        self.inbox.counters().count_accepted();
         self.accepted += 1;
         if !self.admission.admit() {
-            self.turn_away(accepted);
+            self.turn_away(gate, accepted);
             return;
         }
+        self.inbox.counters().count_accepted();
         let Accepted {
             descriptor,
             peer,
             local,
         } = accepted;
         let front = Rc::clone(&self.gates[gate].front);
+        front.counters.count_accepted();
         let mut context = Context {
             now: self.now,
             pool: &mut self.pool,
@@ -138,10 +139,14 @@ impl Shard {
         self.carry_out(key);
     }
 
-    fn turn_away(&mut self, accepted: Accepted) {
-        self.inbox
-            .counters()
-            .count_closed(CloseReason::TooManyConnections, [0; 2]);
+    fn turn_away(&mut self, gate: usize, accepted: Accepted) {
+        let reason = CloseReason::TooManyConnections;
+        let counters = self.inbox.counters();
+        counters.count_accepted();
+        counters.count_closed(reason, [0; 2]);
+        let counters = &self.gates[gate].front.counters;
+        counters.count_accepted();
+        counters.count_closed(reason, [0; 2], true);
         self.ring.close(accepted.descriptor);
     }
 

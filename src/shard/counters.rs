@@ -1,11 +1,24 @@
 //! What a shard counts. Only the shard writes; the control plane reads.
 
+mod histogram;
+mod listener;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::block::Pool;
 use crate::close_reason::CloseReason;
 use crate::ring::Ring;
 use crate::trust::cache::CacheFigures;
+use crate::trust::tally::Tally;
+
+pub use histogram::{Durations, Histogram};
+pub use listener::{HandshakeKind, ListenerCounters};
+
+/// Upper bounds of the times that verdicts take.
+static VERDICT_BOUNDS_NS: [u64; 11] = [
+    1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
+    25_000_000,
+];
 
 /// Figures of one shard. Aligned so that no other thread's data shares a cache line with them.
 #[derive(Debug)]
@@ -34,6 +47,12 @@ pub struct Counters {
     verdicts_expired: AtomicU64,
     resumed: AtomicU64,
     generation: AtomicU64,
+    overflows: AtomicU64,
+    tickets_issued: AtomicU64,
+    tickets_accepted: AtomicU64,
+    tickets_declined: AtomicU64,
+    /// How long verdicts on presented chains took, remembered or not.
+    pub verdict_times: Histogram<11>,
     closed: [AtomicU64; CloseReason::ALL.len()],
 }
 
@@ -94,6 +113,14 @@ figures! {
     generation;
     /// Handshakes that were resumed, of those that ended with a client let in.
     resumed;
+    /// Times that the ring's completion queue was found overflown.
+    overflows;
+    /// Tickets given to clients.
+    tickets_issued;
+    /// Tickets offered by clients that they could resume with.
+    tickets_accepted;
+    /// Tickets offered by clients that were not, or no longer, good for that.
+    tickets_declined;
 }
 
 /// Adds to a counter that only this thread writes: no locked instruction is needed.
@@ -130,6 +157,11 @@ impl Counters {
             operations_in_flight: AtomicU64::new(0),
             slots_in_use: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
+            tickets_issued: AtomicU64::new(0),
+            tickets_accepted: AtomicU64::new(0),
+            tickets_declined: AtomicU64::new(0),
+            verdict_times: Histogram::new(&VERDICT_BOUNDS_NS),
             closed: [const { AtomicU64::new(0) }; CloseReason::ALL.len()],
         }
     }
@@ -150,6 +182,22 @@ impl Counters {
     pub(super) fn count_established(&self, resumed: bool) {
         add(&self.established, 1);
         add(&self.resumed, u64::from(resumed));
+    }
+
+    /// What a step of a handshake led to.
+    pub(super) fn count_step(&self, tally: &Tally) {
+        if let Some(took) = tally.verdict_took {
+            self.verdict_times.record(took);
+        }
+        for (counter, by) in [
+            (&self.tickets_issued, tally.tickets_issued),
+            (&self.tickets_accepted, tally.tickets_accepted),
+            (&self.tickets_declined, tally.tickets_declined),
+        ] {
+            if by > 0 {
+                add(counter, by);
+            }
+        }
     }
 
     pub(super) fn count_upstream_connect(&self) {
@@ -205,5 +253,6 @@ impl Counters {
         self.completions.store(ring.completions, Ordering::Relaxed);
         self.buffers_exhausted
             .store(ring.buffers_exhausted, Ordering::Relaxed);
+        self.overflows.store(ring.overflows, Ordering::Relaxed);
     }
 }

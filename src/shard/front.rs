@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::counters::ListenerCounters;
 use super::upstreams::Group;
 use crate::connection::{Greeting, Settings};
 use crate::snapshot::{self, Listener};
@@ -17,12 +18,14 @@ pub(super) struct Front {
     pub(super) settings: Arc<Settings>,
     /// With the indices of the listener's routes.
     pub(super) groups: Vec<Group>,
+    pub(super) counters: Arc<ListenerCounters>,
 }
 
 impl Front {
     /// `before` is what served the listener of that name until now.
     pub(super) fn new(
         listener: &Arc<Listener>,
+        counters: Arc<ListenerCounters>,
         generation: u64,
         before: Option<&Self>,
     ) -> Rc<Self> {
@@ -37,6 +40,7 @@ impl Front {
         Rc::new(Self {
             generation,
             groups: groups.collect(),
+            counters,
             settings: Arc::new(settings(listener)),
             listener: Arc::clone(listener),
         })

@@ -11,6 +11,7 @@ use super::pressure;
 use crate::connection::{Event, Side};
 use crate::limits::BLOCK_LEN;
 use crate::ring::Received;
+use crate::trust::tally;
 
 /// How long one turn of the loop spends on handshakes while others are being served. At least one
 /// step is taken.
@@ -165,7 +166,10 @@ impl Shard {
         };
         entry.has_begun = true;
         let mut bytes = std::mem::take(&mut entry.waiting);
+        // Of what was done elsewhere.
+        tally::take();
         self.dispatch(key, Event::Received(Side::Client, &mut bytes));
+        self.inbox.counters().count_step(&tally::take());
     }
 }
 

@@ -17,15 +17,17 @@ impl Shard {
             snapshot,
             limits,
             sockets,
+            counters,
         } = installation;
         let began = self.clock.now();
         let caches_anew = snapshot.verdict_cache != self.snapshot.verdict_cache;
         self.fronts = snapshot
             .listeners
             .iter()
-            .map(|listener| {
+            .zip(counters)
+            .map(|(listener, counters)| {
                 let before = self.front(&listener.name);
-                Front::new(listener, generation, before.map(|front| &**front))
+                Front::new(listener, counters, generation, before.map(|front| &**front))
             })
             .collect();
         self.generation = generation;

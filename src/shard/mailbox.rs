@@ -10,6 +10,7 @@ use std::time::Duration;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use super::Counters;
+pub use super::counters::{Durations, HandshakeKind, ListenerCounters};
 use crate::close_reason::CloseReason;
 use crate::limits::REPORT_QUEUE_LEN;
 use crate::ring::{Listener, Target, Waker};
@@ -55,6 +56,9 @@ pub struct Installation {
     /// The sockets of the shard, each with the index of its listener in the snapshot. Sockets that
     /// are not named are closed.
     pub sockets: Vec<(usize, ListeningSocket)>,
+    /// Where the shard counts what concerns each of the snapshot's listeners; the mailbox sees to
+    /// that when it sends this.
+    pub counters: Vec<Arc<ListenerCounters>>,
 }
 
 /// A socket that a shard is to accept from.
@@ -131,6 +135,7 @@ pub struct Mailbox {
     reports: Consumer<Report>,
     reviews: Consumer<Review>,
     counters: Arc<Counters>,
+    listeners: Vec<(Arc<str>, Arc<ListenerCounters>)>,
     waker: Waker,
 }
 
@@ -141,23 +146,27 @@ pub struct Inbox {
     reports: Producer<Report>,
     reviews: Producer<Review>,
     counters: Arc<Counters>,
+    /// With the indices of the listeners of the snapshot that the shard starts from.
+    listeners: Vec<Arc<ListenerCounters>>,
     /// Whether connections that end as they should are reported too.
     access: bool,
 }
 
-/// The two ends of a new mailbox. `waker` wakes the shard's ring.
-pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
+/// The two ends of a new mailbox of a shard that starts from `snapshot`. `waker` wakes its ring.
+pub fn mailbox(waker: Waker, snapshot: &Snapshot) -> (Mailbox, Inbox) {
     let (command_writer, commands) = RingBuffer::new(COMMANDS);
     let (reports, report_reader) = RingBuffer::new(REPORT_QUEUE_LEN);
     let (reviews, review_reader) = RingBuffer::new(REVIEWS);
     let counters = Arc::new(Counters::new());
-    let mailbox = Mailbox {
+    let mut mailbox = Mailbox {
         commands: command_writer,
         reports: report_reader,
         reviews: review_reader,
         counters: Arc::clone(&counters),
+        listeners: Vec::new(),
         waker,
     };
+    let listeners = mailbox.count_listeners(snapshot);
     (
         mailbox,
         Inbox {
@@ -165,14 +174,18 @@ pub fn mailbox(waker: Waker, access: bool) -> (Mailbox, Inbox) {
             reports,
             reviews,
             counters,
-            access,
+            listeners,
+            access: snapshot.log.access,
         },
     )
 }
 
 impl Mailbox {
     /// Sends a command; gives it back when the shard has not taken the last ones.
-    pub fn send(&mut self, command: Command) -> Result<(), Command> {
+    pub fn send(&mut self, mut command: Command) -> Result<(), Command> {
+        if let Command::Install(installation) = &mut command {
+            installation.counters = self.count_listeners(&installation.snapshot);
+        }
         let sent = self.commands.push(command);
         self.waker.wake();
         sent.map_err(|PushError::Full(command)| command)
@@ -201,11 +214,37 @@ impl Mailbox {
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
+
+    /// What the shard counts of each listener that it serves, or was told to.
+    pub fn listeners(&self) -> &[(Arc<str>, Arc<ListenerCounters>)] {
+        &self.listeners
+    }
+
+    /// Counters for the listeners of `snapshot`: one that stays goes on with its own.
+    fn count_listeners(&mut self, snapshot: &Snapshot) -> Vec<Arc<ListenerCounters>> {
+        let before = std::mem::take(&mut self.listeners);
+        let names = snapshot.listeners.iter().map(|listener| &listener.name);
+        self.listeners = names
+            .map(|name| {
+                let known = before.iter().find(|(known, _)| known == name);
+                // The name is the control plane's own: the shard counts references to its.
+                let new = || (Arc::from(&**name), Arc::default());
+                known.cloned().unwrap_or_else(new)
+            })
+            .collect();
+        let counters = self.listeners.iter();
+        counters.map(|(_, counters)| Arc::clone(counters)).collect()
+    }
 }
 
 impl Inbox {
     pub(super) fn command(&mut self) -> Option<Command> {
         self.commands.pop().ok()
+    }
+
+    /// Where to count what concerns each of the first snapshot's listeners.
+    pub(super) fn take_listeners(&mut self) -> Vec<Arc<ListenerCounters>> {
+        std::mem::take(&mut self.listeners)
     }
 
     pub(super) fn counters(&self) -> &Counters {

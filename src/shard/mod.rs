@@ -119,14 +119,14 @@ impl Shard {
             listeners,
             snapshot,
             clock,
-            inbox,
+            mut inbox,
             waker,
             identifier_prefix,
         } = parts;
         let now = clock.now();
-        let fronts = snapshot.listeners.iter();
+        let fronts = snapshot.listeners.iter().zip(inbox.take_listeners());
         let fronts: Vec<_> = fronts
-            .map(|listener| Front::new(listener, 0, None))
+            .map(|(listener, counters)| Front::new(listener, counters, 0, None))
             .collect();
         let gates = listeners
             .into_iter()

@@ -15,9 +15,10 @@ impl Shard {
         let Some(entry) = self.connections.get(key as usize) else {
             return;
         };
-        self.inbox
-            .counters()
-            .count_closed(reason, entry.connection.bytes());
+        let bytes = entry.connection.bytes();
+        self.inbox.counters().count_closed(reason, bytes);
+        let refused = entry.connection.session().is_none();
+        entry.front.counters.count_closed(reason, bytes, refused);
         if self.inbox.reports_access() || deserves_a_line(&entry.connection, reason) {
             let report = self.describe(entry, reason);
             self.inbox.report(report);

@@ -5,12 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Shard;
+use super::counters::HandshakeKind;
 use super::entry::Kind;
 use super::pressure::What;
 use crate::block::Block;
 use crate::connection::{Action, ConnectPermit, Context, Event, Side};
 use crate::limits::BLOCK_LEN;
 use crate::ring::{DescriptorKind, Outcome, ReceiveEnd, Received, Target};
+use crate::trust::tally;
 
 impl Shard {
     /// Handles every completion that is there.
@@ -343,6 +345,9 @@ impl Shard {
             entry.handshaking = false;
             self.admission.handshake_done();
             if let Some(session) = entry.connection.session() {
+                let kind = kind_of(session.resumed, session.retried);
+                let took = self.clock.now() - entry.accepted_at;
+                entry.front.counters.count_established(kind, took);
                 self.inbox.counters().count_established(session.resumed);
                 self.begin_tenure(key);
             }
@@ -358,5 +363,18 @@ impl Shard {
             self.connections.remove(key as usize);
             self.admission.connection_done();
         }
+    }
+}
+
+/// How a client was let in by the step that is being taken.
+fn kind_of(resumed: bool, retried: bool) -> HandshakeKind {
+    if resumed {
+        HandshakeKind::Resumed
+    } else if retried {
+        HandshakeKind::Retried
+    } else if tally::get().verdict_remembered {
+        HandshakeKind::Cached
+    } else {
+        HandshakeKind::Full
     }
 }

@@ -59,6 +59,9 @@ pub fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
     notes.change("shards", &started.shards, &wanted.shards);
     notes.change("log.format", &started.log.format, &wanted.log.format);
     notes.change("log.level", &started.log.level, &wanted.log.level);
+    if started.admin != wanted.admin {
+        notes.add("[admin]", "");
+    }
     notes.into_lines()
 }
 
@@ -426,6 +429,7 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
         listeners: _,
         // Told as needing a restart.
         shards: _,
+        admin: _,
         log: LogOptions {
             format: _,
             level: _,

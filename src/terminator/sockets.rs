@@ -113,6 +113,7 @@ impl Sockets {
                 snapshot: own,
                 limits,
                 sockets,
+                counters: Vec::new(),
             });
         Ok(Change {
             installations: installations.collect(),

@@ -124,7 +124,7 @@ impl Acceptor {
         )
         .with_protocol_versions(versions)
         .map_err(|error| AcceptorError(format!("protocol versions: {error}")))?
-        .with_client_cert_verifier(Arc::new(Verifier::new(&provider)))
+        .with_client_cert_verifier(Arc::new(Verifier::new(&provider, options.clock.clone())))
         .with_cert_resolver(resolver.clone());
         config.alpn_protocols = options.alpn.clone();
         // Our own record layer takes over after the handshake.

@@ -19,7 +19,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::peer::Standing;
 use super::refusal::seconds;
-use super::{Authorized, Identity, Refusal, TrustDomain, VerifiedPeer};
+use super::{Authorized, Identity, Refusal, TrustDomain, VerifiedPeer, tally};
 use crate::limits::CHAIN_BYTES_MAX;
 
 /// How much a [`VerdictCache`] may hold. Both bounds hold at once.
@@ -160,6 +160,7 @@ pub(super) fn judge(
         .then(|| with_cache(|cache| cache.find(&chain, seconds(now))))
         .flatten();
     if let Some(verdict) = found.flatten() {
+        tally::note(|tally| tally.verdict_remembered = true);
         return Ok(verdict);
     }
     let vouched = vouched.filter(|(standing, age)| standing.holds(&digest, seconds(now), *age));

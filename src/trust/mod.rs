@@ -21,6 +21,7 @@ mod rules;
 pub mod spiffe;
 pub mod stek;
 pub mod summary;
+pub mod tally;
 pub mod ticket;
 pub mod ticketer;
 pub mod verifier;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rustls::server::ProducesTickets;
 use rustls_pki_types::UnixTime;
 
-use super::judgement;
 use super::ticket::Tickets;
+use super::{judgement, tally};
 use crate::clock::Clock;
 
 /// The longest lifetime that a ticket may claim (RFC 8446 section 4.6.1).
@@ -42,13 +42,21 @@ impl ProducesTickets for Ticketer {
     fn encrypt(&self, state: &[u8]) -> Option<Vec<u8>> {
         let now = self.now();
         let (scope, client, authenticated_at) = judgement::for_ticket(now)?;
-        self.tickets
-            .seal(&scope, &client, authenticated_at, state, now)
+        let ticket = self
+            .tickets
+            .seal(&scope, &client, authenticated_at, state, now)?;
+        tally::note(|tally| tally.tickets_issued += 1);
+        Some(ticket)
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (scope, domain) = judgement::ticket_offered()?;
-        let resumption = self.tickets.judge(&scope, &domain, ticket, self.now())?;
+        let resumption = self.tickets.judge(&scope, &domain, ticket, self.now());
+        tally::note(|tally| match resumption {
+            Some(_) => tally.tickets_accepted += 1,
+            None => tally.tickets_declined += 1,
+        });
+        let resumption = resumption?;
         judgement::may_resume(resumption.client, resumption.authenticated_at);
         Some(resumption.state)
     }

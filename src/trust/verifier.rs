@@ -11,7 +11,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::domain::Refusal;
-use super::{Identity, cache, judgement};
+use super::{Identity, cache, judgement, tally};
+use crate::clock::Clock;
 use crate::close_reason::CloseReason;
 
 /// Judges the presented chain by the domain that the current [`super::judgement::Judgement`] names.
@@ -21,13 +22,16 @@ use crate::close_reason::CloseReason;
 #[derive(Debug)]
 pub struct Verifier {
     algorithms: WebPkiSupportedAlgorithms,
+    /// For how long a verdict takes; the time that certificates are judged at comes from rustls.
+    clock: Clock,
 }
 
 impl Verifier {
     /// Verifies handshake signatures with the algorithms of `provider`.
-    pub fn new(provider: &CryptoProvider) -> Self {
+    pub fn new(provider: &CryptoProvider, clock: Clock) -> Self {
         Self {
             algorithms: provider.signature_verification_algorithms,
+            clock,
         }
     }
 }
@@ -55,7 +59,12 @@ impl ClientCertVerifier for Verifier {
             let detail = "no trust domain was chosen for this handshake".to_owned();
             return Err(refuse(Refusal::new(CloseReason::Internal, detail, None)));
         };
-        match cache::judge(&domain, end_entity, intermediates, now, None) {
+        let began = self.clock.now();
+        tally::note(|tally| tally.verdict_remembered = false);
+        let verdict = cache::judge(&domain, end_entity, intermediates, now, None);
+        let took = self.clock.now() - began;
+        tally::note(|tally| tally.verdict_took = Some(took));
+        match verdict {
             Ok(authorized) => {
                 judgement::expect_proof(authorized);
                 Ok(ClientCertVerified::assertion())
@@ -204,7 +213,7 @@ mod tests {
         let told = enter(&mut judgement, || {
             choose_domain(domain, None);
             if judged {
-                let verifier = Verifier::new(&provider);
+                let verifier = Verifier::new(&provider, Clock::system());
                 verifier.verify_client_cert(&leaf, &[], now).unwrap();
             }
             let proven = if is_same { &leaf } else { &other };

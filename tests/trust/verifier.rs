@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rcgen::KeyPair;
+use ringgate::clock::Clock;
 use ringgate::close_reason::CloseReason;
 use ringgate::trust::TrustDomain;
 use ringgate::trust::domain::TrustSources;
@@ -91,7 +92,7 @@ fn handshake(
     let config = ServerConfig::builder_with_details(provider(), Arc::new(Now))
         .with_protocol_versions(&[version])
         .unwrap()
-        .with_client_cert_verifier(Arc::new(Verifier::new(&provider())))
+        .with_client_cert_verifier(Arc::new(Verifier::new(&provider(), Clock::system())))
         .with_cert_resolver(Arc::new(route));
     let mut server = ServerConnection::new(Arc::new(config)).unwrap();
 
@@ -303,7 +304,7 @@ fn a_verdict_waits_for_the_proof_of_possession() {
     let leaf = root.issue(client("leaf"));
     let mut judgement = Judgement::default();
     let domain = made(sources(&root)).unwrap();
-    let verifier = Verifier::new(&provider());
+    let verifier = Verifier::new(&provider(), Clock::system());
     enter(&mut judgement, || {
         choose_domain(domain, None);
         verifier

@@ -66,6 +66,8 @@ pub struct Established {
     pub version: rustls::ProtocolVersion,
     pub suite: rustls::CipherSuite,
     pub resumed: bool,
+    /// The first hello offered no key exchange group that both know (HelloRetryRequest).
+    pub retried: bool,
 }
 
 /// A handshake that ended.
@@ -330,7 +332,9 @@ impl Handshake {
             .take()
             .ok_or_else(|| internal("no handshake"))?;
         let alpn = connection.alpn_protocol().map(<[u8]>::to_vec);
-        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let kind = connection.handshake_kind();
+        let resumed = kind == Some(HandshakeKind::Resumed);
+        let retried = kind == Some(HandshakeKind::FullWithHelloRetryRequest);
         let verdict = self.conclude(&connection, resumed);
         let (secrets, connection) = connection
             .dangerous_into_kernel_connection()
@@ -353,6 +357,7 @@ impl Handshake {
                     version,
                     suite,
                     resumed,
+                    retried,
                 }));
             }
             (Some(Err(refusal)), _) => {
