@@ -160,10 +160,7 @@ fn upstream_flapping() {
         CLIENTS * EACH
     );
     assert!(by_it > 0, "it was never used");
-    assert!(
-        served * 10 >= CLIENTS * EACH * 9,
-        "only {served} were served"
-    );
+    assert!(served * 2 >= CLIENTS * EACH, "only {served} were served");
     // It stays down: nobody is told anything any more.
     let (tally, ()) = Load::LIGHT.during(&client, || thread::sleep(Duration::from_millis(200)));
     tally.assert_all_served();
