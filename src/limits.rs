@@ -144,6 +144,9 @@ pub const RELOAD_ERRORS_LOGGED_MAX: usize = 64;
 /// Listeners of a configuration.
 pub const LISTENERS_MAX: usize = 1024;
 
+/// Listening sockets that a process is started with: each shard's at each of 64 addresses.
+pub const INHERITED_SOCKETS_MAX: usize = SHARDS_MAX * 64;
+
 /// Routes of a listener.
 pub const ROUTES_PER_LISTENER_MAX: usize = 4096;
 

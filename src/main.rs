@@ -9,10 +9,10 @@ use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
-use ringgate::control::{self, Control, Ending, Source};
+use ringgate::control::{self, Control, Ending, Source, ctl};
 use ringgate::explain::{self, Question};
 use ringgate::layout::Placement;
-use ringgate::terminator::{self, Terminator};
+use ringgate::terminator::{self, Inherited, Terminator};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -44,6 +44,8 @@ enum Command {
     /// Exit code 0: let in, by at least one of the listeners that were asked; 1: refused; 2: it
     /// could not be judged.
     Explain(ExplainArguments),
+    /// Asks a running process, or has it do something, over its admin socket
+    Ctl(CtlArguments),
     /// Tells what this host lacks, and the remedy
     Doctor,
     /// Looks after the secret of session ticket keys
@@ -88,6 +90,42 @@ struct RunArguments {
 }
 
 #[derive(Args, Debug)]
+struct CtlArguments {
+    /// The admin socket; without it, the one that the configuration names
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// The configuration file of the process
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer as the process does, in JSON
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    request: CtlRequest,
+}
+
+#[derive(Debug, Subcommand)]
+enum CtlRequest {
+    /// What the process is doing, and what it refused last
+    Status,
+    /// Every metric, as Prometheus reads them
+    Metrics,
+    /// Whether it takes new connections; exit code 1 where it does not
+    Ready,
+    /// Has it take up its configuration and files as they are now; tells what is wrong with them
+    Reload,
+    /// Has it end once its open connections are through
+    Drain,
+    /// Logs this level and what is worse from now on, until the next start
+    LogLevel {
+        /// error, warn, info, debug or trace
+        level: String,
+    },
+    /// Who of its clients would lose their right by a reload now; nothing is changed
+    RevokeDryRun,
+}
+
+#[derive(Args, Debug)]
 struct ConfigArgument {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
@@ -100,6 +138,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run(&arguments.config.config, arguments.layout.as_deref()),
         Command::Check(ConfigArgument { config }) => check(&config),
         Command::Explain(arguments) => return explain(arguments),
+        Command::Ctl(arguments) => ctl(&arguments),
         Command::Doctor => doctor(),
         Command::Stek(StekCommand::New { file }) => control::new_stek(&file),
     };
@@ -179,6 +218,8 @@ fn doctor() -> Result<(), String> {
 }
 
 fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
+    // Before anything else is opened: they are known by their numbers.
+    let inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
     let clock = Clock::system();
     let source = Source::open(file.to_owned(), clock.clone());
     let source = source.map_err(|errors| listed(&errors, file))?;
@@ -197,8 +238,10 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     // What is started from here on inherits it; shards go where the layout says.
     control::log::notes(placement.keep_house().as_slice());
     // Before the shards: from their first connection on, somebody takes signals and reports.
+    let admin = control::admin(&source).map_err(|error| error.to_string())?;
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
-    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout)
+    let control = control.with_admin(admin);
+    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout, inherited)
         .map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);
@@ -219,6 +262,26 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
         Ending::ShardLost => Err("a shard ended by itself".to_owned()),
         _ => Ok(()),
     }
+}
+
+fn ctl(arguments: &CtlArguments) -> Result<(), String> {
+    let socket = match (&arguments.socket, &arguments.config) {
+        (Some(socket), _) => socket.clone(),
+        (None, Some(config)) => ctl::socket_of(config)?,
+        (None, None) => PathBuf::from(ctl::DEFAULT_SOCKET),
+    };
+    let request = match &arguments.request {
+        CtlRequest::Status => ctl::Request::Status,
+        CtlRequest::Metrics => ctl::Request::Metrics,
+        CtlRequest::Ready => ctl::Request::Ready,
+        CtlRequest::Reload => ctl::Request::Reload,
+        CtlRequest::Drain => ctl::Request::Drain,
+        CtlRequest::LogLevel { level } => ctl::Request::LogLevel(level),
+        CtlRequest::RevokeDryRun => ctl::Request::DryRun,
+    };
+    let answer = ctl::ask(&socket, request, arguments.json)?;
+    print!("{answer}");
+    Ok(())
 }
 
 /// Everything that is wrong with a configuration, and how much that is.

@@ -1,6 +1,7 @@
 //! The one public way to start a terminator: shards on their threads, each with its ring and its
 //! listening sockets.
 
+mod inherited;
 mod sockets;
 
 use std::io;
@@ -21,6 +22,7 @@ use crate::ring::{
 use crate::shard::mailbox::{Change, Command, Inbox, Mailbox, mailbox};
 use crate::shard::{Parts, Shard};
 use crate::snapshot::Snapshot;
+pub use inherited::Inherited;
 use sockets::{OfShard, Sockets};
 
 /// Why a terminator did not start.
@@ -44,6 +46,8 @@ pub enum StartError {
         needed: u64,
         limit: u64,
     },
+    #[error("a socket that was passed cannot be used: {0}")]
+    Inherited(Box<str>),
     #[error("{0}")]
     Layout(String),
     #[error("shard {shard}: {source}")]
@@ -80,10 +84,11 @@ impl Terminator {
     pub fn start(snapshot: &Arc<Snapshot>, clock: &Clock) -> Result<Self, StartError> {
         let placement = Placement::planned(&snapshot.shards);
         let placement = placement.map_err(|error| StartError::Layout(error.to_string()))?;
-        Self::start_on(snapshot, clock, &placement.layout)
+        Self::start_on(snapshot, clock, &placement.layout, Inherited::default())
     }
 
-    /// Starts the shards of `snapshot` where `layout` says.
+    /// Starts the shards of `snapshot` where `layout` says, which accept from the sockets in
+    /// `inherited` where those are, and from new ones elsewhere.
     ///
     /// # Errors
     ///
@@ -92,19 +97,22 @@ impl Terminator {
         snapshot: &Arc<Snapshot>,
         clock: &Clock,
         layout: &Layout,
+        inherited: Inherited,
     ) -> Result<Self, StartError> {
-        let (sockets, listeners) = Sockets::bind(snapshot, layout)?;
+        let mut notes = Vec::new();
+        let (sockets, listeners) = Sockets::bind(snapshot, layout, inherited, &mut notes)?;
+        notes.extend(lock_secret(snapshot));
         let descriptors = sockets.table();
         let identifier_prefix = random_prefix();
         let mut terminator = Self {
             shards: Vec::new(),
             sockets,
-            notes: lock_secret(snapshot).into_iter().collect(),
+            notes,
         };
         for (shard, listeners) in listeners.into_iter().enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
             let own = for_shard(snapshot)?;
-            let (mailbox, inbox) = mailbox(waker.clone(), &own);
+            let (mut mailbox, inbox) = mailbox(waker.clone(), &own);
             terminator.sockets.serve(&own);
             let seed = Seed {
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
@@ -122,6 +130,7 @@ impl Terminator {
                 identifier_prefix,
             };
             let (thread, thread_id) = seed.spawn()?;
+            mailbox.runs_on(thread_id);
             let thread = Some(thread);
             terminator.shards.push(ShardThread {
                 mailbox,

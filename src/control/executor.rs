@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind};
 
+use super::admin::{Admin, Asker, Desk};
 use super::loader::Source;
 use super::reload::{Cause, Prepare, Reloader};
+use super::report::Refusals;
 use super::shards::{Port, Shard, Spread};
 use super::signals::{Collected, Signal, Signals};
 use crate::clock::Clock;
@@ -64,6 +66,7 @@ pub struct Control {
     executor: LocalExecutor,
     signals: Signals,
     clock: Clock,
+    admin: Admin,
 }
 
 impl Control {
@@ -84,7 +87,14 @@ impl Control {
             executor,
             signals,
             clock,
+            admin: Admin::default(),
         })
+    }
+
+    /// Answers at `admin`, too.
+    #[must_use]
+    pub fn with_admin(self, admin: Admin) -> Self {
+        Self { admin, ..self }
     }
 
     /// Looks after `shards`, which serve `source`, until all have ended: the first SIGTERM or SIGINT
@@ -100,10 +110,20 @@ impl Control {
             executor,
             signals,
             clock,
+            admin,
         } = &mut self;
         let reloader = Reloader::new(source, prepare, clock.clone());
-        let mut keeper = Keeper::new(shards, reloader);
+        let mut keeper = Keeper::new(shards, reloader, clock.clone());
+        let admin = std::mem::take(admin);
         executor.run(async {
+            let _admin = match admin.serve(&keeper.desk) {
+                Ok(serving) => Some(serving),
+                Err(error) => {
+                    tracing::error!("{error}; ending at once");
+                    keeper.stop(clock.now());
+                    None
+                }
+            };
             let signals = signals.collect().unwrap_or_else(|error| {
                 tracing::error!(%error, "signals cannot be read; ending at once");
                 keeper.stop(clock.now());
@@ -135,28 +155,40 @@ fn locked_memory(text: &str) -> Option<(u64, u64)> {
 
 /// What the shards are doing.
 #[derive(Clone, Copy, Debug)]
-enum Phase {
+pub(super) enum Phase {
     Serving,
     Draining { until: Instant },
     Stopping { until: Instant },
 }
 
 /// Looks after the shards.
-struct Keeper<'a, P> {
-    shards: Vec<Shard<P>>,
-    reloader: Reloader<'a>,
-    phase: Phase,
+pub(super) struct Keeper<'a, P> {
+    pub(super) shards: Vec<Shard<P>>,
+    pub(super) reloader: Reloader<'a>,
+    pub(super) phase: Phase,
     is_shard_lost: bool,
+    pub(super) clock: Clock,
+    /// Since the Unix epoch.
+    pub(super) started: Duration,
+    pub(super) refusals: Refusals,
+    pub(super) desk: Desk,
+    /// Who waits for which attempt to reload.
+    pub(super) awaiting_reload: Vec<(u64, Asker)>,
 }
 
 impl<'a, P: Port> Keeper<'a, P> {
-    fn new(ports: impl IntoIterator<Item = P>, reloader: Reloader<'a>) -> Self {
+    fn new(ports: impl IntoIterator<Item = P>, reloader: Reloader<'a>, clock: Clock) -> Self {
         let shards = ports.into_iter().map(Shard::new).collect();
         Self {
             shards,
             reloader,
             phase: Phase::Serving,
             is_shard_lost: false,
+            started: clock.unix(),
+            refusals: Refusals::new(clock.clone()),
+            clock,
+            desk: Desk::default(),
+            awaiting_reload: Vec::new(),
         }
     }
 
@@ -165,6 +197,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             while let Some(signal) = signals.next() {
                 self.take(signal, clock.now());
             }
+            self.answer_all();
             if let Some(ending) = self.tick(clock.now()) {
                 super::log::spread(&Spread::of(&self.shards));
                 return ending;
@@ -173,7 +206,7 @@ impl<'a, P: Port> Keeper<'a, P> {
         }
     }
 
-    fn take(&mut self, signal: Signal, now: Instant) {
+    pub(super) fn take(&mut self, signal: Signal, now: Instant) {
         match (signal, self.phase) {
             (Signal::Reload, Phase::Serving) => self.reloader.request(Cause::Signal),
             (Signal::Reload, Phase::Draining { .. } | Phase::Stopping { .. }) => {
@@ -220,7 +253,7 @@ impl<'a, P: Port> Keeper<'a, P> {
         let ended = self.shards.iter().filter(|shard| shard.ended()).count();
         let access = self.reloader.current().log.access;
         for (number, shard) in self.shards.iter_mut().enumerate() {
-            shard.log_reports(number, access);
+            shard.log_reports(number, access, &mut self.refusals);
             shard.send_unsent();
         }
         match self.phase {
@@ -272,7 +305,7 @@ mod tests {
         let ports = shards.iter().map(|shard| (*shard).clone());
         let source = source(|| Ok(loaded()));
         let reloader = Reloader::new(source, prepare(shards.len()), clock());
-        Keeper::new(ports, reloader)
+        Keeper::new(ports, reloader, clock())
     }
 
     impl Keeper<'_, FakeShard> {

@@ -12,10 +12,12 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    AdminOptions, Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel,
-    LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    AdminOptions, Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat,
+    LogLevel, LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
-use crate::shard::mailbox::{Change, Command, Installation, Report, Review};
+use crate::shard::mailbox::{
+    Change, Command, Counters, Installation, ListenerCounters, Report, Review,
+};
 use crate::snapshot::{Limits, Snapshot};
 
 /// What a shard was told, in short.
@@ -52,6 +54,7 @@ pub(super) struct FakeShard {
     pub(super) installation: Rc<RefCell<Option<Installation>>>,
     pub(super) dawdles: Rc<Cell<bool>>,
     installed: Rc<Cell<u64>>,
+    counters: Rc<Counters>,
 }
 
 impl FakeShard {
@@ -101,8 +104,16 @@ impl Port for FakeShard {
         self.ended.get()
     }
 
-    fn accepted(&self) -> u64 {
-        0
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn listeners(&self) -> &[(Arc<str>, Arc<ListenerCounters>)] {
+        &[]
+    }
+
+    fn thread_id(&self) -> Option<i32> {
+        None
     }
 
     fn report(&mut self) -> Option<Report> {

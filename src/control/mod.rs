@@ -1,7 +1,10 @@
 //! The control plane: one asynchronous executor that turns signals and changed files into commands
 //! for the shards and what the shards report into log lines. The data plane never waits for it.
 
+pub mod admin;
 mod ageing;
+mod answers;
+pub mod ctl;
 mod executor;
 #[cfg(test)]
 mod fake;
@@ -21,6 +24,7 @@ use crate::config::ConfigError;
 use crate::snapshot::Snapshot;
 
 pub use crate::snapshot::new_stek;
+pub use admin::{Admin, AdminError};
 pub use executor::{Control, ControlError, Ending};
 pub use loader::Source;
 pub use reload::Prepare;
@@ -28,6 +32,15 @@ pub use shards::Port;
 
 /// How much of what expires is told; the rest has more time left than these.
 const EXPIRIES_TOLD: usize = 8;
+
+/// The admin interface that the configuration asks for.
+///
+/// # Errors
+///
+/// When it cannot be had.
+pub fn admin(source: &Source) -> Result<Admin, AdminError> {
+    Admin::bind(&source.loaded.config.admin, false)
+}
 
 /// What of a snapshot expires first, one line each, for people.
 pub fn soonest_expiries(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {

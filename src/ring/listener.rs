@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use socket2::{Domain, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use super::steering::Steering;
 
@@ -17,9 +17,97 @@ const BACKLOG: i32 = 4096;
 pub struct Listener {
     fd: OwnedFd,
     address: SocketAddr,
+    /// Another process may have it as well, so that it outlives this one.
+    is_shared: bool,
+}
+
+/// Why a socket that was there before is no [`Listener`].
+#[derive(Debug, thiserror::Error)]
+pub enum UnfitSocket {
+    #[error(
+        "it takes IPv4 connections as well as IPv6 ones, which a listener of Ringgate does not: \
+         BindIPv6Only=ipv6-only in the socket unit, and a ListenStream= for IPv4"
+    )]
+    BothFamilies,
+    #[error("it is no TCP socket: ListenStream= with an IP address and a port in the socket unit")]
+    NotTcp,
+    #[error("it does not listen: ListenStream= and Accept=no in the socket unit")]
+    NotListening,
+    #[error("what it is cannot be found out: {0}; pass a socket that listens")]
+    Unknown(#[from] io::Error),
 }
 
 impl Listener {
+    /// A socket that listens already, with the connections that wait at it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not what [`Listener::bind`] would have made, as far as that matters.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, UnfitSocket> {
+        let socket = Socket::from(fd);
+        let is_tcp = match socket.domain() {
+            Ok(domain) if domain == Domain::IPV4 || domain == Domain::IPV6 => {
+                socket.r#type()? == Type::STREAM && socket.protocol()? == Some(Protocol::TCP)
+            }
+            // It may be no socket at all.
+            _ => false,
+        };
+        let Some(address) = socket.local_addr().ok().and_then(|it| it.as_socket()) else {
+            return Err(UnfitSocket::NotTcp);
+        };
+        if !is_tcp {
+            return Err(UnfitSocket::NotTcp);
+        }
+        if !socket.is_listener()? {
+            return Err(UnfitSocket::NotListening);
+        }
+        if address.is_ipv6() && address.ip().is_unspecified() && !socket.only_v6()? {
+            return Err(UnfitSocket::BothFamilies);
+        }
+        // The ring waits where a socket does not fail at once.
+        socket.set_nonblocking(false)?;
+        socket.set_cloexec(true)?;
+        socket.set_tcp_nodelay(true)?;
+        Ok(Self {
+            fd: socket.into(),
+            address,
+            is_shared: true,
+        })
+    }
+
+    /// One more socket at the same address, for connections that do not wait yet: the kernel spreads
+    /// them over all.
+    ///
+    /// # Errors
+    ///
+    /// Unless this one has SO_REUSEPORT and was made by the same user.
+    pub fn bind_beside(&self) -> io::Result<Self> {
+        Self::listen(self.address, None)
+    }
+
+    /// The same socket once more: whoever accepts first gets the connection.
+    pub fn duplicate(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+            address: self.address,
+            is_shared: self.is_shared,
+        })
+    }
+
+    /// Whether others may listen at its address (SO_REUSEPORT).
+    pub fn shares_port(&self) -> bool {
+        SockRef::from(&self.fd).reuse_port().unwrap_or(false)
+    }
+
+    /// Has the kernel choose by `steering` among the sockets at its address from now on.
+    ///
+    /// # Errors
+    ///
+    /// Unless it has SO_REUSEPORT.
+    pub fn steer(&self, steering: &Steering) -> io::Result<()> {
+        steering.attach(&self.fd)
+    }
+
     /// Binds and listens. `address` with port 0 gets a free port, see [`Listener::address`].
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         Self::listen(address, None)
@@ -64,6 +152,7 @@ impl Listener {
         Ok(Self {
             fd: socket.into(),
             address: bound,
+            is_shared: false,
         })
     }
 
@@ -87,8 +176,12 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// When the kernel does not take the filter, for want of memory.
+    /// When another process may have the socket as well, and go on with it: whoever waits at it is not
+    /// lost then. When the kernel has no memory for the filter.
     pub fn refuse_newcomers(&self) -> io::Result<()> {
+        if self.is_shared {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         const FLAGS_AT: u32 = 13;
         const SYN: u32 = 0x02;
         const ACK: u32 = 0x10;
@@ -142,6 +235,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_another_process_may_go_on_with_is_left_as_it_is() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let shared = Listener::adopt(listener.fd.try_clone().unwrap()).unwrap();
+        for shared in [shared.duplicate().unwrap(), shared] {
+            assert!(shared.refuse_newcomers().is_err());
+            let _newcomer = TcpStream::connect(listener.address()).unwrap();
+            assert_eq!(listener.accept_all(), 1);
+        }
+    }
 
     #[test]
     fn who_was_there_is_taken_and_newcomers_are_not_answered() {

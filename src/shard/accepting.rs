@@ -153,10 +153,10 @@ impl Shard {
         let reason = CloseReason::TooManyConnections;
         let counters = self.inbox.counters();
         counters.count_accepted();
-        counters.count_closed(reason, [0; 2]);
+        counters.count_closed(reason);
         let counters = &self.gates[gate].front.counters;
         counters.count_accepted();
-        counters.count_closed(reason, [0; 2], true);
+        counters.count_closed(reason, true);
         self.ring.close(accepted.descriptor);
     }
 
@@ -164,7 +164,7 @@ impl Shard {
     /// would reset it.
     pub(super) fn call_last(&mut self) {
         for (_, gate) in &mut self.gates {
-            // What cannot be kept from growing is closed at once.
+            // What cannot be kept from growing, or is another's to go on with, is closed at once.
             let closes_at = match gate.socket.refuse_newcomers() {
                 Ok(()) => self.now + LAST_CALL,
                 Err(_) => self.now,

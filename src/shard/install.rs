@@ -70,13 +70,15 @@ impl Shard {
                     self.gates.insert(Gate::new(socket, front));
                 }
                 ListeningSocket::Kept(address) => {
-                    let kept = unnamed
-                        .iter()
-                        .position(|&gate| self.gates[gate].is_at(address));
-                    if let Some(kept) = kept {
-                        let gate = unnamed.swap_remove(kept);
-                        self.gates[gate].front = front;
-                    }
+                    // Several where more sockets than shards were taken over.
+                    unnamed.retain(|&gate| {
+                        let gate = &mut self.gates[gate];
+                        let is_kept = gate.is_at(address);
+                        if is_kept {
+                            gate.front = Rc::clone(&front);
+                        }
+                        !is_kept
+                    });
                 }
             }
         }

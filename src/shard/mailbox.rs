@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
-use super::Counters;
-pub use super::counters::{Durations, HandshakeKind, ListenerCounters};
+pub use super::counters::{Counters, Durations, HandshakeKind, ListenerCounters};
 use crate::close_reason::CloseReason;
 use crate::limits::REPORT_QUEUE_LEN;
 use crate::ring::{Listener, Target, Waker};
@@ -64,7 +63,7 @@ pub struct Installation {
 /// A socket that a shard is to accept from.
 #[derive(Debug)]
 pub enum ListeningSocket {
-    /// The one that it has, bound to this address.
+    /// Those that it has, bound to this address: one, or several where they were inherited.
     Kept(SocketAddr),
     New(Listener),
 }
@@ -136,6 +135,7 @@ pub struct Mailbox {
     reviews: Consumer<Review>,
     counters: Arc<Counters>,
     listeners: Vec<(Arc<str>, Arc<ListenerCounters>)>,
+    thread_id: Option<i32>,
     waker: Waker,
 }
 
@@ -157,13 +157,14 @@ pub fn mailbox(waker: Waker, snapshot: &Snapshot) -> (Mailbox, Inbox) {
     let (command_writer, commands) = RingBuffer::new(COMMANDS);
     let (reports, report_reader) = RingBuffer::new(REPORT_QUEUE_LEN);
     let (reviews, review_reader) = RingBuffer::new(REVIEWS);
-    let counters = Arc::new(Counters::new());
+    let counters = Arc::new(Counters::default());
     let mut mailbox = Mailbox {
         commands: command_writer,
         reports: report_reader,
         reviews: review_reader,
         counters: Arc::clone(&counters),
         listeners: Vec::new(),
+        thread_id: None,
         waker,
     };
     let listeners = mailbox.count_listeners(snapshot);
@@ -213,6 +214,16 @@ impl Mailbox {
 
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// The shard's thread (gettid), once it runs.
+    pub fn thread_id(&self) -> Option<i32> {
+        self.thread_id
+    }
+
+    /// The shard runs on this thread.
+    pub fn runs_on(&mut self, thread_id: i32) {
+        self.thread_id = Some(thread_id);
     }
 
     /// What the shard counts of each listener that it serves, or was told to.

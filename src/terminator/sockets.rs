@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::StartError;
+use super::inherited::{Given, Inherited, share_out};
 use crate::layout::{Layout, Shards, Steering as Choice};
 use crate::limits::ACCEPTS_IN_FLIGHT;
 use crate::ring::{Listener, Steering, raise_descriptor_limit};
@@ -28,6 +29,8 @@ pub(super) struct Sockets {
     bound: Vec<Bound>,
     /// Slots of each ring's table of descriptors.
     table: u32,
+    /// Accepts in flight of the shard that has the most sockets, beside one socket at each address.
+    more_accepts: usize,
     generation: u64,
 }
 
@@ -61,22 +64,33 @@ struct Bound {
 pub(super) type OfShard = Vec<(usize, Listener)>;
 
 impl Sockets {
-    /// Binds every address of `snapshot` once for each shard that serves it.
+    /// Binds every address of `snapshot` once for each shard that serves it, where `inherited` has no
+    /// socket for it.
     pub(super) fn bind(
         snapshot: &Snapshot,
         layout: &Layout,
+        inherited: Inherited,
+        notes: &mut Vec<String>,
     ) -> Result<(Self, Vec<OfShard>), StartError> {
         let mut sockets = Self {
             shards: serving(layout),
             by_cpu: layout.steering == Choice::Cpu,
             served: Vec::new(),
             bound: Vec::new(),
-            table: slots(snapshot, snapshot.limits.connections),
+            table: slots(snapshot, snapshot.limits.connections, 0),
+            more_accepts: 0,
             generation: 0,
         };
         sockets.check_descriptors(snapshot)?;
-        let (bound, by_shard) = sockets.plan(snapshot)?;
+        let mut given = inherited.give(snapshot, notes)?;
+        let (bound, by_shard) = sockets.plan(snapshot, &mut given, notes)?;
         sockets.bound = bound;
+        let most = by_shard.iter().map(Vec::len).max().unwrap_or(0);
+        sockets.more_accepts = most.saturating_sub(addresses(snapshot)) * ACCEPTS_IN_FLIGHT;
+        if sockets.more_accepts > 0 {
+            sockets.table = slots(snapshot, snapshot.limits.connections, sockets.more_accepts);
+            sockets.check_descriptors(snapshot)?;
+        }
         let by_shard = by_shard.into_iter().map(|sockets| {
             let new = sockets.into_iter().filter_map(|(at, socket)| match socket {
                 ListeningSocket::New(socket) => Some((at, socket)),
@@ -96,11 +110,11 @@ impl Sockets {
     /// then.
     pub(super) fn change(&mut self, snapshot: &Arc<Snapshot>) -> Result<Change, StartError> {
         self.check_descriptors(snapshot)?;
-        let (bound, by_shard) = self.plan(snapshot)?;
+        let mut notes = Vec::new();
+        let (bound, by_shard) = self.plan(snapshot, &mut Given::default(), &mut notes)?;
         let own: Vec<Arc<Snapshot>> = (0..self.shards.len())
             .map(|_| super::for_shard(snapshot))
             .collect::<Result<_, _>>()?;
-        let mut notes = Vec::new();
         let limits = self.limits(snapshot, &mut notes);
         self.bound = bound;
         let before = std::mem::replace(&mut self.served, own.clone());
@@ -137,11 +151,14 @@ impl Sockets {
         self.table
     }
 
-    /// For every address of `snapshot` the sockets of each shard: those that it has, or new ones.
+    /// For every address of `snapshot` the sockets of each shard: those that it has, those that are
+    /// `given`, or new ones.
     #[expect(clippy::type_complexity, reason = "named where it is used")]
     fn plan(
         &self,
         snapshot: &Snapshot,
+        given: &mut Given,
+        notes: &mut Vec<String>,
     ) -> Result<(Vec<Bound>, Vec<Vec<(usize, ListeningSocket)>>), StartError> {
         self.check_names(snapshot)?;
         let mut had = self.bound.clone();
@@ -151,7 +168,7 @@ impl Sockets {
             let serving: Vec<usize> = (0..self.shards.len())
                 .filter(|&shard| self.shards[shard].serves(&listener.name))
                 .collect();
-            for &configured in &listener.addresses {
+            for (at, &configured) in listener.addresses.iter().enumerate() {
                 let kept = had.iter().position(|known| known.configured == configured);
                 let new = match kept.map(|kept| had.remove(kept)) {
                     Some(kept) if kept.shards != serving => {
@@ -168,10 +185,16 @@ impl Sockets {
                         bound.push(kept);
                         continue;
                     }
-                    None => self.listen(configured, &serving)?,
+                    None => match given.take((index, at)) {
+                        none if none.is_empty() => self.listen(configured, &serving)?,
+                        given => {
+                            let steering = self.by_cpu.then(|| self.steering(&serving));
+                            share_out(given, &serving, steering.as_ref(), notes)?
+                        }
+                    },
                 };
-                let actual = new.first().map_or(configured, Listener::address);
-                for (&shard, socket) in serving.iter().zip(new) {
+                let actual = new.first().map_or(configured, |(_, first)| first.address());
+                for (shard, socket) in new {
                     by_shard[shard].push((index, ListeningSocket::New(socket)));
                 }
                 bound.push(Bound {
@@ -214,13 +237,19 @@ impl Sockets {
     }
 
     /// One socket for each of the shards `serving` at `wanted`, which is nobody's yet.
-    fn listen(&self, wanted: SocketAddr, serving: &[usize]) -> Result<Vec<Listener>, StartError> {
+    fn listen(
+        &self,
+        wanted: SocketAddr,
+        serving: &[usize],
+    ) -> Result<Vec<(usize, Listener)>, StartError> {
         let error = |source| bind_error(wanted, source);
         if wanted.port() != 0 && Listener::is_in_use(wanted).map_err(error)? {
             return Err(bind_error(wanted, io::ErrorKind::AddrInUse.into()));
         }
         let steering = self.by_cpu.then(|| self.steering(serving));
-        Listener::bind_group(wanted, serving.len(), steering.as_ref()).map_err(error)
+        let group = Listener::bind_group(wanted, serving.len(), steering.as_ref());
+        let group = group.map_err(error)?.into_iter();
+        Ok(serving.iter().copied().zip(group).collect())
     }
 
     fn steering(&self, serving: &[usize]) -> Steering {
@@ -266,7 +295,7 @@ impl Sockets {
     fn limits(&self, snapshot: &Snapshot, notes: &mut Vec<String>) -> Limits {
         let wanted = snapshot.limits.connections;
         // Without a connection there are slots for accepts, and some to spare.
-        let beside = slots(snapshot, 0) as usize - SPARE_SLOTS;
+        let beside = slots(snapshot, 0, self.more_accepts) as usize - SPARE_SLOTS;
         let room = (self.table as usize).saturating_sub(beside) / 2;
         if wanted > room {
             notes.push(format!(
@@ -282,11 +311,15 @@ impl Sockets {
 }
 
 /// Slots for two sockets a connection, the accepts in flight, and some to spare.
-fn slots(snapshot: &Snapshot, connections: usize) -> u32 {
-    let listeners = snapshot.listeners.iter();
-    let addresses: usize = listeners.map(|listener| listener.addresses.len()).sum();
-    let wanted = connections * 2 + addresses * ACCEPTS_IN_FLIGHT + SPARE_SLOTS;
+fn slots(snapshot: &Snapshot, connections: usize, more_accepts: usize) -> u32 {
+    let accepts = addresses(snapshot) * ACCEPTS_IN_FLIGHT + more_accepts;
+    let wanted = connections * 2 + accepts + SPARE_SLOTS;
     u32::try_from(wanted).unwrap_or(u32::MAX)
+}
+
+fn addresses(snapshot: &Snapshot) -> usize {
+    let listeners = snapshot.listeners.iter();
+    listeners.map(|listener| listener.addresses.len()).sum()
 }
 
 /// What each shard of `layout` accepts.

@@ -5,6 +5,8 @@ mod pem;
 #[path = "../common/pki.rs"]
 mod pki;
 
+mod activation;
+mod admin;
 mod changes;
 mod explain;
 mod files;

@@ -15,17 +15,17 @@ use crate::pki::{Leaf, client_with, uri};
 use crate::scratch::Scratch;
 
 /// A running program; killed when dropped.
-struct Running {
-    child: Child,
+pub struct Running {
+    pub child: Child,
     log: BufReader<ChildStderr>,
     /// What it said of where its shards run.
     layout: String,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Running {
     /// On a free port, one shard, JSON lines, one rule that lets `spiffe://x/in` in.
-    fn start(scratch: &Scratch, upstream: &str, more: &str) -> Self {
+    pub fn start(scratch: &Scratch, upstream: &str, more: &str) -> Self {
         Self::start_with(
             scratch,
             upstream,
@@ -35,19 +35,23 @@ impl Running {
     }
 
     /// The same, where `more` or the arguments say where shards run.
-    fn start_with(scratch: &Scratch, upstream: &str, more: &str, arguments: &[&str]) -> Self {
+    pub fn start_with(scratch: &Scratch, upstream: &str, more: &str, arguments: &[&str]) -> Self {
         let text = front_with("address", "address = \"127.0.0.1:0\"")
             .replace("127.0.0.1:8080", upstream)
             .replace("{ any = true }", "{ uri = \"spiffe://x/in\" }")
             + more
             + "\n[limits]\nconnections = 64\n[log]\nformat = \"json\"\n";
         scratch.write("ringgate.toml", text);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+        command
             .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(arguments);
+        Self::of(command)
+    }
+
+    /// What `command` starts, as soon as it listens.
+    pub fn of(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let address = "0.0.0.0:0".parse().unwrap();
         let mut running = Self {
@@ -64,7 +68,7 @@ impl Running {
 
     /// Reads the log up to a line with `part`.
     #[track_caller]
-    fn line_with(&mut self, part: &str) -> String {
+    pub fn line_with(&mut self, part: &str) -> String {
         let mut seen = String::new();
         loop {
             let before = seen.len();
@@ -76,7 +80,7 @@ impl Running {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args(["-s", name, &self.child.id().to_string()])
             .status()
@@ -84,12 +88,17 @@ impl Running {
         assert!(status.success());
     }
 
-    fn ended(&mut self) -> ExitStatus {
+    pub fn ended(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
     /// A client that has sent a byte and may or may not have been let in.
-    fn connect(&self, scratch: &Scratch, client: Option<&Leaf>) -> Stream {
+    pub fn connect(&self, scratch: &Scratch, client: Option<&Leaf>) -> Stream {
+        Self::greet(scratch, TcpStream::connect(self.address).unwrap(), client)
+    }
+
+    /// The same, over a connection that is there already.
+    pub fn greet(scratch: &Scratch, socket: TcpStream, client: Option<&Leaf>) -> Stream {
         let mut roots = RootCertStore::empty();
         roots.add(scratch.ca.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -108,14 +117,14 @@ impl Running {
         };
         let name = ServerName::try_from("server.example").unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut stream = StreamOwned::new(tls, TcpStream::connect(self.address).unwrap());
+        let mut stream = StreamOwned::new(tls, socket);
         // A client's write may race with the refusal.
         let _ = stream.write_all(b"x");
         stream
     }
 }
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -125,7 +134,7 @@ impl Drop for Running {
 }
 
 /// The string value of a field of a JSON line.
-fn field<'l>(line: &'l str, name: &str) -> &'l str {
+pub fn field<'l>(line: &'l str, name: &str) -> &'l str {
     let start = format!("\"{name}\":\"");
     let at = line
         .find(&start)
@@ -135,7 +144,7 @@ fn field<'l>(line: &'l str, name: &str) -> &'l str {
 }
 
 /// Valid by the real clock, which the program goes by.
-fn scratch() -> Scratch {
+pub fn scratch() -> Scratch {
     let scratch = Scratch::new();
     scratch.write_leaf("server", &scratch.server(valid_now));
     scratch
@@ -147,7 +156,7 @@ fn valid_now(params: &mut rcgen::CertificateParams) {
     params.not_after = now + std::time::Duration::from_secs(3600);
 }
 
-fn client(scratch: &Scratch, id: &str) -> Leaf {
+pub fn client(scratch: &Scratch, id: &str) -> Leaf {
     let mut params = client_with("a client", vec![uri(id)]);
     valid_now(&mut params);
     scratch.ca.issue(params)

@@ -14,7 +14,7 @@ use ringgate::layout::Layout;
 use ringgate::shard::Counters;
 use ringgate::shard::mailbox::{Command, Mailbox, Report};
 use ringgate::snapshot::Snapshot;
-use ringgate::terminator::StartError;
+use ringgate::terminator::{Inherited, StartError};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs as provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -130,7 +130,7 @@ impl World {
         let clock = Clock::manual(Duration::from_secs(pki::NOW.unsigned_abs()));
         let snapshot = Arc::new(load(&file, &clock));
         let terminator = match layout {
-            Some(layout) => Terminator::start_on(&snapshot, &clock, layout)?,
+            Some(layout) => Terminator::start_on(&snapshot, &clock, layout, Inherited::default())?,
             None => Terminator::start(&snapshot, &clock)?,
         };
         Ok(Self {

@@ -1,0 +1,222 @@
+//! Listening sockets that were there before this process: a socket unit's, or those of the process
+//! that it takes over from.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use super::StartError;
+use crate::limits::INHERITED_SOCKETS_MAX;
+use crate::ring::{Listener, Steering, passed_descriptors};
+use crate::snapshot::Snapshot;
+
+/// Where a listener of the snapshot listens: its index, and that of the address.
+type At = (usize, usize);
+
+/// Listening sockets to begin with instead of binding new ones, in the order in which they are to be
+/// given to shards.
+///
+/// Connections may wait in the queue of every one, so every one is accepted from until its address
+/// is no longer configured. What is there for one address is given out like this:
+///
+/// - As many sockets as shards: each shard gets one.
+/// - More sockets than shards: a shard gets several, and accepts from them all.
+/// - Fewer: the shards without one bind theirs beside them, where SO_REUSEPORT and the user allow
+///   that. Otherwise they share: several shards accept from one socket, by duplicates of it.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    sockets: Vec<Socket>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    listener: Listener,
+    name: Option<String>,
+}
+
+/// The sockets for each address of a snapshot that has some.
+#[derive(Debug, Default)]
+pub(super) struct Given(BTreeMap<At, Vec<Listener>>);
+
+impl Inherited {
+    /// Those that a service manager passed (LISTEN_FDS, sd_listen_fds(3)). Call it first thing: they
+    /// are told from other descriptors by their numbers alone.
+    ///
+    /// # Errors
+    ///
+    /// When the environment is wrong, or one of them is no socket to accept connections from.
+    pub fn from_environment() -> Result<Self, StartError> {
+        let passed = passed_descriptors()
+            .map_err(|error| StartError::Inherited(error.to_string().into()))?;
+        let mut inherited = Self::default();
+        for passed in passed {
+            inherited.add(passed.fd, passed.name)?;
+        }
+        Ok(inherited)
+    }
+
+    /// Adds a socket that listens. It serves the listener at whose address it is bound, failing that
+    /// the listener of this name.
+    ///
+    /// # Errors
+    ///
+    /// When it is no socket to accept connections from.
+    pub fn add(&mut self, socket: OwnedFd, name: Option<String>) -> Result<(), StartError> {
+        if self.sockets.len() == INHERITED_SOCKETS_MAX {
+            let problem = format!("there are more than {INHERITED_SOCKETS_MAX}: pass fewer");
+            return Err(StartError::Inherited(problem.into()));
+        }
+        let listener = Listener::adopt(socket).map_err(|error| {
+            let which = match &name {
+                Some(name) => format!("`{name}`"),
+                None => format!("number {}", self.sockets.len() + 1),
+            };
+            StartError::Inherited(format!("{which}: {error}").into())
+        })?;
+        self.sockets.push(Socket { listener, name });
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    /// Finds the address of `snapshot` that each is for.
+    ///
+    /// # Errors
+    ///
+    /// When one is for none.
+    pub(super) fn give(
+        self,
+        snapshot: &Snapshot,
+        notes: &mut Vec<String>,
+    ) -> Result<Given, StartError> {
+        let mut given: BTreeMap<At, Vec<Listener>> = BTreeMap::new();
+        let mut others = Vec::new();
+        for socket in self.sockets {
+            match at_address(snapshot, socket.listener.address()) {
+                Some(at) => given.entry(at).or_default().push(socket.listener),
+                None => others.push(socket),
+            }
+        }
+        let mut stray = Vec::new();
+        for Socket { listener, name } in others {
+            let address = listener.address();
+            let beside = given
+                .iter()
+                .find(|(_, sockets)| sockets.iter().any(|it| it.address() == address));
+            let at = match beside {
+                Some((&at, _)) => Some(at),
+                None => name
+                    .as_deref()
+                    .and_then(|name| of_name(snapshot, &given, name, address)),
+            };
+            let Some(at) = at else {
+                stray.push(match name {
+                    Some(name) => format!("{address} (`{name}`)"),
+                    None => address.to_string(),
+                });
+                continue;
+            };
+            let configured = snapshot.listeners[at.0].addresses[at.1];
+            let sockets = given.entry(at).or_default();
+            if sockets.is_empty() && configured.port() != 0 {
+                notes.push(format!(
+                    "listener `{}` is configured for {configured} and listens on {address}, which \
+                     the socket of its name that was passed is bound to",
+                    snapshot.listeners[at.0].name
+                ));
+            }
+            sockets.push(listener);
+        }
+        if stray.is_empty() {
+            return Ok(Given(given));
+        }
+        let problem = format!(
+            "no listener is for {}: give a listener that address, or name the socket after its \
+             listener (FileDescriptorName=), or take it out of the socket unit",
+            stray.join(", ")
+        );
+        Err(StartError::Inherited(problem.into()))
+    }
+}
+
+impl Given {
+    /// The sockets for this address of the snapshot; none are left then.
+    pub(super) fn take(&mut self, at: At) -> Vec<Listener> {
+        self.0.remove(&at).unwrap_or_default()
+    }
+}
+
+fn at_address(snapshot: &Snapshot, address: SocketAddr) -> Option<At> {
+    let mut listeners = snapshot.listeners.iter().enumerate();
+    listeners.find_map(|(index, listener)| {
+        let at = listener.addresses.iter().position(|&it| it == address)?;
+        Some((index, at))
+    })
+}
+
+/// An address of the listener `name` that has no socket yet, the one with this IP address first.
+fn of_name(
+    snapshot: &Snapshot,
+    given: &BTreeMap<At, Vec<Listener>>,
+    name: &str,
+    address: SocketAddr,
+) -> Option<At> {
+    let index = snapshot.listeners.iter().position(|it| &*it.name == name)?;
+    let addresses = snapshot.listeners[index].addresses.iter().enumerate();
+    let mut open = addresses.filter(|(at, _)| !given.contains_key(&(index, *at)));
+    let first = open.clone().next();
+    let same = open.find(|(_, configured)| configured.ip() == address.ip());
+    let (at, _) = same.or(first)?;
+    Some((index, at))
+}
+
+/// Shares `sockets`, of which there is at least one, all at one address, out to `shards`. Every
+/// socket and every shard is in what is returned.
+pub(super) fn share_out(
+    mut sockets: Vec<Listener>,
+    shards: &[usize],
+    steering: Option<&Steering>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<(usize, Listener)>, StartError> {
+    let address = sockets[0].address();
+    let may_share = sockets.iter().all(Listener::shares_port);
+    let mut beside = Ok(());
+    while may_share && sockets.len() < shards.len() {
+        match sockets[0].bind_beside() {
+            Ok(socket) => sockets.push(socket),
+            Err(error) => {
+                beside = Err(error);
+                break;
+            }
+        }
+    }
+    if let Err(error) = beside {
+        notes.push(format!(
+            "shards share the socket that was passed for {address}: one more cannot be bound beside \
+             it ({error}); ReusePort= may be left out of the socket unit"
+        ));
+    }
+    let own = sockets.len();
+    for at in own..shards.len() {
+        let duplicate = sockets[at % own].duplicate();
+        let problem = |error| format!("{address} cannot be shared by shards: {error}");
+        sockets.push(duplicate.map_err(|error| StartError::Inherited(problem(error).into()))?);
+    }
+    if let Some(steering) = steering {
+        let steered = match own < shards.len() {
+            true => Err("shards share a socket there".to_owned()),
+            false => sockets[0].steer(steering).map_err(|it| it.to_string()),
+        };
+        if let Err(problem) = steered {
+            notes.push(format!(
+                "connections to {address} do not go to the shard that serves the CPU which takes \
+                 them: {problem}; leave the address out of the socket unit, or `steering` out of \
+                 the layout"
+            ));
+        }
+    }
+    let shards = shards.iter().copied().cycle();
+    Ok(shards.zip(sockets).collect())
+}
