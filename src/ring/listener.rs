@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use super::steering::Steering;
 
@@ -17,6 +17,8 @@ const BACKLOG: i32 = 4096;
 pub struct Listener {
     fd: OwnedFd,
     address: SocketAddr,
+    /// Another process may have it as well, so that it outlives this one.
+    is_shared: bool,
 }
 
 /// Why a socket that was there before is no [`Listener`].
@@ -69,6 +71,7 @@ impl Listener {
         Ok(Self {
             fd: socket.into(),
             address,
+            is_shared: true,
         })
     }
 
@@ -87,6 +90,7 @@ impl Listener {
         Ok(Self {
             fd: self.fd.try_clone()?,
             address: self.address,
+            is_shared: self.is_shared,
         })
     }
 
@@ -148,6 +152,7 @@ impl Listener {
         Ok(Self {
             fd: socket.into(),
             address: bound,
+            is_shared: false,
         })
     }
 
@@ -164,6 +169,32 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Leaves clients unanswered from here on, but for those whose handshake of TCP has begun. Once the
+    /// socket is closed, they are told that nobody listens, as soon as they ask again.
+    ///
+    /// # Errors
+    ///
+    /// When another process may have the socket as well, and go on with it: whoever waits at it is not
+    /// lost then. When the kernel has no memory for the filter.
+    pub fn refuse_newcomers(&self) -> io::Result<()> {
+        if self.is_shared {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        const FLAGS_AT: u32 = 13;
+        const SYN: u32 = 0x02;
+        const ACK: u32 = 0x10;
+        // What the filter sees begins with TCP's header. Accepted sockets inherit it, to which
+        // nobody sends a SYN any more.
+        let filter = [
+            statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS_AT),
+            statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, SYN | ACK),
+            SockFilter::new(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), 0, 1, SYN),
+            statement(libc::BPF_RET | libc::BPF_K, 0),
+            statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
+        ];
+        SockRef::from(&self.fd).attach_filter(&filter)
     }
 
     /// The address that it is bound to.
@@ -191,5 +222,51 @@ impl Listener {
         let listener = std::net::TcpListener::from(self.fd.try_clone().unwrap());
         listener.set_nonblocking(true).unwrap();
         std::iter::from_fn(|| listener.accept().ok()).count()
+    }
+}
+
+fn statement(operation: u32, value: u32) -> SockFilter {
+    SockFilter::new(code(operation), 0, 0, value)
+}
+
+/// The kernel's codes of instructions have 16 bits.
+fn code(operation: u32) -> u16 {
+    u16::try_from(operation).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_another_process_may_go_on_with_is_left_as_it_is() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let shared = Listener::adopt(listener.fd.try_clone().unwrap()).unwrap();
+        for shared in [shared.duplicate().unwrap(), shared] {
+            assert!(shared.refuse_newcomers().is_err());
+            let _newcomer = TcpStream::connect(listener.address()).unwrap();
+            assert_eq!(listener.accept_all(), 1);
+        }
+    }
+
+    #[test]
+    fn who_was_there_is_taken_and_newcomers_are_not_answered() {
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address();
+        let _waits = TcpStream::connect(address).unwrap();
+        listener.refuse_newcomers().unwrap();
+        let newcomer = TcpStream::connect_timeout(&address, PATIENCE);
+        assert_eq!(newcomer.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(listener.accept_all(), 1);
+        drop(listener);
+        let newcomer = TcpStream::connect(address);
+        assert_eq!(
+            newcomer.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
     }
 }

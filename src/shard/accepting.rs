@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rtrb::Producer;
 
@@ -20,6 +20,10 @@ use crate::connection::{Addresses, Connection, Context};
 use crate::limits::ACCEPTS_IN_FLIGHT;
 use crate::ring::{Accepted, Listener, Operation};
 
+/// How long after the last one that came a listening socket closes which lets nobody new in: clients
+/// whose handshake of TCP had begun take a round trip to end it.
+const LAST_CALL: Duration = Duration::from_millis(250);
+
 /// A listening socket of this shard.
 pub(super) struct Gate {
     pub(super) socket: Listener,
@@ -28,6 +32,8 @@ pub(super) struct Gate {
     accepts: [Option<Operation>; ACCEPTS_IN_FLIGHT],
     /// When accepting goes on after the process ran out of something.
     pub(super) paused_until: Option<Instant>,
+    /// When it closes: nobody new comes, and whoever waits is taken until then.
+    pub(super) last_call: Option<Instant>,
     /// Accepts no more; it stays until the accepts in flight have ended, which need the socket.
     closing: bool,
 }
@@ -39,6 +45,7 @@ impl Gate {
             front,
             accepts: [None; ACCEPTS_IN_FLIGHT],
             paused_until: None,
+            last_call: None,
             closing: false,
         }
     }
@@ -100,7 +107,10 @@ impl Shard {
             Ok(accepted) if self.stopping => {
                 self.turn_away(gate, accepted, CloseReason::TooManyConnections);
             }
-            Ok(accepted) => self.admit(gate, accepted),
+            Ok(accepted) => {
+                gate_entry.last_call = gate_entry.last_call.map(|_| self.now + LAST_CALL);
+                self.admit(gate, accepted);
+            }
             // The client left before it was accepted.
             Err(error) if concerns_one_connection(&error) => {}
             Err(_) => gate_entry.paused_until = Some(self.now + ACCEPT_PAUSE),
@@ -200,6 +210,29 @@ impl Shard {
         }
     }
 
+    /// Lets nobody new in. Whoever waits at a listening socket is taken before it closes: the kernel
+    /// would reset it.
+    pub(super) fn call_last(&mut self) {
+        for (_, gate) in &mut self.gates {
+            // What cannot be kept from growing, or is another's to go on with, is closed at once.
+            let closes_at = match gate.socket.refuse_newcomers() {
+                Ok(()) => self.now + LAST_CALL,
+                Err(_) => self.now,
+            };
+            gate.last_call.get_or_insert(closes_at);
+        }
+    }
+
+    /// Closes the listening sockets at which nobody has come since the last call.
+    pub(super) fn close_called(&mut self) {
+        let is_over = |gate: &Gate| gate.last_call.is_some_and(|at| at <= self.now);
+        let gates = self.gates.iter().filter(|(_, gate)| is_over(gate));
+        let gates: Vec<usize> = gates.map(|(gate, _)| gate).collect();
+        for gate in gates {
+            self.close_gate(gate);
+        }
+    }
+
     /// Closes the listening sockets.
     pub(super) fn stop_accepting(&mut self) {
         let gates: Vec<usize> = self.gates.iter().map(|(gate, _)| gate).collect();
@@ -215,6 +248,7 @@ impl Shard {
         };
         gate_entry.closing = true;
         gate_entry.paused_until = None;
+        gate_entry.last_call = None;
         for operation in gate_entry.accepts.into_iter().flatten() {
             self.ring.cancel(operation);
         }

@@ -239,7 +239,9 @@ impl Shard {
         if self.review.is_some() || self.rehearsal.is_some() || handshakes_go_on || receives_go_on {
             return Duration::ZERO;
         }
-        let gates = self.gates.iter().filter_map(|(_, gate)| gate.paused_until);
+        let gates = self.gates.iter();
+        let gates = gates.flat_map(|(_, gate)| [gate.paused_until, gate.last_call]);
+        let gates = gates.flatten();
         let draining = self.draining.filter(|_| !self.stopping);
         let others = [draining, self.parked.relief_at()];
         let next = gates
@@ -258,7 +260,7 @@ impl Shard {
             match command {
                 Command::Drain { within } => {
                     self.draining.get_or_insert(self.now + within);
-                    self.stop_accepting();
+                    self.call_last();
                 }
                 Command::Install(installation) => self.install(*installation),
                 Command::Renew(renewals) => self.renew_upstreams(renewals),
@@ -276,8 +278,10 @@ impl Shard {
     fn deadlines(&mut self) {
         if !self.stopping && self.draining.is_some_and(|deadline| deadline <= self.now) {
             self.stopping = true;
+            self.stop_accepting();
             self.end_all(CloseReason::Drained);
         }
+        self.close_called();
         let mut resumes = false;
         for (_, gate) in &mut self.gates {
             if gate.paused_until.is_some_and(|until| until <= self.now) {

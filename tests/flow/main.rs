@@ -3,6 +3,8 @@
 mod flood;
 #[path = "../common/introduction.rs"]
 mod introduction;
+#[path = "../common/leaving.rs"]
+mod leaving;
 #[path = "../common/pem.rs"]
 mod pem;
 #[path = "../common/pki.rs"]

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ use crate::scratch::Scratch;
 
 /// How long anything may take before a test fails.
 pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Lines of the log that a test which fails shows.
+const LINES_SHOWN: usize = 40;
 
 /// What is below every configuration here.
 const PROCESS: &str =
@@ -51,16 +54,19 @@ impl Gate {
 
     /// As [`Self::start`], after `prepare` has laid out the folder.
     pub fn start_with(more: &str, prepare: impl FnOnce(&Scratch)) -> Self {
-        let scratch = Scratch::new();
-        scratch.write_leaf("server", &server(&scratch));
+        let scratch = folder();
         prepare(&scratch);
         let upstream = echo();
         scratch.write("ringgate.toml", text(upstream, more));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
-            .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+        command.args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()]);
+        Self::launch(scratch, upstream, &mut command)
+    }
+
+    /// What `command` starts, which leads to `upstream`, once it listens.
+    #[track_caller]
+    pub fn launch(scratch: Scratch, upstream: SocketAddr, command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Log::default());
         let (stderr, writer) = (child.stderr.take().unwrap(), Arc::clone(&log));
         // Ends with the program.
@@ -130,7 +136,24 @@ impl Gate {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        kill_process(self.id(), signal).unwrap();
+    }
+
+    pub fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits until the program has ended by itself.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it has not ended in {LIMIT:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Reloads by a signal; the line about it.
@@ -200,6 +223,14 @@ impl Drop for Gate {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            // Whoever waited for a line in vain had the lock.
+            let lines = self.log.lines.lock();
+            let lines = lines.unwrap_or_else(|poisoned| poisoned.into_inner());
+            let last = lines.len().saturating_sub(LINES_SHOWN);
+            eprintln!("the last of {} lines:", lines.len());
+            lines[last..].iter().for_each(|line| eprintln!("{line}"));
+        }
     }
 }
 
@@ -224,13 +255,20 @@ fn valid_now(params: &mut rcgen::CertificateParams) {
     params.not_after = now() + Duration::from_secs(3600);
 }
 
+/// A folder with certificates that are valid by the real clock.
+pub fn folder() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.write_leaf("server", &server(&scratch));
+    scratch
+}
+
 /// A new certificate for the server.
 pub fn server(scratch: &Scratch) -> Leaf {
     scratch.server(valid_now)
 }
 
 /// An upstream that sends back what it gets; it ends with the test's process.
-fn echo() -> SocketAddr {
+pub fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -256,13 +294,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and has a byte echoed.
-    pub fn connect(&self) -> std::io::Result<Stream> {
-        let name = ServerName::try_from("server.example").unwrap();
-        let tls = ClientConnection::new(Arc::clone(&self.config), name).unwrap();
+    /// A socket to the server, and what would be said on it.
+    pub fn dial(&self) -> std::io::Result<Stream> {
         let socket = TcpStream::connect(self.address)?;
         socket.set_read_timeout(Some(LIMIT))?;
-        let mut stream = StreamOwned::new(tls, socket);
+        Ok(StreamOwned::new(self.session(), socket))
+    }
+
+    /// The client's part of a handshake that has not begun.
+    pub fn session(&self) -> ClientConnection {
+        let name = ServerName::try_from("server.example").unwrap();
+        ClientConnection::new(Arc::clone(&self.config), name).unwrap()
+    }
+
+    /// Connects, and has a byte echoed.
+    pub fn connect(&self) -> std::io::Result<Stream> {
+        let mut stream = self.dial()?;
         echoed(&mut stream)?;
         Ok(stream)
     }
@@ -276,16 +323,28 @@ impl Client {
         kind
     }
 
+    /// The same client without a ticket, now and later.
+    pub fn newcomer(&self) -> Self {
+        let mut config = (*self.config).clone();
+        config.resumption = Resumption::disabled();
+        Self {
+            config: Arc::new(config),
+            ..*self
+        }
+    }
+
+    /// The same client at another address.
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self {
+            address,
+            ..self.clone()
+        }
+    }
+
     /// The certificate that the server shows in a full handshake.
     #[track_caller]
     pub fn shown(&self) -> CertificateDer<'static> {
-        let mut config = (*self.config).clone();
-        config.resumption = Resumption::disabled();
-        let newcomer = Self {
-            config: Arc::new(config),
-            ..*self
-        };
-        let mut stream = newcomer.connect().unwrap();
+        let mut stream = self.newcomer().connect().unwrap();
         let certificates = stream.conn.peer_certificates().unwrap();
         let leaf = certificates[0].clone();
         close(&mut stream).unwrap();

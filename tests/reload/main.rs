@@ -9,6 +9,7 @@ mod pki;
 mod scratch;
 
 mod broken;
+#[allow(dead_code, reason = "each test target uses its part")]
 mod gate;
 mod load;
 mod rotation;
