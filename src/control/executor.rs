@@ -9,6 +9,7 @@ use super::loader::Source;
 use super::reload::{Cause, Prepare, Reloader};
 use super::shards::{Port, Shard, Spread};
 use super::signals::{Collected, Signal, Signals};
+use super::supervisor::Supervisor;
 use crate::clock::Clock;
 use crate::shard::mailbox::Command;
 
@@ -63,6 +64,7 @@ pub enum Ending {
 pub struct Control {
     executor: LocalExecutor,
     signals: Signals,
+    supervisor: Supervisor,
     clock: Clock,
 }
 
@@ -70,7 +72,9 @@ impl Control {
     /// Sets up the executor on this thread and takes SIGTERM, SIGINT and SIGHUP over. Call it
     /// before the first shard starts: what can fail fails here.
     pub fn new(clock: Clock) -> Result<Self, ControlError> {
-        Self::with_signals(Signals::register()?, clock)
+        let mut control = Self::with_signals(Signals::register()?, clock)?;
+        control.supervisor = Supervisor::from_environment();
+        Ok(control)
     }
 
     fn with_signals(signals: Signals, clock: Clock) -> Result<Self, ControlError> {
@@ -83,6 +87,7 @@ impl Control {
         Ok(Self {
             executor,
             signals,
+            supervisor: Supervisor::default(),
             clock,
         })
     }
@@ -99,10 +104,12 @@ impl Control {
         let Self {
             executor,
             signals,
+            supervisor,
             clock,
         } = &mut self;
         let reloader = Reloader::new(source, prepare, clock.clone());
         let mut keeper = Keeper::new(shards, reloader);
+        keeper.supervisor = std::mem::take(supervisor);
         executor.run(async {
             let signals = signals.collect().unwrap_or_else(|error| {
                 tracing::error!(%error, "signals cannot be read; ending at once");
@@ -147,6 +154,7 @@ struct Keeper<'a, P> {
     reloader: Reloader<'a>,
     phase: Phase,
     is_shard_lost: bool,
+    supervisor: Supervisor,
 }
 
 impl<'a, P: Port> Keeper<'a, P> {
@@ -157,10 +165,12 @@ impl<'a, P: Port> Keeper<'a, P> {
             reloader,
             phase: Phase::Serving,
             is_shard_lost: false,
+            supervisor: Supervisor::default(),
         }
     }
 
     async fn keep(&mut self, signals: &Collected, clock: &Clock) -> Ending {
+        self.supervisor.ready();
         loop {
             while let Some(signal) = signals.next() {
                 self.take(signal, clock.now());
@@ -200,8 +210,10 @@ impl<'a, P: Port> Keeper<'a, P> {
         for shard in &mut self.shards {
             shard.command(Command::Drain { within });
         }
+        let within = within + DRAIN_GRACE;
+        self.supervisor.stopping(within + STOP_PATIENCE);
         self.phase = Phase::Draining {
-            until: now + within + DRAIN_GRACE,
+            until: now + within,
         };
     }
 
@@ -227,6 +239,9 @@ impl<'a, P: Port> Keeper<'a, P> {
             Phase::Serving => self.reloader.tick(&mut self.shards),
             Phase::Draining { .. } | Phase::Stopping { .. } => self.reloader.sweep(),
         }
+        self.reloader.tell(&mut self.supervisor);
+        let turns = self.shards.iter().map(Shard::turns);
+        self.supervisor.beat(now, turns);
         if ended == self.shards.len() {
             return Some(match self.phase {
                 Phase::Serving => Ending::ShardLost,

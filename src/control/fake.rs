@@ -51,6 +51,7 @@ pub(super) struct FakeShard {
     /// The last installation that it was sent; it works from it at once unless it dawdles.
     pub(super) installation: Rc<RefCell<Option<Installation>>>,
     pub(super) dawdles: Rc<Cell<bool>>,
+    pub(super) turns: Rc<Cell<u64>>,
     installed: Rc<Cell<u64>>,
 }
 
@@ -103,6 +104,10 @@ impl Port for FakeShard {
 
     fn accepted(&self) -> u64 {
         0
+    }
+
+    fn turns(&self) -> u64 {
+        self.turns.get()
     }
 
     fn report(&mut self) -> Option<Report> {

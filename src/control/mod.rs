@@ -12,6 +12,7 @@ mod report;
 mod retired;
 mod shards;
 mod signals;
+mod supervisor;
 mod watch;
 
 use std::path::Path;

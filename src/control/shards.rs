@@ -15,6 +15,8 @@ pub trait Port {
     fn ended(&self) -> bool;
     /// Connections that the shard has accepted.
     fn accepted(&self) -> u64;
+    /// Grows with every turn of the shard's loop.
+    fn turns(&self) -> u64;
     /// The next report that waits.
     fn report(&mut self) -> Option<Report>;
     /// The next review of its open connections that waits.
@@ -36,6 +38,11 @@ impl Port for &mut Mailbox {
 
     fn accepted(&self) -> u64 {
         self.counters().accepted()
+    }
+
+    fn turns(&self) -> u64 {
+        // Each turn waits in the ring.
+        self.counters().enters()
     }
 
     fn report(&mut self) -> Option<Report> {
@@ -111,6 +118,11 @@ impl<P: Port> Shard<P> {
 
     pub(super) fn ended(&self) -> bool {
         self.port.ended()
+    }
+
+    /// Turns of its loop; `None` once it has ended.
+    pub(super) fn turns(&self) -> Option<u64> {
+        (!self.ended()).then(|| self.port.turns())
     }
 
     /// Logs what waits in the queues; at most one queue's worth, so that a flood of reports from

@@ -33,6 +33,7 @@ use crate::block::Pool;
 use crate::clock::Clock;
 use crate::close_reason::CloseReason;
 use crate::connection::{Action, Command as ConnectionCommand, Event};
+use crate::limits::TURN_MAX;
 use crate::ring::{Listener, Ring, Token, Waker, give_back_freed_memory};
 use crate::snapshot::Snapshot;
 
@@ -46,9 +47,6 @@ use pressure::Parked;
 use review::UnderWay;
 use tenure::TimeUp;
 use timers::Timers;
-
-/// The longest wait, so that the published figures do not go stale.
-const TURN_MAX: Duration = Duration::from_secs(1);
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -18,6 +18,7 @@ mod running;
 mod scratch;
 mod settings;
 mod spiffe;
+mod supervised;
 mod syntax;
 
 use std::path::Path;
