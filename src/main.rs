@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
+use ringgate::confinement::{self, Confinement, Wanted};
 use ringgate::control::{self, Control, Ending, Source};
 use ringgate::explain::{self, Question};
 use ringgate::layout::Placement;
@@ -164,7 +165,8 @@ fn explain(arguments: ExplainArguments) -> ExitCode {
 }
 
 fn doctor() -> Result<(), String> {
-    let checks = terminator::host_checks();
+    let mut checks = terminator::host_checks();
+    checks.extend(confinement::checks());
     let missing = checks.iter().filter(|check| check.is_missing()).count();
     for check in &checks {
         println!("{check}");
@@ -183,7 +185,7 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     let inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
     let clock = Clock::system();
     let source = Source::open(file.to_owned(), clock.clone());
-    let source = source.map_err(|errors| listed(&errors, file))?;
+    let mut source = source.map_err(|errors| listed(&errors, file))?;
     let snapshot = Arc::clone(source.snapshot());
     control::log::init(snapshot.log);
     for warning in &snapshot.warnings {
@@ -198,10 +200,13 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     control::log::layout(&placement.to_string());
     // What is started from here on inherits it; shards go where the layout says.
     control::log::notes(placement.keep_house().as_slice());
+    let listening = Terminator::listen_on(&snapshot, &clock, &placement.layout, inherited)
+        .map_err(|error| error.to_string())?;
+    // While there is one thread, as the others inherit it.
+    confine(file, &mut source)?;
     // Before the shards: from their first connection on, somebody takes signals and reports.
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
-    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout, inherited)
-        .map_err(|error| error.to_string())?;
+    let mut terminator = listening.start().map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);
     control::log::notes(terminator.notes());
@@ -221,6 +226,28 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
         Ending::ShardLost => Err("a shard ended by itself".to_owned()),
         _ => Ok(()),
     }
+}
+
+/// Gives up what the configuration in `source`, which is that of `file`, does not need.
+fn confine(file: &Path, source: &mut Source) -> Result<Confinement, String> {
+    let config = source.config();
+    let wanted = Wanted {
+        user: config.process.user.clone(),
+        group: config.process.group.clone(),
+        privileges: config.confinement.privileges,
+        landlock: config.confinement.landlock,
+        rings: config.confinement.rings,
+        reads: std::iter::once(file)
+            .chain(config.files.paths())
+            .map(Path::to_owned)
+            .collect(),
+        sockets: config.admin.socket.iter().cloned().collect(),
+    };
+    let confinement = confinement::confine(&wanted).map_err(|error| error.to_string())?;
+    control::log::notes(confinement.notes());
+    control::log::confinement(&confinement.to_string());
+    source.confine(&confinement);
+    Ok(confinement)
 }
 
 /// Everything that is wrong with a configuration, and how much that is.

@@ -12,8 +12,9 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    AdminOptions, Config, ConfigError, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel,
-    LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    AdminOptions, Config, ConfigError, ConfinementOptions, FileReferences, LimitOptions,
+    LiveRevocation, LogFormat, LogLevel, LogOptions, ProcessOptions, ReloadOptions,
+    ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::shard::mailbox::{Change, Command, Installation, Report, Review};
 use crate::snapshot::{Limits, Snapshot};
@@ -170,6 +171,12 @@ pub(super) fn loaded() -> Loaded {
         },
         reload: ReloadOptions { watch: false },
         admin: AdminOptions::default(),
+        process: ProcessOptions::default(),
+        confinement: ConfinementOptions {
+            landlock: true,
+            privileges: true,
+            rings: true,
+        },
         live_revocation: LiveRevocation::Close,
         files: FileReferences::default(),
     };
@@ -186,6 +193,7 @@ pub(super) fn loaded() -> Loaded {
         stek: None,
         verdict_cache: None,
         live_revocation: config.live_revocation,
+        restricts_rings: config.confinement.rings,
         warnings: Vec::new(),
         expiries: Vec::new(),
     };

@@ -85,6 +85,11 @@ pub fn layout(layout: &str) {
     tracing::info!("layout: {}", escaped(layout));
 }
 
+/// Logs what the process gave up.
+pub fn confinement(confinement: &str) {
+    tracing::info!("confinement: {}", escaped(confinement));
+}
+
 /// Logs how connections were spread over the shards.
 pub(super) fn spread(spread: &Spread) {
     let accepted: Vec<String> = spread.accepted.iter().map(u64::to_string).collect();

@@ -7,6 +7,7 @@ mod pki;
 
 mod activation;
 mod changes;
+mod confined;
 mod explain;
 mod files;
 mod listeners;
