@@ -9,8 +9,9 @@ use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
-use ringgate::confinement::{self, Confinement, Wanted};
-use ringgate::control::{self, Control, Ending, Source};
+use ringgate::confinement::{self, Wanted};
+use ringgate::control::takeover::Succession;
+use ringgate::control::{self, Control, Ending, Source, ctl};
 use ringgate::explain::{self, Question};
 use ringgate::layout::Placement;
 use ringgate::terminator::{self, Inherited, Terminator};
@@ -45,6 +46,8 @@ enum Command {
     /// Exit code 0: let in, by at least one of the listeners that were asked; 1: refused; 2: it
     /// could not be judged.
     Explain(ExplainArguments),
+    /// Asks a running process, or has it do something, over its admin socket
+    Ctl(CtlArguments),
     /// Tells what this host lacks, and the remedy
     Doctor,
     /// Looks after the secret of session ticket keys
@@ -86,6 +89,46 @@ struct RunArguments {
     /// Where shards run, as `ringgate-tune plan` writes it; without it, as it would plan
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
+    /// Take the listening sockets of the process that runs now over from it, by its admin socket,
+    /// and have it drain; where none runs, start as ever
+    #[arg(long)]
+    takeover: bool,
+}
+
+#[derive(Args, Debug)]
+struct CtlArguments {
+    /// The admin socket; without it, the one that the configuration names
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// The configuration file of the process
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer as the process does, in JSON
+    #[arg(long)]
+    json: bool,
+    #[command(subcommand)]
+    request: CtlRequest,
+}
+
+#[derive(Debug, Subcommand)]
+enum CtlRequest {
+    /// What the process is doing, and what it refused last
+    Status,
+    /// Every metric, as Prometheus reads them
+    Metrics,
+    /// Whether it takes new connections; exit code 1 where it does not
+    Ready,
+    /// Has it take up its configuration and files as they are now; tells what is wrong with them
+    Reload,
+    /// Has it end once its open connections are through
+    Drain,
+    /// Logs this level and what is worse from now on, until the next start
+    LogLevel {
+        /// error, warn, info, debug or trace
+        level: String,
+    },
+    /// Who of its clients would lose their right by a reload now; nothing is changed
+    RevokeDryRun,
 }
 
 #[derive(Args, Debug)]
@@ -98,9 +141,10 @@ struct ConfigArgument {
 fn main() -> ExitCode {
     // Usage errors end here, with exit code 2.
     let outcome = match Arguments::parse().command {
-        Command::Run(arguments) => run(&arguments.config.config, arguments.layout.as_deref()),
+        Command::Run(arguments) => run(&arguments),
         Command::Check(ConfigArgument { config }) => check(&config),
         Command::Explain(arguments) => return explain(arguments),
+        Command::Ctl(arguments) => ctl(&arguments),
         Command::Doctor => doctor(),
         Command::Stek(StekCommand::New { file }) => control::new_stek(&file),
     };
@@ -180,9 +224,10 @@ fn doctor() -> Result<(), String> {
     Ok(())
 }
 
-fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
+fn run(arguments: &RunArguments) -> Result<(), String> {
+    let file = &*arguments.config.config;
     // Before anything else is opened: they are known by their numbers.
-    let inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
+    let mut inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
     let clock = Clock::system();
     let source = Source::open(file.to_owned(), clock.clone());
     let mut source = source.map_err(|errors| listed(&errors, file))?;
@@ -191,7 +236,7 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     for warning in &snapshot.warnings {
         control::log::warning(warning);
     }
-    let placement = match layout {
+    let placement = match &arguments.layout {
         Some(file) => Placement::read(file, &snapshot.shards),
         None => Placement::planned(&snapshot.shards),
     };
@@ -200,17 +245,28 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
     control::log::layout(&placement.to_string());
     // What is started from here on inherits it; shards go where the layout says.
     control::log::notes(placement.keep_house().as_slice());
+    // Before the shards: from their first connection on, somebody takes signals and reports.
+    let mut succession = match arguments.takeover {
+        true => Succession::begin(&source).map_err(|error| error.to_string())?,
+        false => Succession::default(),
+    };
+    for passed in succession.sockets() {
+        let added = inherited.add(passed.socket, Some(passed.listener));
+        added.map_err(|error| error.to_string())?;
+    }
+    let admin = control::admin(&source, &mut succession).map_err(|error| error.to_string())?;
     let listening = Terminator::listen_on(&snapshot, &clock, &placement.layout, inherited)
         .map_err(|error| error.to_string())?;
     // While there is one thread, as the others inherit it.
     confine(file, &mut source)?;
-    // Before the shards: from their first connection on, somebody takes signals and reports.
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
+    let control = control.with_admin(admin);
     let mut terminator = listening.start().map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);
     control::log::notes(terminator.notes());
     control::log::started(&terminator.addresses());
+    control::log::notes(succession.complete().as_slice());
     let (mailboxes, mut changer) = terminator.controls();
     let prepare = move |snapshot: &_| changer.prepare(snapshot).map_err(|e| e.to_string());
     let ending = control.run(mailboxes, source, Box::new(prepare));
@@ -229,7 +285,7 @@ fn run(file: &Path, layout: Option<&Path>) -> Result<(), String> {
 }
 
 /// Gives up what the configuration in `source`, which is that of `file`, does not need.
-fn confine(file: &Path, source: &mut Source) -> Result<Confinement, String> {
+fn confine(file: &Path, source: &mut Source) -> Result<(), String> {
     let config = source.config();
     let wanted = Wanted {
         user: config.process.user.clone(),
@@ -247,7 +303,27 @@ fn confine(file: &Path, source: &mut Source) -> Result<Confinement, String> {
     control::log::notes(confinement.notes());
     control::log::confinement(&confinement.to_string());
     source.confine(&confinement);
-    Ok(confinement)
+    Ok(())
+}
+
+fn ctl(arguments: &CtlArguments) -> Result<(), String> {
+    let socket = match (&arguments.socket, &arguments.config) {
+        (Some(socket), _) => socket.clone(),
+        (None, Some(config)) => ctl::socket_of(config)?,
+        (None, None) => PathBuf::from(ctl::DEFAULT_SOCKET),
+    };
+    let request = match &arguments.request {
+        CtlRequest::Status => ctl::Request::Status,
+        CtlRequest::Metrics => ctl::Request::Metrics,
+        CtlRequest::Ready => ctl::Request::Ready,
+        CtlRequest::Reload => ctl::Request::Reload,
+        CtlRequest::Drain => ctl::Request::Drain,
+        CtlRequest::LogLevel { level } => ctl::Request::LogLevel(level),
+        CtlRequest::RevokeDryRun => ctl::Request::DryRun,
+    };
+    let answer = ctl::ask(&socket, request, arguments.json)?;
+    print!("{answer}");
+    Ok(())
 }
 
 /// Everything that is wrong with a configuration, and how much that is.

@@ -30,6 +30,7 @@ pub use crate::config::{
     Balance, Greeting, LiveRevocation, LogFormat, LogLevel, LogOptions, ShardPlan, Tenure,
     Timeouts, UpstreamAddress,
 };
+pub use crate::trust::{span, utc};
 pub use changes::{Changes, needs_restart};
 pub use expiry::{Expiry, ExpiryKind};
 use files::Files;

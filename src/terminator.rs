@@ -168,7 +168,7 @@ impl Terminator {
         for (shard, listeners) in listeners.into_iter().enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
             let own = for_shard(snapshot)?;
-            let (mailbox, inbox) = mailbox(waker.clone(), &own);
+            let (mut mailbox, inbox) = mailbox(waker.clone(), &own);
             terminator.sockets.serve(&own);
             let seed = Seed {
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
@@ -187,6 +187,7 @@ impl Terminator {
                 identifier_prefix,
             };
             let (thread, thread_id) = seed.spawn()?;
+            mailbox.runs_on(thread_id);
             let thread = Some(thread);
             terminator.shards.push(ShardThread {
                 mailbox,

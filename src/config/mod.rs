@@ -300,6 +300,28 @@ pub enum LogLevel {
     Warn,
 }
 
+impl LogLevel {
+    /// Every level, the quietest first.
+    pub const ALL: [Self; 5] = [
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
+    /// As the configuration names it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Error => "error",
+            Self::Info => "info",
+            Self::Trace => "trace",
+            Self::Warn => "warn",
+        }
+    }
+}
+
 /// A configuration that was not accepted.
 #[derive(Clone, Debug)]
 pub struct Rejected {

@@ -155,20 +155,14 @@ fn drain(table: Option<&Table<'_>>) -> Duration {
 fn log(table: Option<&Table<'_>>) -> LogOptions {
     const FORMATS: [(&str, LogFormat); 2] =
         [("human", LogFormat::Human), ("json", LogFormat::Json)];
-    const LEVELS: [(&str, LogLevel); 5] = [
-        ("error", LogLevel::Error),
-        ("warn", LogLevel::Warn),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-        ("trace", LogLevel::Trace),
-    ];
+    let levels = LogLevel::ALL.map(|level| (level.label(), level));
     let entry = |key| table.and_then(|table| table.entry(key));
     LogOptions {
         format: entry("format")
             .and_then(|entry| entry.choice(&FORMATS))
             .unwrap_or_default(),
         level: entry("level")
-            .and_then(|entry| entry.choice(&LEVELS))
+            .and_then(|entry| entry.choice(&levels))
             .unwrap_or_default(),
         access: entry("access")
             .and_then(|entry| entry.boolean())

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement, ReactorErrorKind};
 
+use super::admin::{Admin, Asker, Desk};
+use super::lending::Lending;
 use super::loader::Source;
 use super::reload::{Cause, Prepare, Reloader};
+use super::report::Refusals;
 use super::shards::{Port, Shard, Spread};
 use super::signals::{Collected, Signal, Signals};
 use super::supervisor::Supervisor;
@@ -66,6 +69,7 @@ pub struct Control {
     signals: Signals,
     supervisor: Supervisor,
     clock: Clock,
+    admin: Admin,
 }
 
 impl Control {
@@ -89,7 +93,14 @@ impl Control {
             signals,
             supervisor: Supervisor::default(),
             clock,
+            admin: Admin::default(),
         })
+    }
+
+    /// Answers at `admin`, too.
+    #[must_use]
+    pub fn with_admin(self, admin: Admin) -> Self {
+        Self { admin, ..self }
     }
 
     /// Looks after `shards`, which serve `source`, until all have ended: the first SIGTERM or SIGINT
@@ -106,11 +117,21 @@ impl Control {
             signals,
             supervisor,
             clock,
+            admin,
         } = &mut self;
         let reloader = Reloader::new(source, prepare, clock.clone());
-        let mut keeper = Keeper::new(shards, reloader);
+        let mut keeper = Keeper::new(shards, reloader, clock.clone());
         keeper.supervisor = std::mem::take(supervisor);
+        let admin = std::mem::take(admin);
         executor.run(async {
+            let _admin = match admin.serve(&keeper.desk) {
+                Ok(serving) => Some(serving),
+                Err(error) => {
+                    tracing::error!("{error}; ending at once");
+                    keeper.stop(clock.now());
+                    None
+                }
+            };
             let signals = signals.collect().unwrap_or_else(|error| {
                 tracing::error!(%error, "signals cannot be read; ending at once");
                 keeper.stop(clock.now());
@@ -142,23 +163,31 @@ fn locked_memory(text: &str) -> Option<(u64, u64)> {
 
 /// What the shards are doing.
 #[derive(Clone, Copy, Debug)]
-enum Phase {
+pub(super) enum Phase {
     Serving,
     Draining { until: Instant },
     Stopping { until: Instant },
 }
 
 /// Looks after the shards.
-struct Keeper<'a, P> {
-    shards: Vec<Shard<P>>,
-    reloader: Reloader<'a>,
-    phase: Phase,
+pub(super) struct Keeper<'a, P> {
+    pub(super) shards: Vec<Shard<P>>,
+    pub(super) reloader: Reloader<'a>,
+    pub(super) phase: Phase,
     is_shard_lost: bool,
     supervisor: Supervisor,
+    pub(super) clock: Clock,
+    /// Since the Unix epoch.
+    pub(super) started: Duration,
+    pub(super) refusals: Refusals,
+    pub(super) desk: Desk,
+    /// Who waits for which attempt to reload.
+    pub(super) awaiting_reload: Vec<(u64, Asker)>,
+    pub(super) lending: Option<Lending>,
 }
 
 impl<'a, P: Port> Keeper<'a, P> {
-    fn new(ports: impl IntoIterator<Item = P>, reloader: Reloader<'a>) -> Self {
+    fn new(ports: impl IntoIterator<Item = P>, reloader: Reloader<'a>, clock: Clock) -> Self {
         let shards = ports.into_iter().map(Shard::new).collect();
         Self {
             shards,
@@ -166,6 +195,12 @@ impl<'a, P: Port> Keeper<'a, P> {
             phase: Phase::Serving,
             is_shard_lost: false,
             supervisor: Supervisor::default(),
+            started: clock.unix(),
+            refusals: Refusals::new(clock.clone()),
+            clock,
+            desk: Desk::default(),
+            awaiting_reload: Vec::new(),
+            lending: None,
         }
     }
 
@@ -175,6 +210,8 @@ impl<'a, P: Port> Keeper<'a, P> {
             while let Some(signal) = signals.next() {
                 self.take(signal, clock.now());
             }
+            self.answer_all();
+            self.lend();
             if let Some(ending) = self.tick(clock.now()) {
                 super::log::spread(&Spread::of(&self.shards));
                 return ending;
@@ -183,7 +220,7 @@ impl<'a, P: Port> Keeper<'a, P> {
         }
     }
 
-    fn take(&mut self, signal: Signal, now: Instant) {
+    pub(super) fn take(&mut self, signal: Signal, now: Instant) {
         match (signal, self.phase) {
             (Signal::Reload, Phase::Serving) => self.reloader.request(Cause::Signal),
             (Signal::Reload, Phase::Draining { .. } | Phase::Stopping { .. }) => {
@@ -204,7 +241,7 @@ impl<'a, P: Port> Keeper<'a, P> {
         }
     }
 
-    fn drain(&mut self, now: Instant) {
+    pub(super) fn drain(&mut self, now: Instant) {
         self.reloader.give_up();
         let within = self.reloader.current().drain_timeout;
         for shard in &mut self.shards {
@@ -232,7 +269,7 @@ impl<'a, P: Port> Keeper<'a, P> {
         let ended = self.shards.iter().filter(|shard| shard.ended()).count();
         let access = self.reloader.current().log.access;
         for (number, shard) in self.shards.iter_mut().enumerate() {
-            shard.log_reports(number, access);
+            shard.log_reports(number, access, &mut self.refusals);
             shard.send_unsent();
         }
         match self.phase {
@@ -287,7 +324,7 @@ mod tests {
         let ports = shards.iter().map(|shard| (*shard).clone());
         let source = source(|| Ok(loaded()));
         let reloader = Reloader::new(source, prepare(shards.len()), clock());
-        Keeper::new(ports, reloader)
+        Keeper::new(ports, reloader, clock())
     }
 
     impl Keeper<'_, FakeShard> {

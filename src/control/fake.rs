@@ -16,7 +16,9 @@ use crate::config::{
     LiveRevocation, LogFormat, LogLevel, LogOptions, ProcessOptions, ReloadOptions,
     ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
-use crate::shard::mailbox::{Change, Command, Installation, Report, Review};
+use crate::shard::mailbox::{
+    Change, Command, Counters, Installation, ListenerCounters, Report, Review,
+};
 use crate::snapshot::{Limits, Snapshot};
 
 /// What a shard was told, in short.
@@ -24,6 +26,7 @@ use crate::snapshot::{Limits, Snapshot};
 pub(super) enum Told {
     Drain(Duration),
     Install(u64),
+    Lend,
     Stop,
 }
 
@@ -36,6 +39,7 @@ impl From<&Command> for Told {
         match command {
             Command::Drain { within } => Self::Drain(*within),
             Command::Install(installation) => Self::Install(installation.generation),
+            Command::Lend(_) => Self::Lend,
             Command::Stop => Self::Stop,
         }
     }
@@ -54,6 +58,7 @@ pub(super) struct FakeShard {
     pub(super) dawdles: Rc<Cell<bool>>,
     pub(super) turns: Rc<Cell<u64>>,
     installed: Rc<Cell<u64>>,
+    counters: Rc<Counters>,
 }
 
 impl FakeShard {
@@ -103,8 +108,16 @@ impl Port for FakeShard {
         self.ended.get()
     }
 
-    fn accepted(&self) -> u64 {
-        0
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn listeners(&self) -> &[(Arc<str>, Arc<ListenerCounters>)] {
+        &[]
+    }
+
+    fn thread_id(&self) -> Option<i32> {
+        None
     }
 
     fn turns(&self) -> u64 {

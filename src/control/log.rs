@@ -1,6 +1,7 @@
 //! Where log lines go and what they look like: standard error, for people or as JSON.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing::Subscriber;
@@ -8,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry;
+use tracing_subscriber::{registry, reload};
 
 use super::report::escaped;
 use super::shards::Spread;
@@ -18,10 +19,23 @@ use crate::snapshot::{Changes, Expiry};
 /// Changes of one kind that a line names.
 const CHANGES_SHOWN_MAX: usize = 16;
 
+/// Changes which lines are logged.
+type SetLevel = Box<dyn Fn(LogLevel) -> bool + Send + Sync>;
+
+static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
+
 /// Logs the whole process's lines to standard error from here on. The first call counts.
 pub fn init(options: LogOptions) {
+    let (subscriber, set_level) = subscriber(options, std::io::stderr);
     // A second call finds a subscriber in place: an embedding program's, which then stays.
-    let _ = tracing::subscriber::set_global_default(subscriber(options, std::io::stderr));
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        let _ = SET_LEVEL.set(set_level);
+    }
+}
+
+/// Logs lines of this level and above from here on; false where [`init`] had nothing to say.
+pub(super) fn set_level(level: LogLevel) -> bool {
+    SET_LEVEL.get().is_some_and(|set_level| set_level(level))
 }
 
 /// Logs what should not stay in a configuration.
@@ -107,11 +121,25 @@ pub fn started(addresses: &[SocketAddr]) {
     }
 }
 
-fn subscriber<W>(options: LogOptions, writer: W) -> Box<dyn Subscriber + Send + Sync>
+fn subscriber<W>(options: LogOptions, writer: W) -> (Box<dyn Subscriber + Send + Sync>, SetLevel)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let level = match options.level {
+    let (filter, handle) = reload::Layer::new(targets(options.level));
+    let set_level = Box::new(move |level| handle.reload(targets(level)).is_ok());
+    let lines = fmt::layer().with_target(false).with_writer(writer);
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match options.format {
+        LogFormat::Human => Box::new(registry().with(lines.with_ansi(false).with_filter(filter))),
+        LogFormat::Json => {
+            Box::new(registry().with(lines.json().flatten_event(true).with_filter(filter)))
+        }
+    };
+    (subscriber, set_level)
+}
+
+/// What is logged at `level`.
+fn targets(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Info => LevelFilter::INFO,
@@ -120,16 +148,9 @@ where
     };
     // What the libraries say below a warning helps nobody who runs this.
     let libraries = level.min(LevelFilter::WARN);
-    let filter = Targets::new()
+    Targets::new()
         .with_target("ringgate", level)
-        .with_default(libraries);
-    let lines = fmt::layer().with_target(false).with_writer(writer);
-    match options.format {
-        LogFormat::Human => Box::new(registry().with(lines.with_ansi(false).with_filter(filter))),
-        LogFormat::Json => {
-            Box::new(registry().with(lines.json().flatten_event(true).with_filter(filter)))
-        }
-    }
+        .with_default(libraries)
 }
 
 #[cfg(test)]
@@ -156,7 +177,7 @@ pub(super) mod tests {
     pub(in crate::control) fn logged(options: LogOptions, work: impl FnOnce()) -> String {
         let memory = Memory::default();
         let writer = memory.clone();
-        tracing::subscriber::with_default(subscriber(options, move || writer.clone()), work);
+        tracing::subscriber::with_default(subscriber(options, move || writer.clone()).0, work);
         String::from_utf8(memory.0.lock().unwrap().clone()).unwrap()
     }
 

@@ -1,10 +1,14 @@
 //! The control plane: one asynchronous executor that turns signals and changed files into commands
 //! for the shards and what the shards report into log lines. The data plane never waits for it.
 
+pub mod admin;
 mod ageing;
+mod answers;
+pub mod ctl;
 mod executor;
 #[cfg(test)]
 mod fake;
+mod lending;
 mod loader;
 pub mod log;
 mod reload;
@@ -13,6 +17,7 @@ mod retired;
 mod shards;
 mod signals;
 mod supervisor;
+pub mod takeover;
 mod watch;
 
 use std::path::Path;
@@ -22,13 +27,24 @@ use crate::config::ConfigError;
 use crate::snapshot::Snapshot;
 
 pub use crate::snapshot::new_stek;
+pub use admin::{Admin, AdminError};
 pub use executor::{Control, ControlError, Ending};
 pub use loader::Source;
 pub use reload::Prepare;
 pub use shards::Port;
+use takeover::Succession;
 
 /// How much of what expires is told; the rest has more time left than these.
 const EXPIRIES_TOLD: usize = 8;
+
+/// The admin interface that the configuration asks for.
+///
+/// # Errors
+///
+/// When it cannot be had.
+pub fn admin(source: &Source, succession: &mut Succession) -> Result<Admin, AdminError> {
+    Admin::bind(&source.loaded.config.admin, succession)
+}
 
 /// What of a snapshot expires first, one line each, for people.
 pub fn soonest_expiries(snapshot: &Snapshot, clock: &Clock) -> Vec<String> {

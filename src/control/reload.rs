@@ -32,12 +32,15 @@ pub type Prepare<'a> = dyn FnMut(&Arc<Snapshot>) -> Result<Change, String> + 'a;
 pub(super) enum Cause {
     /// Files have changed.
     Watch,
+    /// Somebody asked over the admin interface.
+    Asked,
     Signal,
 }
 
 impl Cause {
     fn label(self) -> &'static str {
         match self {
+            Self::Asked => "request",
             Self::Signal => "SIGHUP",
             Self::Watch => "changed files",
         }
@@ -53,6 +56,8 @@ pub(super) struct Status {
     pub(super) last_attempt: Option<Duration>,
     /// When all shards had last taken up a configuration, since the Unix epoch.
     pub(super) last_success: Option<Duration>,
+    /// Attempts that have ended, well or not.
+    pub(super) attempts: u64,
     /// What was wrong at the last attempt; empty after a good one.
     pub(super) errors: Vec<String>,
 }
@@ -128,6 +133,15 @@ impl<'a> Reloader<'a> {
     /// Has the service manager know what is going on.
     pub(super) fn tell(&self, supervisor: &mut Supervisor) {
         supervisor.reloads(self.loads, self.going.is_some(), &self.status);
+    }
+
+    pub(super) fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// The attempt that begins after now, by the count of those that will have ended with it.
+    pub(super) fn next_attempt(&self) -> u64 {
+        self.status.attempts + 1 + u64::from(self.going.is_some())
     }
 
     /// Gives up what has not reached the shards: the process is ending.
@@ -257,7 +271,7 @@ impl<'a> Reloader<'a> {
     /// Names what `wanted` says that this process cannot become as it runs.
     fn tell_restart(&mut self, wanted: &Config, cause: Cause) {
         let restart = needs_restart(&self.started, wanted);
-        if cause == Cause::Signal || restart != self.restart {
+        if cause != Cause::Watch || restart != self.restart {
             for setting in &restart {
                 tracing::warn!("{} needs a restart", escaped(setting));
             }
@@ -277,6 +291,7 @@ impl<'a> Reloader<'a> {
             generation: self.status.generation,
             last_attempt: Some(now),
             last_success: Some(now),
+            attempts: self.status.attempts + 1,
             errors: Vec::new(),
         };
     }
@@ -287,6 +302,7 @@ impl<'a> Reloader<'a> {
             generation,
             last_attempt: Some(now),
             last_success: Some(now),
+            attempts: self.status.attempts + 1,
             errors: Vec::new(),
         };
         let took = self.clock.now().duration_since(going.since);
@@ -297,7 +313,7 @@ impl<'a> Reloader<'a> {
     fn fail(&mut self, failure: Failure, cause: Cause) {
         let errors = failure.errors();
         // A file that stays broken while others change is told once.
-        if cause == Cause::Signal || errors != self.status.errors {
+        if cause != Cause::Watch || errors != self.status.errors {
             for error in errors.iter().take(RELOAD_ERRORS_LOGGED_MAX) {
                 tracing::error!("{error}");
             }
@@ -309,6 +325,7 @@ impl<'a> Reloader<'a> {
             );
         }
         self.status.last_attempt = Some(self.clock.unix());
+        self.status.attempts += 1;
         self.status.errors = errors;
     }
 }

@@ -1,8 +1,17 @@
 //! What a shard says of a connection that ended, as a log line.
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
 use crate::close_reason::{Blame, CloseReason};
 use crate::shard::mailbox::{Identity, Report, Review};
 use crate::snapshot::LiveRevocation;
+
+/// Refusals that `/status` shows.
+const REFUSALS_KEPT: usize = 64;
 
 /// How much a report matters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -42,6 +51,66 @@ fn weight(report: &Report) -> Weight {
         ) => Weight::Withdrawn,
         (_, Blame::Upstream | Blame::Ringgate) => Weight::Failed,
         (_, Blame::Client | Blame::Nobody) => Weight::Access,
+    }
+}
+
+/// A client that was not let in, or lost what it had, for `/status`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Refusal {
+    /// Whole seconds since the Unix epoch.
+    pub at: u64,
+    pub reason: String,
+    pub listener: String,
+    pub peer: SocketAddr,
+    /// The connection's, as in the log.
+    pub connection: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// The last refusals.
+#[derive(Debug)]
+pub(super) struct Refusals {
+    clock: Clock,
+    /// The oldest first.
+    last: VecDeque<Refusal>,
+}
+
+impl Refusals {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            last: VecDeque::new(),
+        }
+    }
+
+    /// Keeps `report`, if it is one.
+    pub(super) fn note(&mut self, report: &Report) {
+        if matches!(weight(report), Weight::Access | Weight::Noise) {
+            return;
+        }
+        if self.last.len() >= REFUSALS_KEPT {
+            self.last.pop_front();
+        }
+        let identity = report.identity.as_deref();
+        self.last.push_back(Refusal {
+            at: self.clock.unix().as_secs(),
+            reason: report.reason.label().to_owned(),
+            listener: escaped(&report.listener),
+            peer: report.peer,
+            connection: format!("{:032x}", report.unique_id),
+            subject: identity.map(|identity| escaped(&identity.subject)),
+            server_name: report.server_name.as_deref().map(escaped),
+            detail: escaped(&report.detail),
+        });
+    }
+
+    pub(super) fn last(&self) -> &VecDeque<Refusal> {
+        &self.last
     }
 }
 

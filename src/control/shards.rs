@@ -1,9 +1,11 @@
 //! The shards as the control plane sees them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use super::report::Refusals;
 use crate::limits::REPORT_QUEUE_LEN;
-use crate::shard::mailbox::{Command, Mailbox, Report, Review};
+use crate::shard::mailbox::{Command, Counters, ListenerCounters, Mailbox, Report, Review};
 
 /// One shard's mailbox. None of these calls may block.
 pub trait Port {
@@ -13,10 +15,14 @@ pub trait Port {
     fn installed(&self) -> u64;
     /// Whether the shard has ended.
     fn ended(&self) -> bool;
-    /// Connections that the shard has accepted.
-    fn accepted(&self) -> u64;
     /// Grows with every turn of the shard's loop.
     fn turns(&self) -> u64;
+    /// What the shard counts.
+    fn counters(&self) -> &Counters;
+    /// And of each listener.
+    fn listeners(&self) -> &[(Arc<str>, Arc<ListenerCounters>)];
+    /// The shard's thread (gettid).
+    fn thread_id(&self) -> Option<i32>;
     /// The next report that waits.
     fn report(&mut self) -> Option<Report>;
     /// The next review of its open connections that waits.
@@ -36,8 +42,16 @@ impl Port for &mut Mailbox {
         Mailbox::ended(self)
     }
 
-    fn accepted(&self) -> u64 {
-        self.counters().accepted()
+    fn counters(&self) -> &Counters {
+        Mailbox::counters(self)
+    }
+
+    fn listeners(&self) -> &[(Arc<str>, Arc<ListenerCounters>)] {
+        Mailbox::listeners(self)
+    }
+
+    fn thread_id(&self) -> Option<i32> {
+        Mailbox::thread_id(self)
     }
 
     fn turns(&self) -> u64 {
@@ -64,7 +78,10 @@ pub(super) struct Spread {
 impl Spread {
     pub(super) fn of<P: Port>(shards: &[Shard<P>]) -> Self {
         Self {
-            accepted: shards.iter().map(|shard| shard.port.accepted()).collect(),
+            accepted: shards
+                .iter()
+                .map(|shard| shard.port.counters().accepted())
+                .collect(),
         }
     }
 
@@ -125,15 +142,22 @@ impl<P: Port> Shard<P> {
         (!self.ended()).then(|| self.port.turns())
     }
 
+    pub(super) fn port(&self) -> &P {
+        &self.port
+    }
+
     /// Logs what waits in the queues; at most one queue's worth, so that a flood of reports from
     /// one shard keeps the control plane from neither signals nor the other shards.
-    pub(super) fn log_reports(&mut self, number: usize, access: bool) {
+    pub(super) fn log_reports(&mut self, number: usize, access: bool, refusals: &mut Refusals) {
         while let Some(review) = self.port.review() {
             super::report::log_review(number, &review);
         }
         for _ in 0..REPORT_QUEUE_LEN {
             match self.port.report() {
-                Some(report) => super::report::log(&report, access),
+                Some(report) => {
+                    super::report::log(&report, access);
+                    refusals.note(&report);
+                }
                 None => return,
             }
         }

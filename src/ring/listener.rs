@@ -176,6 +176,11 @@ impl Listener {
         self.address.ip().is_unspecified()
     }
 
+    /// What it is to the kernel.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.fd
     }

@@ -4,10 +4,14 @@ use std::io;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
+
+use rtrb::Producer;
 
 use super::entry::{Entry, Kind};
 use super::front::Front;
+use super::mailbox::Lent;
 use super::{ACCEPT_PAUSE, Shard};
 use crate::close_reason::CloseReason;
 use crate::connection::{Addresses, Connection, Context};
@@ -143,11 +147,26 @@ impl Shard {
         let reason = CloseReason::TooManyConnections;
         let counters = self.inbox.counters();
         counters.count_accepted();
-        counters.count_closed(reason, [0; 2]);
+        counters.count_closed(reason);
         let counters = &self.gates[gate].front.counters;
         counters.count_accepted();
-        counters.count_closed(reason, [0; 2], true);
+        counters.count_closed(reason, true);
         self.ring.close(accepted.descriptor);
+    }
+
+    /// Duplicates every listening socket for `borrower`, or none where one cannot be.
+    pub(super) fn lend(&self, borrower: &mut Producer<Vec<Lent>>) {
+        let gates = self.gates.iter().filter(|(_, gate)| !gate.closing);
+        let lent = gates.map(|(_, gate)| {
+            Ok(Lent {
+                listener: Arc::from(&*gate.front.listener.name),
+                socket: gate.socket.duplicate()?,
+            })
+        });
+        if let Ok(lent) = lent.collect::<io::Result<_>>() {
+            // There is room for one.
+            let _ = borrower.push(lent);
+        }
     }
 
     /// Closes the listening sockets.

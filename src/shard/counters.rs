@@ -75,9 +75,9 @@ figures! {
     open;
     /// Handshakes going on now.
     handshaking;
-    /// Plaintext bytes from clients, of connections that have ended.
+    /// Plaintext bytes from clients.
     bytes_up;
-    /// Plaintext bytes to clients, of connections that have ended.
+    /// Plaintext bytes to clients.
     bytes_down;
     /// `io_uring_enter` calls.
     enters;
@@ -131,8 +131,8 @@ pub(super) fn add(counter: &AtomicU64, by: u64) {
     );
 }
 
-impl Counters {
-    pub(super) fn new() -> Self {
+impl Default for Counters {
+    fn default() -> Self {
         Self {
             accepted: AtomicU64::new(0),
             established: AtomicU64::new(0),
@@ -165,7 +165,9 @@ impl Counters {
             closed: [const { AtomicU64::new(0) }; CloseReason::ALL.len()],
         }
     }
+}
 
+impl Counters {
     /// Connections that ended for `reason`.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.closed[reason as usize].load(Ordering::Relaxed)
@@ -208,10 +210,13 @@ impl Counters {
         add(&self.reports_lost, 1);
     }
 
-    pub(super) fn count_closed(&self, reason: CloseReason, [up, down]: [u64; 2]) {
-        add(&self.closed[reason as usize], 1);
+    pub(super) fn count_bytes(&self, [up, down]: [u64; 2]) {
         add(&self.bytes_up, up);
         add(&self.bytes_down, down);
+    }
+
+    pub(super) fn count_closed(&self, reason: CloseReason) {
+        add(&self.closed[reason as usize], 1);
     }
 
     pub(super) fn set_generation(&self, generation: u64) {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::Counters;
 use super::front::Front;
 use super::tenure::TimeUp;
 use super::upstreams::{Tried, Upstream};
@@ -107,6 +108,8 @@ pub(super) struct Entry {
     pub(super) has_begun: bool,
     /// Counted as a handshake still.
     pub(super) handshaking: bool,
+    /// Plaintext bytes from the client and to it that are counted already.
+    counted: [u64; 2],
     /// The earliest timer that runs for this connection.
     timer: Option<Instant>,
 }
@@ -135,8 +138,18 @@ impl Entry {
             waiting: Vec::new(),
             has_begun: false,
             handshaking: true,
+            counted: [0; 2],
             timer: None,
         }
+    }
+
+    /// Counts the bytes that were relayed since this was last done.
+    pub(super) fn count_bytes(&mut self, counters: &Counters) {
+        let bytes = self.connection.bytes();
+        let [up, down] = [0, 1].map(|side| bytes[side] - self.counted[side]);
+        self.counted = bytes;
+        counters.count_bytes([up, down]);
+        self.front.counters.count_bytes([up, down]);
     }
 
     pub(super) fn socket(&mut self, side: Side) -> &mut Socket {

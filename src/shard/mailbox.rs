@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
-use super::Counters;
-pub use super::counters::{Durations, HandshakeKind, ListenerCounters};
+pub use super::counters::{Counters, Durations, HandshakeKind, ListenerCounters};
 use crate::close_reason::CloseReason;
 use crate::limits::REPORT_QUEUE_LEN;
 use crate::ring::{Listener, Target, Waker};
@@ -28,6 +27,8 @@ const REVIEWS: usize = 16;
 pub enum Command {
     /// Stop accepting, finish what is open, end what is left after `within`.
     Drain { within: Duration },
+    /// Hand over duplicates of the listening sockets; accepting goes on.
+    Lend(Producer<Vec<Lent>>),
     /// Serve another snapshot from now on.
     Install(Box<Installation>),
     /// End everything now.
@@ -67,6 +68,14 @@ pub enum ListeningSocket {
     /// Those that it has, bound to this address: one, or several where they were inherited.
     Kept(SocketAddr),
     New(Listener),
+}
+
+/// A listening socket of a shard, once more.
+#[derive(Debug)]
+pub struct Lent {
+    /// The listener that it serves.
+    pub listener: Arc<str>,
+    pub socket: Listener,
 }
 
 /// A connection that ended.
@@ -136,6 +145,7 @@ pub struct Mailbox {
     reviews: Consumer<Review>,
     counters: Arc<Counters>,
     listeners: Vec<(Arc<str>, Arc<ListenerCounters>)>,
+    thread_id: Option<i32>,
     waker: Waker,
 }
 
@@ -157,13 +167,14 @@ pub fn mailbox(waker: Waker, snapshot: &Snapshot) -> (Mailbox, Inbox) {
     let (command_writer, commands) = RingBuffer::new(COMMANDS);
     let (reports, report_reader) = RingBuffer::new(REPORT_QUEUE_LEN);
     let (reviews, review_reader) = RingBuffer::new(REVIEWS);
-    let counters = Arc::new(Counters::new());
+    let counters = Arc::new(Counters::default());
     let mut mailbox = Mailbox {
         commands: command_writer,
         reports: report_reader,
         reviews: review_reader,
         counters: Arc::clone(&counters),
         listeners: Vec::new(),
+        thread_id: None,
         waker,
     };
     let listeners = mailbox.count_listeners(snapshot);
@@ -213,6 +224,16 @@ impl Mailbox {
 
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// The shard's thread (gettid), once it runs.
+    pub fn thread_id(&self) -> Option<i32> {
+        self.thread_id
+    }
+
+    /// The shard runs on this thread.
+    pub fn runs_on(&mut self, thread_id: i32) {
+        self.thread_id = Some(thread_id);
     }
 
     /// What the shard counts of each listener that it serves, or was told to.

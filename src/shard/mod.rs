@@ -233,6 +233,7 @@ impl Shard {
                     self.stop_accepting();
                 }
                 Command::Install(installation) => self.install(*installation),
+                Command::Lend(mut borrower) => self.lend(&mut borrower),
                 Command::Stop => {
                     self.stopping = true;
                     self.stop_accepting();

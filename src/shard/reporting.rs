@@ -12,13 +12,17 @@ use crate::trust::cache;
 impl Shard {
     /// Counts the end of a connection, and reports it where someone wants to know.
     pub(super) fn report(&mut self, key: u32, reason: CloseReason) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        let counters = self.inbox.counters();
+        entry.count_bytes(counters);
+        counters.count_closed(reason);
+        let refused = entry.connection.session().is_none();
+        entry.front.counters.count_closed(reason, refused);
         let Some(entry) = self.connections.get(key as usize) else {
             return;
         };
-        let bytes = entry.connection.bytes();
-        self.inbox.counters().count_closed(reason, bytes);
-        let refused = entry.connection.session().is_none();
-        entry.front.counters.count_closed(reason, bytes, refused);
         if self.inbox.reports_access() || deserves_a_line(&entry.connection, reason) {
             let report = self.describe(entry, reason);
             self.inbox.report(report);

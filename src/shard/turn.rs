@@ -78,6 +78,9 @@ impl Shard {
                 .connection
                 .on(Event::Received(side, bytes), &mut context);
             // The first question and answer are still part of what a handshake was for.
+            if entry.connection.bytes() != before {
+                entry.count_bytes(self.inbox.counters());
+            }
             let is_served = before[1] > 0 || before[0] > BLOCK_LEN as u64;
             if is_served && entry.connection.bytes() != before {
                 self.handshakes.make_way(self.now);

@@ -28,6 +28,17 @@ pub enum ExpiryKind {
     TrustAnchor,
 }
 
+impl ExpiryKind {
+    /// The stable name used in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Crl => "crl",
+            Self::ServerCertificate => "certificate",
+            Self::TrustAnchor => "anchor",
+        }
+    }
+}
+
 /// Until when something counts.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Expiry {

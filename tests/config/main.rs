@@ -6,6 +6,7 @@ mod pem;
 mod pki;
 
 mod activation;
+mod admin;
 mod changes;
 mod confined;
 mod explain;

@@ -27,7 +27,7 @@ pub struct Running {
 
 impl Running {
     /// On a free port, one shard, JSON lines, one rule that lets `spiffe://x/in` in.
-    fn start(scratch: &Scratch, upstream: &str, more: &str) -> Self {
+    pub fn start(scratch: &Scratch, upstream: &str, more: &str) -> Self {
         Self::start_with(
             scratch,
             upstream,
@@ -37,7 +37,7 @@ impl Running {
     }
 
     /// The same, where `more` or the arguments say where shards run.
-    fn start_with(scratch: &Scratch, upstream: &str, more: &str, arguments: &[&str]) -> Self {
+    pub fn start_with(scratch: &Scratch, upstream: &str, more: &str, arguments: &[&str]) -> Self {
         let text = front_with("address", "address = \"127.0.0.1:0\"")
             .replace("127.0.0.1:8080", upstream)
             .replace("{ any = true }", "{ uri = \"spiffe://x/in\" }")

@@ -112,7 +112,7 @@ impl ListenerCounters {
         self.closed[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Plaintext bytes from clients and to them, of connections that have ended.
+    /// Plaintext bytes from clients and to them.
     pub fn bytes(&self) -> [u64; 2] {
         [&self.bytes_up, &self.bytes_down].map(|bytes| bytes.load(Ordering::Relaxed))
     }
@@ -127,15 +127,13 @@ impl ListenerCounters {
     }
 
     /// A connection is over; `refused` where no client had been let in.
-    pub(in crate::shard) fn count_closed(
-        &self,
-        reason: CloseReason,
-        [up, down]: [u64; 2],
-        refused: bool,
-    ) {
+    pub(in crate::shard) fn count_closed(&self, reason: CloseReason, refused: bool) {
         add(&self.ended, 1);
         add(&self.closed[reason as usize], 1);
         add(&self.refused[reason as usize], u64::from(refused));
+    }
+
+    pub(in crate::shard) fn count_bytes(&self, [up, down]: [u64; 2]) {
         add(&self.bytes_up, up);
         add(&self.bytes_down, down);
     }

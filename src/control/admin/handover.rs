@@ -1,0 +1,169 @@
+//! The predecessor's side of a takeover, see [`takeover`].
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use glommio::io::PollableFd;
+use glommio::timer;
+use rustix::net::RecvFlags;
+
+use super::House;
+use super::desk::Question;
+use super::stream::Socket;
+use crate::control::takeover::{DRAINING, GREETING, Passed, STARTED, send_socket};
+
+/// What every version of a takeover begins with, and no method of HTTP does.
+const ANY_GREETING: &str = "TAKEOVER ";
+
+/// How often a connection is looked at that has sent a part of a greeting.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Whether the other end wants to take over. It may not have sent anything at all.
+pub(super) async fn is_wanted(socket: &PollableFd<Socket>) -> bool {
+    let mut bytes = [0; ANY_GREETING.len()];
+    loop {
+        if socket.readable().await.is_err() {
+            return false;
+        }
+        let peeked = rustix::net::recv(socket.get_ref(), &mut bytes[..], RecvFlags::PEEK);
+        let Ok((len, _)) = peeked else {
+            return false;
+        };
+        if len == 0 || !ANY_GREETING.as_bytes().starts_with(&bytes[..len]) {
+            return false;
+        }
+        if len == ANY_GREETING.len() {
+            return true;
+        }
+        timer::sleep(LOOK).await;
+    }
+}
+
+/// Gives the sockets away, and drains once they are accepted from. Whatever fails before that leaves
+/// everything as it was.
+pub(super) async fn hand_over(socket: &PollableFd<Socket>, house: &House) {
+    match give(socket, house).await {
+        Ok(()) => tracing::info!("a successor accepts the connections from here on"),
+        Err(error) => tracing::warn!(
+            %error,
+            "a successor did not take over: this process serves on"
+        ),
+    }
+}
+
+async fn give(socket: &PollableFd<Socket>, house: &House) -> io::Result<()> {
+    let greeting = read_line(socket).await?;
+    let lent = match check(socket, &greeting) {
+        Ok(()) => house.lend().await,
+        Err(why) => Err(why),
+    };
+    let passed = match lent {
+        Ok(passed) => passed,
+        Err(why) => {
+            write(socket, format!("REFUSED {why}\n").as_bytes()).await?;
+            return Err(io::Error::other(why));
+        }
+    };
+    write(socket, format!("SOCKETS {}\n", passed.len()).as_bytes()).await?;
+    for one in &passed {
+        send(socket, one).await?;
+    }
+    drop(passed);
+    if read_line(socket).await?.as_bytes() != STARTED.trim_ascii_end() {
+        return Err(io::Error::other("it did not say that it had started"));
+    }
+    house.release().await;
+    // It serves already: whether it hears of this changes nothing.
+    let _ = write(socket, DRAINING).await;
+    Ok(())
+}
+
+/// Who may take over: this user or root, and only the same exchange.
+fn check(socket: &PollableFd<Socket>, greeting: &str) -> Result<(), String> {
+    let own = rustix::process::geteuid();
+    let peer = rustix::net::sockopt::socket_peercred(socket.get_ref().as_fd());
+    let peer = peer.map_err(|error| format!("who asks is not known: {error}"))?;
+    if peer.uid != own && !peer.uid.is_root() {
+        return Err(format!(
+            "user {} asks, and this process is user {}'s",
+            peer.uid.as_raw(),
+            own.as_raw()
+        ));
+    }
+    if greeting != GREETING.trim_end() {
+        return Err(format!(
+            "this is ringgate {}, which takes {:?}, not {greeting:?}",
+            env!("CARGO_PKG_VERSION"),
+            GREETING.trim_end()
+        ));
+    }
+    Ok(())
+}
+
+async fn read_line(socket: &PollableFd<Socket>) -> io::Result<String> {
+    const LINE_MAX: usize = 64;
+    let mut line = Vec::new();
+    loop {
+        let mut byte = [0];
+        match socket.get_ref().read(&mut byte) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) if byte == *b"\n" => return Ok(String::from_utf8_lossy(&line).into_owned()),
+            Ok(_) if line.len() < LINE_MAX => line.push(byte[0]),
+            Ok(_) => return Err(ErrorKind::InvalidData.into()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                socket.readable().await.map_err(super::stream::into_io)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn write(socket: &PollableFd<Socket>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.get_ref().write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                socket.writable().await.map_err(super::stream::into_io)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn send(socket: &PollableFd<Socket>, passed: &Passed) -> io::Result<()> {
+    loop {
+        match send_socket(socket.get_ref().as_fd(), passed) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                socket.writable().await.map_err(super::stream::into_io)?;
+            }
+            sent => return sent,
+        }
+    }
+}
+
+impl House {
+    /// Every listening socket, this interface's own among them; or why they are not to be had.
+    async fn lend(&self) -> Result<Vec<Passed>, String> {
+        let full = || "too many requests are waiting".to_owned();
+        let lent = self.desk.borrow_sockets().ok_or_else(full)?.recv().await;
+        let mut passed = lent.unwrap_or_else(|| Err("it is ending".to_owned()))?;
+        if let Some((listener, _)) = &*self.tcp.borrow() {
+            let socket = listener.try_clone().map_err(|error| error.to_string())?;
+            passed.push(Passed {
+                socket: socket.into(),
+                listener: String::new(),
+            });
+        }
+        Ok(passed)
+    }
+
+    /// Drains, and answers over TCP no more.
+    async fn release(&self) {
+        self.tcp.borrow_mut().take();
+        if let Some(draining) = self.desk.ask(Question::Release) {
+            draining.recv().await;
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The admin interface: HTTP on a Unix socket, and where configured over TCP. It reads everything
+//! and changes little; what it is asked is answered by the control loop, see [`desk`].
+
+pub mod client;
+mod desk;
+mod handover;
+mod metrics;
+mod observation;
+mod service;
+mod socket;
+mod status;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use glommio::io::PollableFd;
+use glommio::{Task, timer::Timer};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+
+use super::takeover::{START_MAX, Succession};
+use crate::config::AdminOptions;
+
+pub(super) use desk::{Answer, Asker, Desk, Lent, Question};
+pub(super) use metrics::metrics;
+pub use observation::Stage;
+pub(super) use observation::{Known, Observation, observe};
+pub use socket::AdminError;
+use socket::{Listening, Published, Unpublished};
+pub(super) use status::status;
+pub use status::{Counts, Listener, Reloaded, Shard, Status};
+use stream::{Socket, Stream};
+
+/// Connections that may be open; the oldest gives way to a new one.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long one may take, from its first byte to the end of its answer. A reload may take as long as
+/// files take.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+
+/// Bytes of a request's head.
+const HEAD_MAX: usize = 8 << 10;
+
+/// After a failed accept: the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const SLOW: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// The admin interface, ready to serve.
+#[derive(Debug, Default)]
+pub struct Admin {
+    tcp: Option<TcpListener>,
+    unix: Option<Unpublished>,
+    writes_over_tcp: bool,
+}
+
+impl Admin {
+    /// Listens where `options` say; nobody can find the Unix socket before [`Control::run`]
+    /// publishes it. A predecessor is replaced, and its socket for TCP goes on being used.
+    ///
+    /// # Errors
+    ///
+    /// When one of both cannot be had.
+    ///
+    /// [`Control::run`]: super::Control::run
+    pub fn bind(options: &AdminOptions, succession: &mut Succession) -> Result<Self, AdminError> {
+        let unix = options.socket.as_deref();
+        let takes_over = succession.has_predecessor();
+        let passed = succession.take_admin_socket().map(TcpListener::from);
+        let tcp = |address: SocketAddr| match passed {
+            Some(listener) if listener.local_addr().is_ok_and(|it| it == address) => Ok(listener),
+            _ => socket::tcp(address),
+        };
+        Ok(Self {
+            unix: unix
+                .map(|path| socket::unix(path, takes_over))
+                .transpose()?,
+            tcp: options.address.map(tcp).transpose()?,
+            writes_over_tcp: options.writes_over_tcp,
+        })
+    }
+
+    /// Serves on the current executor until what is returned is dropped.
+    pub(super) fn serve(self, desk: &Desk) -> Result<Serving, AdminError> {
+        let house = Rc::new(House {
+            desk: desk.clone(),
+            connections: Connections::default(),
+            tcp: RefCell::default(),
+        });
+        if let Some(listener) = self.tcp
+            && let Ok(own) = listener.try_clone()
+        {
+            let listening = Listening::Tcp(listener);
+            let task = accept(listening, Rc::clone(&house), self.writes_over_tcp);
+            *house.tcp.borrow_mut() = Some((own, glommio::spawn_local(task)));
+        }
+        let (mut acceptor, mut published) = (None, None);
+        if let Some(unpublished) = self.unix {
+            let (listener, name) = unpublished.publish()?;
+            let task = accept(Listening::Unix(listener), Rc::clone(&house), true);
+            acceptor = Some(glommio::spawn_local(task));
+            published = Some(name);
+        }
+        Ok(Serving {
+            house,
+            _acceptor: acceptor,
+            _published: published,
+        })
+    }
+}
+
+/// The admin interface, while it serves.
+#[derive(Debug)]
+pub(super) struct Serving {
+    house: Rc<House>,
+    /// Dropped, it ends.
+    _acceptor: Option<Task<()>>,
+    _published: Option<Published>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // Its task holds the house.
+        self.house.tcp.borrow_mut().take();
+    }
+}
+
+/// What connections share.
+#[derive(Debug)]
+struct House {
+    desk: Desk,
+    connections: Connections,
+    /// The listening socket over TCP, and who accepts from it.
+    tcp: RefCell<Option<(TcpListener, Task<()>)>>,
+}
+
+/// Connections that are open, the oldest first, each with whether it is over.
+#[derive(Debug, Default)]
+struct Connections(RefCell<VecDeque<(Rc<Cell<bool>>, Task<()>)>>);
+
+impl Connections {
+    fn spawn(&self, connection: impl Future<Output = ()> + 'static) {
+        let mut open = self.0.borrow_mut();
+        open.retain(|(over, _)| !over.get());
+        if open.len() >= CONNECTIONS_MAX {
+            // Dropped, it ends.
+            open.pop_front();
+        }
+        let over = Rc::new(Cell::new(false));
+        let is_over = Rc::clone(&over);
+        let task = glommio::spawn_local(async move {
+            connection.await;
+            is_over.set(true);
+        });
+        open.push_back((over, task));
+    }
+}
+
+async fn accept(listening: Listening, house: Rc<House>, may_write: bool) {
+    let Ok(listening) = PollableFd::new(listening) else {
+        return tracing::error!("the admin interface cannot be waited for: it does not answer");
+    };
+    loop {
+        match listening.get_ref().accept() {
+            Ok(socket) => {
+                let serving = serve(socket, Rc::clone(&house), may_write);
+                house.connections.spawn(serving);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                if listening.readable().await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => glommio::timer::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Serves one request.
+async fn serve(socket: Socket, house: Rc<House>, may_write: bool) {
+    let is_unix = matches!(socket, Socket::Unix(_));
+    let Ok(socket) = PollableFd::new(socket) else {
+        return;
+    };
+    if is_unix {
+        let mut wanted = false;
+        let look = async { wanted = handover::is_wanted(&socket).await };
+        is_done_within(REQUEST_MAX, std::pin::pin!(look)).await;
+        if wanted {
+            let handover = std::pin::pin!(handover::hand_over(&socket, &house));
+            if !is_done_within(START_MAX, handover).await {
+                tracing::warn!("a successor takes too long to start: this process serves on");
+            }
+            return;
+        }
+    }
+    let (socket, answered) = (Rc::new(socket), Rc::new(Cell::new(false)));
+    let asked = Rc::new(Cell::new(false));
+    let was_asked = Rc::clone(&asked);
+    let service = service_fn(move |request| {
+        asked.set(true);
+        service::serve(request, house.desk.clone(), may_write)
+    });
+    let stream = Stream::new(Rc::clone(&socket), Rc::clone(&answered));
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .keep_alive(false)
+            .max_buf_size(HEAD_MAX)
+            .serve_connection(stream, service)
+    );
+    for (patience, goes_on) in [(REQUEST_MAX, true), (ANSWER_MAX, false)] {
+        if is_done_within(patience, connection.as_mut()).await {
+            return;
+        }
+        if !(goes_on && was_asked.get()) {
+            break;
+        }
+    }
+    if !answered.get() {
+        // It may have left.
+        let _ = socket.get_ref().write(SLOW);
+    }
+}
+
+/// Whether `work` ends within `patience`, well or not: a client that errs or leaves ends its own
+/// connection and no more.
+async fn is_done_within<F: Future>(patience: Duration, mut work: Pin<&mut F>) -> bool {
+    let mut timer = Timer::new(patience);
+    poll_fn(|context| {
+        if work.as_mut().poll(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        Pin::new(&mut timer).poll(context).map(|_| false)
+    })
+    .await
+}

@@ -1,0 +1,201 @@
+//! `/status`: everything that is known, as JSON, for people at three in the morning and for
+//! `ringgate ctl status`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::desk::Answer;
+use super::observation::{Observation, Stage};
+use crate::close_reason::CloseReason;
+use crate::control::report::{Refusal, escaped};
+use crate::shard::mailbox::HandshakeKind;
+
+/// What `/status` says. Times are seconds since the Unix epoch, durations seconds.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Status {
+    pub version: String,
+    pub stage: Stage,
+    pub started: f64,
+    pub now: f64,
+    pub configuration: Configuration,
+    pub listeners: Vec<Listener>,
+    pub shards: Vec<Shard>,
+    /// Connections accepted by the busiest shard over the mean of all; none came yet where absent.
+    pub skew: Option<f64>,
+    /// The first to expire first.
+    pub expiries: Vec<Expiring>,
+    /// The newest first.
+    pub refusals: Vec<Refusal>,
+}
+
+/// How reloads have gone.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Configuration {
+    /// 0 for what the process started with.
+    pub generation: u64,
+    pub last_attempt: Option<f64>,
+    pub last_success: Option<f64>,
+    /// What was wrong at the last attempt.
+    pub errors: Vec<String>,
+}
+
+/// What `/reload` says.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Reloaded {
+    /// Of what is served now.
+    pub generation: u64,
+    /// What was wrong with what was read; empty where it is served.
+    pub errors: Vec<String>,
+}
+
+/// One listener, over all shards.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Listener {
+    pub name: String,
+    pub addresses: Vec<SocketAddr>,
+    pub accepted: u64,
+    pub open: u64,
+    pub handshakes: Handshakes,
+    /// Connections that ended, by why.
+    pub closed: Counts,
+    /// Plaintext bytes.
+    pub bytes_from_clients: u64,
+    pub bytes_to_clients: u64,
+}
+
+/// Handshakes that ended.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Handshakes {
+    /// Clients let in, by how.
+    pub established: Counts,
+    /// Clients not let in, by why.
+    pub refused: Counts,
+    /// Bounds that half and 99 % of the handshakes did not exceed.
+    pub p50: Option<f64>,
+    pub p99: Option<f64>,
+}
+
+/// Counts by name; those that are 0 are left out.
+pub type Counts = std::collections::BTreeMap<String, u64>;
+
+/// One shard.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Shard {
+    pub ended: bool,
+    pub cpu_seconds: Option<f64>,
+    pub accepted: u64,
+    pub open: u64,
+    pub handshaking: u64,
+    pub blocks_lent: u64,
+    pub operations_in_flight: u64,
+    pub slots_in_use: u64,
+    pub buffers_exhausted: u64,
+    pub overflows: u64,
+    pub reports_lost: u64,
+}
+
+/// Something that expires.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Expiring {
+    pub kind: String,
+    pub file: String,
+    pub name: String,
+    pub until: i64,
+    pub days: f64,
+}
+
+/// Writes what was observed.
+pub(in crate::control) fn status(observation: &Observation) -> Answer {
+    Answer::json(StatusCode::OK, &Status::of(observation))
+}
+
+impl Status {
+    fn of(observation: &Observation) -> Self {
+        let seconds = |time: Duration| time.as_secs_f64();
+        let now = i64::try_from(observation.now.as_secs()).unwrap_or(i64::MAX);
+        let reload = &observation.reload;
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            stage: observation.stage,
+            started: seconds(observation.started),
+            now: seconds(observation.now),
+            configuration: Configuration {
+                generation: reload.generation,
+                last_attempt: reload.last_attempt.map(seconds),
+                last_success: reload.last_success.map(seconds),
+                errors: reload.errors.clone(),
+            },
+            listeners: observation.listeners.iter().map(listener).collect(),
+            shards: observation.shards.iter().map(shard).collect(),
+            skew: observation.skew,
+            expiries: observation
+                .expiries
+                .iter()
+                .map(|expiry| Expiring {
+                    kind: expiry.kind.label().to_owned(),
+                    file: escaped(&expiry.file.display().to_string()),
+                    name: escaped(&expiry.name),
+                    until: expiry.until,
+                    days: super::metrics::days(expiry.left(now)),
+                })
+                .collect(),
+            refusals: observation.refusals.clone(),
+        }
+    }
+}
+
+fn listener(figures: &super::observation::ListenerFigures) -> Listener {
+    let by_reason = |counts: &[u64]| {
+        let counts = CloseReason::ALL.iter().zip(counts);
+        let counts = counts.map(|(reason, &count)| (reason.label(), count));
+        named(counts)
+    };
+    let kinds = HandshakeKind::ALL.into_iter();
+    let kinds = kinds.map(|kind| (kind.label(), figures.established[kind as usize]));
+    // Beyond the last bound nobody knows how long.
+    let bound = |fraction| {
+        let bound = figures.handshake_times.quantile(fraction);
+        bound.filter(|bound: &f64| bound.is_finite())
+    };
+    Listener {
+        name: escaped(&figures.name),
+        addresses: figures.addresses.clone(),
+        accepted: figures.accepted,
+        open: figures.open,
+        handshakes: Handshakes {
+            established: named(kinds),
+            refused: by_reason(&figures.refused),
+            p50: bound(0.5),
+            p99: bound(0.99),
+        },
+        closed: by_reason(&figures.closed),
+        bytes_from_clients: figures.bytes[0],
+        bytes_to_clients: figures.bytes[1],
+    }
+}
+
+fn named<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Counts {
+    let counts = counts.filter(|&(_, count)| count > 0);
+    counts
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
+}
+
+fn shard(figures: &super::observation::ShardFigures) -> Shard {
+    Shard {
+        ended: figures.ended,
+        cpu_seconds: figures.cpu.map(|cpu| cpu.as_secs_f64()),
+        accepted: figures.accepted,
+        open: figures.open,
+        handshaking: figures.handshaking,
+        blocks_lent: figures.blocks_lent,
+        operations_in_flight: figures.operations_in_flight,
+        slots_in_use: figures.slots_in_use,
+        buffers_exhausted: figures.buffers_exhausted,
+        overflows: figures.overflows,
+        reports_lost: figures.reports_lost,
+    }
+}

@@ -1,0 +1,99 @@
+//! What the control loop answers to what was asked over the admin interface.
+
+use hyper::StatusCode;
+
+use super::admin::{
+    Answer, Asker, Known, Observation, Question, Reloaded, Stage, metrics, observe, status,
+};
+use super::executor::{Keeper, Phase};
+use super::log;
+use super::reload::Cause;
+use super::shards::Port;
+use super::signals::Signal;
+
+impl<P: Port> Keeper<'_, P> {
+    /// Answers whoever can be answered now.
+    pub(super) fn answer_all(&mut self) {
+        while let Some((question, asker)) = self.desk.next() {
+            self.answer(question, asker);
+        }
+        let status = self.reloader.status();
+        for (_, asker) in self
+            .awaiting_reload
+            .extract_if(.., |(attempt, _)| status.attempts >= *attempt)
+        {
+            let code = match status.errors.is_empty() {
+                true => StatusCode::OK,
+                false => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            let outcome = Reloaded {
+                generation: status.generation,
+                errors: status.errors.clone(),
+            };
+            asker.answer(Answer::json(code, &outcome));
+        }
+    }
+
+    fn answer(&mut self, question: Question, asker: Asker) {
+        let is_serving = matches!(self.phase, Phase::Serving);
+        let answer = match question {
+            Question::Live => Answer::text(StatusCode::OK, "ok"),
+            Question::Ready if is_serving => Answer::text(StatusCode::OK, "ok"),
+            Question::Ready => {
+                Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the process is ending")
+            }
+            Question::Metrics => metrics(self.observe()),
+            Question::Status => status(&self.observe()),
+            Question::LogLevel(level) => match log::set_level(level) {
+                true => {
+                    tracing::warn!("log level {} from here on", level.label());
+                    Answer::text(StatusCode::OK, format!("log level {}", level.label()))
+                }
+                false => Answer::text(
+                    StatusCode::CONFLICT,
+                    "another program than ringgate run holds the log",
+                ),
+            },
+            Question::Drain => {
+                if is_serving {
+                    self.take(Signal::End, self.clock.now());
+                }
+                Answer::text(StatusCode::ACCEPTED, "draining")
+            }
+            Question::Release => {
+                if is_serving {
+                    tracing::info!("draining: a successor accepts the connections from here on");
+                    self.drain(self.clock.now());
+                }
+                Answer::text(StatusCode::ACCEPTED, "draining")
+            }
+            Question::Reload | Question::DryRun if !is_serving => Answer::text(
+                StatusCode::CONFLICT,
+                "the process is ending: nothing is reloaded",
+            ),
+            Question::DryRun => Answer::text(StatusCode::NOT_IMPLEMENTED, "not yet"),
+            Question::Reload => {
+                let attempt = self.reloader.next_attempt();
+                self.reloader.request(Cause::Asked);
+                return self.awaiting_reload.push((attempt, asker));
+            }
+        };
+        asker.answer(answer);
+    }
+
+    fn observe(&self) -> Observation {
+        let known = Known {
+            stage: match self.phase {
+                Phase::Serving => Stage::Serving,
+                Phase::Draining { .. } => Stage::Draining,
+                Phase::Stopping { .. } => Stage::Stopping,
+            },
+            now: self.clock.unix(),
+            started: self.started,
+            reload: self.reloader.status(),
+            snapshot: self.reloader.current(),
+            refusals: self.refusals.last(),
+        };
+        observe(&known, &self.shards)
+    }
+}

@@ -1,0 +1,262 @@
+//! The admin interface: where it listens, and what a running process answers there.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::running::Running;
+use crate::scratch::Scratch;
+use crate::{accepted, assert_error, front};
+
+#[test]
+fn it_listens_nowhere_unless_configured() {
+    let admin = accepted(&front("")).admin;
+    assert_eq!((admin.socket, admin.address), (None, None));
+    assert!(!admin.writes_over_tcp);
+}
+
+#[test]
+fn a_socket_and_an_address_are_read() {
+    let admin = accepted(&front(
+        "[admin]\nsocket = \"/run/x.sock\"\naddress = \"[::1]:9180\"\nwrites_over_tcp = true\n",
+    ))
+    .admin;
+    assert_eq!(admin.socket.unwrap().to_str(), Some("/run/x.sock"));
+    assert_eq!(admin.address, Some("[::1]:9180".parse().unwrap()));
+    assert!(admin.writes_over_tcp);
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_line() {
+    let long = format!("socket = \"/{}\"", "x".repeat(107));
+    for (section, line, parts) in [
+        ("", 9, ["listens nowhere", "admin.sock"]),
+        (
+            "address = \"localhost\"",
+            10,
+            ["no IP address", "127.0.0.1:9180"],
+        ),
+        (&long, 10, ["108 bytes", "shorter"]),
+        (
+            "socket = \"/run/x\"\nwrites_over_tcp = true",
+            11,
+            ["no `address`", "remove this line"],
+        ),
+        (
+            "address = \"0.0.0.0:9180\"\nwrites_over_tcp = true",
+            11,
+            ["could drain", "loopback"],
+        ),
+    ] {
+        let text = front(&format!("[admin]\n{section}\n"));
+        assert_error(&text, &format!("ringgate.toml:{line}: "), &parts);
+    }
+}
+
+/// The admin interface of a running process.
+struct Interface {
+    running: Running,
+    scratch: Scratch,
+    address: SocketAddr,
+}
+
+impl Interface {
+    fn start(more: &str) -> Self {
+        let scratch = Scratch::new();
+        // Of a port that was free: the program says of this one only that it is taken.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let more = format!("[admin]\nsocket = \"admin.sock\"\naddress = \"{address}\"\n{more}");
+        let running = Running::start(&scratch, "127.0.0.1:9", &more);
+        Self {
+            running,
+            scratch,
+            address,
+        }
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Output {
+        let config = self.scratch.path("ringgate.toml");
+        Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .args(["ctl", "-c", config.to_str().unwrap()])
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    /// What the process answers to `request`, and nothing more is sent.
+    fn over_tcp(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        // It may answer before it has read everything.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.over_tcp(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+/// The whole life of a process as its operator sees it.
+#[test]
+fn a_running_process_is_seen_changed_and_ended_through_its_socket() {
+    let mut interface = Interface::start("");
+    let socket = interface.scratch.path("admin.sock");
+    let mode = fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "others could drain it");
+
+    let refused = interface.running.connect(&interface.scratch, None);
+    drop(refused);
+    interface.running.line_with("client refused");
+    let status = text(&interface.ctl(&["status"]));
+    for part in [
+        "serving",
+        "generation 0",
+        "refused: 1 certificate_missing",
+        "last refusals",
+        "no certificate",
+        "first to expire",
+    ] {
+        assert!(status.contains(part), "{part} in:\n{status}");
+    }
+    let status = interface.ctl(&["--json", "status"]).stdout;
+    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    assert_eq!(status["listeners"][0]["accepted"], 1);
+    assert_eq!(status["refusals"][0]["reason"], "certificate_missing");
+    assert_eq!(status["skew"], 1.0);
+
+    let reloaded = interface.ctl(&["reload"]);
+    assert!(reloaded.status.success(), "{}", text(&reloaded));
+    assert!(text(&reloaded).contains("generation 1"));
+    let sound = fs::read_to_string(interface.scratch.path("ringgate.toml")).unwrap();
+    interface
+        .scratch
+        .write("ringgate.toml", sound.clone() + "nonsense = 1\n");
+    let socket_argument = ["--socket", socket.to_str().unwrap()];
+    let broken = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        .arg("ctl")
+        .args(socket_argument)
+        .arg("reload")
+        .output()
+        .unwrap();
+    assert!(!broken.status.success());
+    for part in ["nonsense", "remedy", "nothing has changed, generation 1"] {
+        assert!(text(&broken).contains(part), "{part}: {}", text(&broken));
+    }
+    interface.scratch.write("ringgate.toml", sound);
+    let answer = interface.get("/metrics");
+    assert!(
+        answer.contains("ringgate_config_last_reload_successful 0"),
+        "{answer}"
+    );
+
+    assert!(text(&interface.ctl(&["log-level", "debug"])).contains("log level debug"));
+    assert!(!interface.ctl(&["log-level", "loud"]).status.success());
+    assert!(interface.ctl(&["ready"]).status.success());
+    assert!(text(&interface.ctl(&["drain"])).contains("draining"));
+    assert!(interface.running.ended().success());
+    assert!(!socket.exists(), "the socket outlives its process");
+    let gone = interface.ctl(&["status"]);
+    assert!(!gone.status.success());
+    assert!(text(&gone).contains("must be running"), "{}", text(&gone));
+}
+
+#[test]
+fn bad_requests_get_the_status_that_says_why() {
+    let interface = Interface::start("");
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(16 << 10));
+    let large = format!(
+        "POST /status HTTP/1.1\r\nhost: x\r\n\r\nGET {}",
+        "x".repeat(64 << 10)
+    );
+    let body = format!(
+        "GET /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 65536\r\n\r\n{}",
+        "x".repeat(65536)
+    );
+    for (request, code) in [
+        ("GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", 200),
+        ("GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n", 404),
+        ("DELETE /status HTTP/1.1\r\nhost: x\r\n\r\n", 405),
+        ("POST /drain HTTP/1.1\r\nhost: x\r\n\r\n", 403),
+        (
+            "POST /log/level?level=debug HTTP/1.1\r\nhost: x\r\n\r\n",
+            403,
+        ),
+        ("nonsense\r\n\r\n", 400),
+        (&long, 414),
+        (&large, 405),
+        (&body, 413),
+    ] {
+        let answer = interface.over_tcp(request.as_bytes());
+        let expected = format!("HTTP/1.1 {code} ");
+        let shown = &request[..request.len().min(40)];
+        assert!(answer.starts_with(&expected), "{shown}: {answer}");
+    }
+    // None of them has ended it.
+    assert!(interface.get("/readyz").contains("200 OK"));
+    let drained = interface.over_tcp(b"POST /drain HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(drained.contains("writes_over_tcp"), "{drained}");
+}
+
+/// A client that never ends its request keeps nobody from an answer, however many of them there are.
+#[test]
+fn silent_clients_of_the_admin_interface_give_way() {
+    let interface = Interface::start("");
+    let connect = |_| {
+        let mut stream = TcpStream::connect(interface.address).unwrap();
+        stream.write_all(b"GET /livez HT").unwrap();
+        stream
+    };
+    let mut silent: Vec<TcpStream> = (0..100).map(connect).collect();
+    assert!(interface.get("/livez").contains("200 OK"));
+    // The oldest had to go.
+    let mut first = silent.remove(0);
+    first
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    assert_eq!(first.read(&mut [0; 1]).ok(), Some(0));
+}
+
+#[test]
+fn a_socket_of_a_living_process_is_not_taken_and_a_dead_ones_is() {
+    let interface = Interface::start("");
+    let socket = interface.scratch.path("admin.sock");
+    let other = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        .args(["run", "-c"])
+        .arg(interface.scratch.path("ringgate.toml"))
+        .output()
+        .unwrap();
+    assert!(!other.status.success());
+    assert!(
+        text(&other).contains("is another process's, which answers"),
+        "{}",
+        text(&other)
+    );
+    assert!(interface.ctl(&["ready"]).status.success());
+    interface.running.signal("KILL");
+    let Interface {
+        mut running,
+        scratch,
+        address,
+    } = interface;
+    running.ended();
+    assert!(socket.exists());
+    let more = format!("[admin]\nsocket = \"admin.sock\"\naddress = \"{address}\"\n");
+    let running = Running::start(&scratch, "127.0.0.1:9", &more);
+    let interface = Interface {
+        running,
+        scratch,
+        address,
+    };
+    assert!(interface.ctl(&["ready"]).status.success());
+}
