@@ -65,7 +65,7 @@ pub(super) fn restrict(files: &[PathBuf], sockets: &[PathBuf]) -> Result<Vec<Pat
         }
         for socket in sockets {
             let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.clone());
-            let parent = socket.parent().unwrap_or(Path::new("/"));
+            let parent = socket.parent().unwrap_or_else(|| Path::new("/"));
             if let Some(rule) = rule(parent, makes) {
                 ruleset = ruleset.add_rule(rule)?;
             }
@@ -91,11 +91,11 @@ fn directories(file: &Path) -> Vec<PathBuf> {
     };
     let mut file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     for _ in 0..LINKS_MAX {
-        let parent = file.parent().unwrap_or(Path::new("/")).to_owned();
+        let parent = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
         add(&parent);
         // A directory on the way may be a link that is swapped for another beside it.
         for ancestor in parent.ancestors() {
-            let beside = ancestor.parent().unwrap_or(Path::new("/"));
+            let beside = ancestor.parent().unwrap_or_else(|| Path::new("/"));
             if ancestor.is_symlink() && beside.components().count() >= OWN_DEPTH {
                 add(beside);
             }
