@@ -3,8 +3,10 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::running::{Running, client, scratch};
 use crate::scratch::Scratch;
@@ -21,7 +23,8 @@ fn configure(scratch: &Scratch, upstream: &str, more: &str) {
     let text = front_with("address", "address = \"127.0.0.1:0\"")
         .replace("127.0.0.1:8080", upstream)
         + "proxy_protocol = \"off\"\n[shards]\ncount = 1\n[limits]\nconnections = 64\n\
-           [log]\nformat = \"json\"\n[reload]\nwatch = false\n"
+           [log]\nformat = \"json\"\n[reload]\nwatch = false\n\
+           [admin]\nsocket = \"admin.sock\"\n"
         + more;
     scratch.write("ringgate.toml", text);
 }
@@ -77,6 +80,11 @@ fn serves(
     upstream: &TcpListener,
     holds: fn(&str) -> bool,
 ) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while UnixStream::connect(scratch.path("admin.sock")).is_err() {
+        assert!(Instant::now() < deadline, "the admin socket is not there");
+        std::thread::yield_now();
+    }
     for _ in 0..2 {
         let stream = running.connect(scratch, Some(&client(scratch, "spiffe://x/in")));
         drop((upstream.accept().unwrap(), stream));
@@ -90,6 +98,7 @@ fn serves(
     }
     running.signal("TERM");
     assert_eq!(running.ended().code(), Some(0));
+    assert!(!scratch.path("admin.sock").exists(), "it may remove it");
 }
 
 fn mask(status: &str, name: &str) -> u64 {
