@@ -25,6 +25,7 @@
 //! | [`layout`] | where shards run: a layout file, or planned for this host by `ringgate-tune` |
 //! | [`snapshot`] | its immutable runtime form, every file read and checked |
 //! | [`explain`] | whether a client would be let in, offline |
+//! | [`confinement`] | what the process gives up once it is set up |
 //! | [`control`] | signals, reload, logs: one asynchronous executor that the data plane never waits for |
 //!
 //! And what everybody may use: [`limits`], [`close_reason`], [`clock`], [`block`].
@@ -54,6 +55,7 @@ pub mod tls;
 pub mod trust;
 
 pub mod config;
+pub mod confinement;
 pub mod control;
 pub mod explain;
 pub mod layout;

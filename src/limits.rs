@@ -176,6 +176,12 @@ pub const BUFFER_BYTES_PER_SHARD: u64 = 256 << 20;
 /// Shards of a process.
 pub const SHARDS_MAX: usize = 1024;
 
+/// The longest that a shard rests, so that the figures it publishes do not go stale.
+pub const TURN_MAX: Duration = Duration::from_secs(1);
+
+/// After so long without a turn a shard no longer counts as alive.
+pub const SHARD_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Snapshots and listeners that are no longer served and are kept until nobody holds them.
 pub const RETIRED_MAX: usize = 4096;
 
@@ -221,4 +227,5 @@ const _: () = assert!(HANDSHAKES_PER_SOURCE_MIN <= HANDSHAKES_PER_SHARD);
 const _: () = assert!(IDENTITY_BUCKETS_PER_SHARD.is_power_of_two());
 const _: () = assert!(CONNECTIONS_PER_SHARD <= CONNECTIONS_PER_SHARD_MAX);
 const _: () = assert!(PROXY_HEADER_V1_MAX <= PROXY_HEADER_MAX && PROXY_HEADER_MAX < BLOCK_LEN);
+const _: () = assert!(SHARD_PATIENCE.as_millis() >= 2 * TURN_MAX.as_millis());
 const _: () = assert!(PEM_BYTES_MAX <= CRL_DIRECTORY_BYTES_MAX);

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use ringgate::clock::Clock;
 use ringgate::config::{self, ConfigError};
+use ringgate::confinement::{self, Wanted};
 use ringgate::control::takeover::Succession;
 use ringgate::control::{self, Control, Ending, Source, ctl};
 use ringgate::explain::{self, Question};
@@ -212,7 +213,8 @@ fn explain(arguments: ExplainArguments) -> ExitCode {
 }
 
 fn doctor() -> Result<(), String> {
-    let checks = terminator::host_checks();
+    let mut checks = terminator::host_checks();
+    checks.extend(confinement::checks());
     let missing = checks.iter().filter(|check| check.is_missing()).count();
     for check in &checks {
         println!("{check}");
@@ -232,14 +234,14 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
     let mut inherited = Inherited::from_environment().map_err(|error| error.to_string())?;
     let clock = Clock::system();
     let source = Source::open(file.to_owned(), clock.clone());
-    let source = source.map_err(|errors| listed(&errors, file))?;
+    let mut source = source.map_err(|errors| listed(&errors, file))?;
     let snapshot = Arc::clone(source.snapshot());
-    let _log = control::log::init(snapshot.log);
+    control::log::init(snapshot.log);
     for warning in &snapshot.warnings {
         control::log::warning(warning);
     }
     let secrets = control::log_session_secrets(arguments.log_session_secrets);
-    let _secrets = secrets.map_err(|error| error.to_string())?;
+    let secrets = secrets.map_err(|error| error.to_string())?;
     let placement = match &arguments.layout {
         Some(file) => Placement::read(file, &snapshot.shards),
         None => Placement::planned(&snapshot.shards),
@@ -255,14 +257,18 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
         false => Succession::default(),
     };
     for passed in succession.sockets() {
-        let added = inherited.add(passed.socket, Some(passed.listener));
+        let added = inherited.add(passed.socket, Some(passed.listener), passed.is_shared);
         added.map_err(|error| error.to_string())?;
     }
     let admin = control::admin(&source, &mut succession).map_err(|error| error.to_string())?;
+    let listening = Terminator::listen_on(&snapshot, &clock, &placement.layout, inherited)
+        .map_err(|error| error.to_string())?;
+    // While there is one thread, as the others inherit it.
+    confine(file, &mut source)?;
+    let (_log, _secrets) = (control::log::write_aside(), secrets.write());
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
     let mut control = control.with_admin(admin);
-    let mut terminator = Terminator::start_on(&snapshot, &clock, &placement.layout, inherited)
-        .map_err(|error| error.to_string())?;
+    let mut terminator = listening.start().map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);
     control::log::notes(terminator.notes());
@@ -284,6 +290,28 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
         Ending::ShardLost => Err("a shard ended by itself".to_owned()),
         _ => Ok(()),
     }
+}
+
+/// Gives up what the configuration in `source`, which is that of `file`, does not need.
+fn confine(file: &Path, source: &mut Source) -> Result<(), String> {
+    let config = source.config();
+    let wanted = Wanted {
+        user: config.process.user.clone(),
+        group: config.process.group.clone(),
+        privileges: config.confinement.privileges,
+        landlock: config.confinement.landlock,
+        rings: config.confinement.rings,
+        reads: std::iter::once(file)
+            .chain(config.files.paths())
+            .map(Path::to_owned)
+            .collect(),
+        sockets: config.admin.socket.iter().cloned().collect(),
+    };
+    let confinement = confinement::confine(&wanted).map_err(|error| error.to_string())?;
+    control::log::notes(confinement.notes());
+    control::log::confinement(&confinement.to_string());
+    source.confine(&confinement);
+    Ok(())
 }
 
 fn ctl(arguments: &CtlArguments) -> Result<(), String> {

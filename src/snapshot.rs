@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub verdict_cache: Option<(CacheBounds, Duration)>,
     /// What becomes of open connections whose client this snapshot does not let in.
     pub live_revocation: LiveRevocation,
+    /// Rings do only what shards ask of them.
+    pub restricts_rings: bool,
     /// What does not stop the process but should not stay, such as an expired server certificate.
     pub warnings: Vec<ConfigError>,
     /// Until when each server certificate, trust anchor and CRL counts; the first to expire first.
@@ -164,6 +166,7 @@ impl Snapshot {
             stek: self.stek.clone(),
             verdict_cache: self.verdict_cache,
             live_revocation: self.live_revocation,
+            restricts_rings: self.restricts_rings,
             // Those are the control plane's.
             warnings: Vec::new(),
             expiries: Vec::new(),
@@ -213,6 +216,7 @@ impl Snapshot {
             stek: stek.map(|stek| Arc::clone(stek.secret())),
             verdict_cache: cache_bounds(config.verdict_cache),
             live_revocation: config.live_revocation,
+            restricts_rings: config.confinement.rings,
             warnings,
             expiries,
             names: Names::default(),

@@ -56,6 +56,29 @@ pub enum StartError {
     Thread { shard: usize, source: io::Error },
 }
 
+/// A terminator whose sockets listen and whose secrets are locked into memory, and which has no
+/// shards yet: clients wait.
+#[derive(Debug)]
+pub struct Listening<'a> {
+    snapshot: &'a Arc<Snapshot>,
+    clock: &'a Clock,
+    layout: &'a Layout,
+    sockets: Sockets,
+    listeners: Vec<OfShard>,
+    notes: Vec<String>,
+}
+
+impl Listening<'_> {
+    /// Starts the shards.
+    ///
+    /// # Errors
+    ///
+    /// When anything of them cannot be had; nothing runs then.
+    pub fn start(self) -> Result<Terminator, StartError> {
+        Terminator::start_shards(self)
+    }
+}
+
 /// A running terminator. Dropping it stops its shards.
 #[derive(Debug)]
 pub struct Terminator {
@@ -101,9 +124,42 @@ impl Terminator {
     ) -> Result<Self, StartError> {
         // Where the configuration was read with its names looked up there is none left.
         snapshot.look_up_names(None).map_err(lost_names)?;
+        Self::listen_on(snapshot, clock, layout, inherited)?.start()
+    }
+
+    /// The first half of [`Terminator::start_on`], which may need rights that shards do without.
+    ///
+    /// # Errors
+    ///
+    /// When a socket or a descriptor cannot be had; nothing listens then.
+    pub fn listen_on<'a>(
+        snapshot: &'a Arc<Snapshot>,
+        clock: &'a Clock,
+        layout: &'a Layout,
+        inherited: Inherited,
+    ) -> Result<Listening<'a>, StartError> {
         let mut notes = Vec::new();
         let (sockets, listeners) = Sockets::bind(snapshot, layout, inherited, &mut notes)?;
         notes.extend(lock_secret(snapshot));
+        Ok(Listening {
+            snapshot,
+            clock,
+            layout,
+            sockets,
+            listeners,
+            notes,
+        })
+    }
+
+    fn start_shards(listening: Listening<'_>) -> Result<Self, StartError> {
+        let Listening {
+            snapshot,
+            clock,
+            layout,
+            sockets,
+            listeners,
+            notes,
+        } = listening;
         let descriptors = sockets.table();
         let identifier_prefix = random_prefix();
         let mut terminator = Self {
@@ -123,6 +179,7 @@ impl Terminator {
                 memory: layout.memory,
                 options: RingOptions {
                     descriptors,
+                    restricted: snapshot.restricts_rings,
                     ..ring_options(layout)
                 },
                 listeners,

@@ -5,6 +5,7 @@
 //! [`crate::snapshot`].
 
 mod admin;
+mod confinement;
 mod document;
 mod error;
 mod format;
@@ -29,6 +30,7 @@ use crate::trust::name::NamePattern;
 use crate::trust::spiffe::TrustDomainName;
 
 pub use admin::AdminOptions;
+pub use confinement::{ConfinementOptions, ProcessOptions};
 pub use error::{ConfigError, Place, render};
 pub use format::{show_duration, show_size};
 pub use network::Network;
@@ -52,6 +54,8 @@ pub struct Config {
     pub live_revocation: LiveRevocation,
     pub reload: ReloadOptions,
     pub admin: AdminOptions,
+    pub process: ProcessOptions,
+    pub confinement: ConfinementOptions,
     /// Every file that is named anywhere above.
     pub files: FileReferences,
 }
@@ -148,12 +152,16 @@ pub struct FileReferences {
 impl FileReferences {
     /// The paths of all files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.settings().map(|file| file.path.as_path())
+    }
+
+    /// All files, each with where it is named.
+    pub fn settings(&self) -> impl Iterator<Item = &FileSetting> {
         let pairs = self.certificates.iter();
         let pairs = pairs.flat_map(|pair| [&pair.certificate, &pair.key]);
         let bundles = self.bundles.iter().flat_map(|bundle| &bundle.files);
         let others = [&self.client_ca, &self.crls, &self.steks];
-        let files = pairs.chain(bundles).chain(others.into_iter().flatten());
-        files.map(|file| file.path.as_path())
+        pairs.chain(bundles).chain(others.into_iter().flatten())
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admin::admin;
+use super::confinement::{confinement, process};
 use super::document::Table;
 use super::listener::Listeners;
 use super::overload::HalfOpenLimits;
@@ -71,6 +72,8 @@ pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
         live_revocation: section(&root, "revocation", live_revocation),
         reload: section(&root, "reload", reload),
         admin: section(&root, "admin", admin),
+        process: section(&root, "process", process),
+        confinement: section(&root, "confinement", confinement),
         // Known once the whole document is read.
         files: FileReferences::default(),
         listeners: listeners.into_configs(),

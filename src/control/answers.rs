@@ -63,7 +63,7 @@ impl<P: Port> Keeper<'_, P> {
             Question::Release => {
                 if is_serving {
                     tracing::info!("draining: a successor accepts the connections from here on");
-                    self.drain(self.clock.now());
+                    self.hand_over(self.clock.now());
                 }
                 Answer::text(StatusCode::ACCEPTED, "draining")
             }

@@ -14,6 +14,7 @@ use super::reload::{Cause, Prepare, Reloader};
 use super::report::Refusals;
 use super::shards::{Port, Shard, Spread};
 use super::signals::{Collected, Signal, Signals};
+use super::supervisor::Supervisor;
 use super::upstreams::Upkeep;
 use crate::clock::Clock;
 use crate::shard::mailbox::Command;
@@ -70,6 +71,7 @@ pub enum Ending {
 pub struct Control {
     executor: LocalExecutor,
     signals: Signals,
+    supervisor: Supervisor,
     clock: Clock,
     upkeep: Option<Upkeep>,
     admin: Admin,
@@ -79,7 +81,9 @@ impl Control {
     /// Sets up the executor on this thread and takes SIGTERM, SIGINT and SIGHUP over. Call it
     /// before the first shard starts: what can fail fails here.
     pub fn new(clock: Clock) -> Result<Self, ControlError> {
-        Self::with_signals(Signals::register()?, clock)
+        let mut control = Self::with_signals(Signals::register()?, clock)?;
+        control.supervisor = Supervisor::from_environment();
+        Ok(control)
     }
 
     fn with_signals(signals: Signals, clock: Clock) -> Result<Self, ControlError> {
@@ -92,6 +96,7 @@ impl Control {
         Ok(Self {
             executor,
             signals,
+            supervisor: Supervisor::default(),
             clock,
             upkeep: None,
             admin: Admin::default(),
@@ -121,6 +126,7 @@ impl Control {
         let Self {
             executor,
             signals,
+            supervisor,
             clock,
             upkeep,
             admin,
@@ -128,6 +134,7 @@ impl Control {
         let reloader = Reloader::new(source, prepare, clock.clone());
         let mut keeper = Keeper::new(shards, reloader, clock.clone());
         keeper.upkeep = upkeep.take();
+        keeper.supervisor = std::mem::take(supervisor);
         let admin = std::mem::take(admin);
         executor.run(async {
             let _admin = match admin.serve(&keeper.desk) {
@@ -182,6 +189,7 @@ pub(super) struct Keeper<'a, P> {
     pub(super) phase: Phase,
     is_shard_lost: bool,
     upkeep: Option<Upkeep>,
+    supervisor: Supervisor,
     pub(super) clock: Clock,
     /// Since the Unix epoch.
     pub(super) started: Duration,
@@ -204,6 +212,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             phase: Phase::Serving,
             is_shard_lost: false,
             upkeep: None,
+            supervisor: Supervisor::default(),
             started: clock.unix(),
             access: AccessLog::new(
                 log.format,
@@ -221,6 +230,7 @@ impl<'a, P: Port> Keeper<'a, P> {
     }
 
     async fn keep(&mut self, signals: &Collected, clock: &Clock) -> Ending {
+        self.supervisor.ready();
         loop {
             while let Some(signal) = signals.next() {
                 self.take(signal, clock.now());
@@ -258,13 +268,24 @@ impl<'a, P: Port> Keeper<'a, P> {
     }
 
     pub(super) fn drain(&mut self, now: Instant) {
+        self.end(now, |within| Command::Drain { within });
+    }
+
+    /// Another process accepts connections: ends open ones as a drain does.
+    pub(super) fn hand_over(&mut self, now: Instant) {
+        self.end(now, |within| Command::HandOver { within });
+    }
+
+    fn end(&mut self, now: Instant, command: impl Fn(Duration) -> Command) {
         self.reloader.give_up();
         let within = self.reloader.current().drain_timeout;
         for shard in &mut self.shards {
-            shard.command(Command::Drain { within });
+            shard.command(command(within));
         }
+        let within = within + DRAIN_GRACE;
+        self.supervisor.stopping(within + STOP_PATIENCE);
         self.phase = Phase::Draining {
-            until: now + within + DRAIN_GRACE,
+            until: now + within,
         };
     }
 
@@ -300,6 +321,9 @@ impl<'a, P: Port> Keeper<'a, P> {
             Phase::Serving => self.reloader.tick(&mut self.shards),
             Phase::Draining { .. } | Phase::Stopping { .. } => self.reloader.sweep(),
         }
+        self.reloader.tell(&mut self.supervisor);
+        let turns = self.shards.iter().map(Shard::turns);
+        self.supervisor.beat(now, turns);
         if ended == self.shards.len() {
             return Some(match self.phase {
                 Phase::Serving => Ending::ShardLost,

@@ -12,9 +12,9 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    AdminOptions, Config, ConfigError, FileReferences, HalfOpenLimits, LimitOptions,
-    LiveRevocation, LogFormat, LogLevel, LogOptions, ReloadOptions, ResumptionOptions, ShardPlan,
-    VerdictCacheOptions,
+    AdminOptions, Config, ConfigError, ConfinementOptions, FileReferences, HalfOpenLimits,
+    LimitOptions, LiveRevocation, LogFormat, LogLevel, LogOptions, ProcessOptions, ReloadOptions,
+    ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::shard::mailbox::{
     Change, Command, Counters, Installation, ListenerCounters, Report, Review,
@@ -39,7 +39,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 impl From<&Command> for Told {
     fn from(command: &Command) -> Self {
         match command {
-            Command::Drain { within } => Self::Drain(*within),
+            Command::Drain { within } | Command::HandOver { within } => Self::Drain(*within),
             Command::Install(installation) => Self::Install(installation.generation),
             Command::Renew(renewals) => Self::Renew(renewals.len()),
             Command::Lend(_) => Self::Lend,
@@ -60,6 +60,7 @@ pub(super) struct FakeShard {
     /// The last installation that it was sent; it works from it at once unless it dawdles.
     pub(super) installation: Rc<RefCell<Option<Installation>>>,
     pub(super) dawdles: Rc<Cell<bool>>,
+    pub(super) turns: Rc<Cell<u64>>,
     installed: Rc<Cell<u64>>,
     counters: Rc<Counters>,
 }
@@ -121,6 +122,10 @@ impl Port for FakeShard {
 
     fn thread_id(&self) -> Option<i32> {
         None
+    }
+
+    fn turns(&self) -> u64 {
+        self.turns.get()
     }
 
     fn report(&mut self) -> Option<Report> {
@@ -186,6 +191,12 @@ pub(super) fn loaded() -> Loaded {
         },
         reload: ReloadOptions { watch: false },
         admin: AdminOptions::default(),
+        process: ProcessOptions::default(),
+        confinement: ConfinementOptions {
+            landlock: true,
+            privileges: true,
+            rings: true,
+        },
         live_revocation: LiveRevocation::Close,
         files: FileReferences::default(),
     };
@@ -203,6 +214,7 @@ pub(super) fn loaded() -> Loaded {
         stek: None,
         verdict_cache: None,
         live_revocation: config.live_revocation,
+        restricts_rings: config.confinement.rings,
         warnings: Vec::new(),
         expiries: Vec::new(),
         names: Names::default(),

@@ -67,6 +67,7 @@ impl Lending {
                 return true;
             };
             self.passed.extend(lent.into_iter().map(|lent| Passed {
+                is_shared: lent.socket.is_shared(),
                 socket: lent.socket.into_fd(),
                 listener: lent.listener.to_string(),
             }));

@@ -14,7 +14,8 @@ use super::log;
 use super::report::escaped;
 use super::watch::Watch;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, FileSetting};
+use crate::confinement::Confinement;
 use crate::snapshot::Snapshot;
 
 /// How much a load gives way to other threads on the same CPU, such as a shard: it gets about a tenth
@@ -86,6 +87,23 @@ impl Source {
             loaded,
             watch,
         })
+    }
+
+    /// Has loads from now on say which files the process shut itself out from.
+    pub fn confine(&mut self, confinement: &Confinement) {
+        let (loader, confinement) = (self.loader.clone(), confinement.clone());
+        let file = Arc::clone(&self.loaded.config.file);
+        self.loader = Loader::with(move |watch| {
+            let outcome = (loader.0)(watch);
+            outcome.map_err(|errors| {
+                let shut_out = shut_out(&file, &confinement);
+                shut_out.into_iter().chain(errors).collect()
+            })
+        });
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.loaded.config
     }
 
     pub fn snapshot(&self) -> &Arc<Snapshot> {
@@ -171,6 +189,30 @@ fn read(file: &Path, clock: &Clock, watch: &mut Watch) -> Result<Loaded, Vec<Con
         config,
         snapshot: Arc::new(snapshot),
     })
+}
+
+/// Files that `file` names and that cannot be read for `confinement`.
+fn shut_out(file: &Path, confinement: &Confinement) -> Vec<ConfigError> {
+    let parsed = Config::load(file);
+    let files = match &parsed {
+        Ok(config) => &config.files,
+        Err(rejected) => &*rejected.files,
+    };
+    let shut_out = files
+        .settings()
+        .filter(|file| !confinement.lets_read(&file.path));
+    let error = |file: &FileSetting| {
+        file.place.error(
+            format!(
+                "{} needs a restart: it lies outside the directories that this process confined \
+                 itself to",
+                file.path.display()
+            ),
+            "restart; or move it to where the files lie that the process was started with; or \
+             leave Landlock out (confinement.landlock = false)",
+        )
+    };
+    shut_out.map(error).collect()
 }
 
 impl fmt::Debug for Loader {

@@ -35,24 +35,27 @@ const WAITING_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct Writing(#[expect(dead_code, reason = "held until the end")] WorkerGuard);
 
-/// Logs the whole process's lines to standard error from here on, by a thread of its own: whoever
-/// reads them slowly holds up nobody. The first call counts.
-pub fn init(options: LogOptions) -> Writing {
+/// Logs the whole process's lines to standard error from here on. The first call counts.
+pub fn init(options: LogOptions) {
+    let (subscriber, set_level) = subscriber(options, writer);
+    // A second call finds a subscriber in place: an embedding program's, which then stays.
+    if tracing::subscriber::set_global_default(subscriber).is_ok() {
+        let _ = SET_LEVEL.set(set_level);
+    }
+}
+
+/// Has a thread of its own write the lines from here on: whoever reads them slowly holds up nobody.
+/// The first call counts.
+pub fn write_aside() -> Writing {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(WAITING_MAX)
         .thread_name("ringgate-log")
         .finish(std::io::stderr());
-    let lines = writer.clone();
-    let (subscriber, set_level) = subscriber(options, move || lines.clone());
-    // A second call finds a subscriber in place: an embedding program's, which then stays.
-    if tracing::subscriber::set_global_default(subscriber).is_ok() {
-        let _ = SET_LEVEL.set(set_level);
-        let _ = WRITER.set(writer);
-    }
+    let _ = WRITER.set(writer);
     Writing(guard)
 }
 
-/// Where lines go that are not tracing's.
+/// Where lines go now.
 pub(super) fn writer() -> Box<dyn Write> {
     match WRITER.get() {
         Some(writer) => Box::new(writer.clone()),
@@ -132,6 +135,11 @@ pub fn notes(notes: &[String]) {
 /// Logs where the shards run.
 pub fn layout(layout: &str) {
     tracing::info!("layout: {}", escaped(layout));
+}
+
+/// Logs what the process gave up.
+pub fn confinement(confinement: &str) {
+    tracing::info!("confinement: {}", escaped(confinement));
 }
 
 /// Logs how connections were spread over the shards.

@@ -13,6 +13,7 @@ use super::log;
 use super::report::escaped;
 use super::retired::Retired;
 use super::shards::{Port, Shard};
+use super::supervisor::Supervisor;
 use super::watch::Watch;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -103,6 +104,8 @@ pub(super) struct Reloader<'a> {
     retired: Retired,
     ageing: Ageing,
     status: Status,
+    /// Loads that were begun.
+    loads: u64,
 }
 
 impl<'a> Reloader<'a> {
@@ -121,6 +124,7 @@ impl<'a> Reloader<'a> {
             going: None,
             retired: Retired::default(),
             status: Status::default(),
+            loads: 0,
             clock,
         }
     }
@@ -133,6 +137,11 @@ impl<'a> Reloader<'a> {
     /// Asks for a reload, which begins as soon as the one that may be going on is through.
     pub(super) fn request(&mut self, cause: Cause) {
         self.wanted = self.wanted.max(Some(cause));
+    }
+
+    /// Has the service manager know what is going on.
+    pub(super) fn tell(&self, supervisor: &mut Supervisor) {
+        supervisor.reloads(self.loads, self.going.is_some(), &self.status);
     }
 
     pub(super) fn status(&self) -> &Status {
@@ -206,6 +215,7 @@ impl<'a> Reloader<'a> {
         let Some(cause) = self.wanted.take().or_else(rehearsal) else {
             return;
         };
+        self.loads += 1;
         let before = Arc::clone(&self.current.snapshot);
         match self.loader.start(&mut self.watch, before) {
             Ok(load) => {

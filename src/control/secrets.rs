@@ -1,7 +1,7 @@
 //! Writing the secrets of sessions into a file, where the operator says so twice: by the variable
 //! that other programs heed, and by a flag that says what it means.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -25,27 +25,31 @@ pub enum SecretsError {
     File { path: PathBuf, source: io::Error },
 }
 
+/// The file for secrets, where they are to be written.
+#[derive(Debug, Default)]
+pub struct SecretsFile(Option<(PathBuf, File)>);
+
 /// The thread that writes secrets; dropped, it writes what waits and ends.
 #[derive(Debug, Default)]
 pub struct SecretsWriting(#[expect(dead_code, reason = "held until the end")] Option<WorkerGuard>);
 
-/// Where `wanted`, every session's secrets are appended to the file that the environment names,
-/// which only this user may read. Otherwise the variable is not heeded.
+/// Where `wanted`, opens the file that the environment names, which only this user may read, for
+/// every session's secrets. Otherwise the variable is not heeded.
 ///
 /// # Errors
 ///
 /// When they are wanted and cannot be written.
-pub fn log_session_secrets(wanted: bool) -> Result<SecretsWriting, SecretsError> {
+pub fn log_session_secrets(wanted: bool) -> Result<SecretsFile, SecretsError> {
     let path = std::env::var_os(VARIABLE).filter(|path| !path.is_empty());
     let Some(path) = path.map(PathBuf::from) else {
         return match wanted {
             true => Err(SecretsError::NoFile),
-            false => Ok(SecretsWriting::default()),
+            false => Ok(SecretsFile::default()),
         };
     };
     if !wanted {
         tracing::warn!("{VARIABLE} is set, and not heeded without --log-session-secrets");
-        return Ok(SecretsWriting::default());
+        return Ok(SecretsFile::default());
     }
     let file = OpenOptions::new()
         .append(true)
@@ -56,18 +60,28 @@ pub fn log_session_secrets(wanted: bool) -> Result<SecretsWriting, SecretsError>
             path: path.clone(),
             source,
         })?;
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(WAITING_MAX)
-        .thread_name("ringgate-secrets")
-        .finish(file);
-    disclose_secrets(move |line| {
-        // Queued, or dropped where the disk is too slow: a shard waits for nothing.
-        let _ = writer.clone().write_all(line.as_bytes());
-    });
-    tracing::warn!(
-        file = %path.display(),
-        "SESSION SECRETS ARE BEING WRITTEN: whoever reads this file reads the traffic; start \
-         without --log-session-secrets to end that"
-    );
-    Ok(SecretsWriting(Some(guard)))
+    Ok(SecretsFile(Some((path, file))))
+}
+
+impl SecretsFile {
+    /// Writes every session's secrets from here on, by a thread of its own.
+    pub fn write(self) -> SecretsWriting {
+        let Some((path, file)) = self.0 else {
+            return SecretsWriting::default();
+        };
+        let (writer, guard) = NonBlockingBuilder::default()
+            .buffered_lines_limit(WAITING_MAX)
+            .thread_name("ringgate-secrets")
+            .finish(file);
+        disclose_secrets(move |line| {
+            // Queued, or dropped where the disk is too slow: a shard waits for nothing.
+            let _ = writer.clone().write_all(line.as_bytes());
+        });
+        tracing::warn!(
+            file = %path.display(),
+            "SESSION SECRETS ARE BEING WRITTEN: whoever reads this file reads the traffic; start \
+             without --log-session-secrets to end that"
+        );
+        SecretsWriting(Some(guard))
+    }
 }

@@ -16,6 +16,8 @@ pub trait Port {
     fn installed(&self) -> u64;
     /// Whether the shard has ended.
     fn ended(&self) -> bool;
+    /// Grows with every turn of the shard's loop.
+    fn turns(&self) -> u64;
     /// What the shard counts.
     fn counters(&self) -> &Counters;
     /// And of each listener.
@@ -51,6 +53,11 @@ impl Port for &mut Mailbox {
 
     fn thread_id(&self) -> Option<i32> {
         Mailbox::thread_id(self)
+    }
+
+    fn turns(&self) -> u64 {
+        // Each turn waits in the ring.
+        self.counters().enters()
     }
 
     fn report(&mut self) -> Option<Report> {
@@ -129,6 +136,11 @@ impl<P: Port> Shard<P> {
 
     pub(super) fn ended(&self) -> bool {
         self.port.ended()
+    }
+
+    /// Turns of its loop; `None` once it has ended.
+    pub(super) fn turns(&self) -> Option<u64> {
+        (!self.ended()).then(|| self.port.turns())
     }
 
     pub(super) fn port(&self) -> &P {

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | successor | [`GREETING`], whose number both must have |
 //! | predecessor | `SOCKETS n` and a line feed, or `REFUSED why` |
-//! | predecessor | for each socket: one byte of length, so many of its listener's name, SCM_RIGHTS |
+//! | predecessor | for each socket: a byte, 1 where a third process keeps it; a byte of length, so many of its listener's name; SCM_RIGHTS |
 //! | successor | [`STARTED`] |
 //! | predecessor | [`DRAINING`] |
 
@@ -65,6 +65,8 @@ pub struct Passed {
     pub socket: OwnedFd,
     /// The listener that it served.
     pub listener: String,
+    /// Whether yet another process keeps it, such as a service manager.
+    pub is_shared: bool,
 }
 
 /// A predecessor that has given its sockets and serves on until it is told.
@@ -226,13 +228,13 @@ fn read_line(stream: &mut UnixStream) -> io::Result<String> {
 }
 
 fn receive_socket(stream: &mut UnixStream) -> io::Result<Passed> {
-    let mut len = [0];
+    let mut head = [0; 2];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
     let message = rustix::net::recvmsg(
         &*stream,
-        &mut [IoSliceMut::new(&mut len)],
+        &mut [IoSliceMut::new(&mut head)],
         &mut control,
         flags,
     )?;
@@ -243,18 +245,20 @@ fn receive_socket(stream: &mut UnixStream) -> io::Result<Passed> {
     let socket = sockets
         .next()
         .and_then(|mut descriptors| descriptors.next());
-    let (1, Some(socket)) = (message.bytes, socket) else {
+    let (2, Some(socket)) = (message.bytes, socket) else {
         let cause = match message.flags.contains(ReturnFlags::CTRUNC) {
             true => "no descriptor is free for a socket: raise LimitNOFILE= or `ulimit -n`",
             false => "it ended before every socket had come",
         };
         return Err(io::Error::new(ErrorKind::UnexpectedEof, cause));
     };
-    let mut name = vec![0; usize::from(len[0])];
+    let [is_shared, len] = head;
+    let mut name = vec![0; usize::from(len)];
     stream.read_exact(&mut name)?;
     Ok(Passed {
         socket,
         listener: String::from_utf8_lossy(&name).into_owned(),
+        is_shared: is_shared == 1,
     })
 }
 
@@ -267,7 +271,7 @@ pub(super) fn send_socket(stream: BorrowedFd<'_>, passed: &Passed) -> io::Result
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let bytes = [&[len][..], name].concat();
+    let bytes = [&[u8::from(passed.is_shared), len][..], name].concat();
     let sent = rustix::net::sendmsg(
         stream,
         &[IoSlice::new(&bytes)],

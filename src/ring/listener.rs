@@ -38,12 +38,13 @@ pub enum UnfitSocket {
 }
 
 impl Listener {
-    /// A socket that listens already, with the connections that wait at it.
+    /// A socket that listens already, with the connections that wait at it. `is_shared` where another
+    /// process keeps it, and may go on with it when this one has ended.
     ///
     /// # Errors
     ///
     /// When it is not what [`Listener::bind`] would have made, as far as that matters.
-    pub fn adopt(fd: OwnedFd) -> Result<Self, UnfitSocket> {
+    pub fn adopt(fd: OwnedFd, is_shared: bool) -> Result<Self, UnfitSocket> {
         let socket = Socket::from(fd);
         let is_tcp = match socket.domain() {
             Ok(domain) if domain == Domain::IPV4 || domain == Domain::IPV6 => {
@@ -71,7 +72,7 @@ impl Listener {
         Ok(Self {
             fd: socket.into(),
             address,
-            is_shared: true,
+            is_shared,
         })
     }
 
@@ -207,6 +208,11 @@ impl Listener {
         self.address.ip().is_unspecified()
     }
 
+    /// Whether another process keeps it.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
     /// What it is to the kernel.
     pub fn into_fd(self) -> OwnedFd {
         self.fd
@@ -244,7 +250,7 @@ mod tests {
     #[test]
     fn what_another_process_may_go_on_with_is_left_as_it_is() {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let shared = Listener::adopt(listener.fd.try_clone().unwrap()).unwrap();
+        let shared = Listener::adopt(listener.fd.try_clone().unwrap(), true).unwrap();
         for shared in [shared.duplicate().unwrap(), shared] {
             assert!(shared.refuse_newcomers().is_err());
             let _newcomer = TcpStream::connect(listener.address()).unwrap();

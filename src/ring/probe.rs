@@ -6,7 +6,7 @@ use io_uring::{IoUring, Probe, opcode, types};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::operation::receive;
-use super::setup::{RingOptions, io_uring};
+use super::setup::{RingOptions, io_uring, restrict};
 
 /// The outcome of one check.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -83,6 +83,15 @@ pub fn checks() -> Vec<Check> {
         finding: Finding::Fine("SINGLE_ISSUER, DEFER_TASKRUN, TASKRUN_FLAG, SUBMIT_ALL".into()),
     });
     checks.extend(opcodes(&uring));
+    checks.push(Check {
+        name: "ring restrictions",
+        finding: match restrict(&uring.submitter()) {
+            Ok(()) => Finding::Fine("a ring takes no operations but those that are used".into()),
+            Err(error) => Finding::Missing(format!(
+                "{error}: 6.1 or newer is needed, or confinement.rings = false"
+            )),
+        },
+    });
     checks.push(Check {
         name: "direct descriptors",
         finding: direct_descriptors(),

@@ -4,7 +4,9 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use io_uring::{IoUring, types};
+use io_uring::register::Restriction;
+use io_uring::squeue::Flags;
+use io_uring::{IoUring, Submitter, opcode, types};
 
 use super::buffers::BufferRing;
 use super::descriptor::SlotTable;
@@ -30,6 +32,9 @@ pub struct RingOptions {
     /// A wait looks for packets at the network card itself for so long before it sleeps
     /// (IORING_REGISTER_NAPI, kernel 6.9, whole microseconds). `None`: interrupts tell.
     pub busy_poll: Option<Duration>,
+    /// The ring takes no operation but those of this module, for good
+    /// (IORING_REGISTER_RESTRICTIONS, kernel 5.10).
+    pub restricted: bool,
 }
 
 impl Default for RingOptions {
@@ -41,6 +46,7 @@ impl Default for RingOptions {
             descriptors: 4096,
             sqpoll: None,
             busy_poll: None,
+            restricted: true,
         }
     }
 }
@@ -93,6 +99,13 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
                 source,
             })?;
     }
+    if options.restricted {
+        restrict(submitter).map_err(|source| RingError {
+            step: "restricting the ring",
+            remedy: "a kernel of at least 6.1 is needed: or set confinement.rings = false".into(),
+            source,
+        })?;
+    }
     // A saving only; kernels before 5.18 and a full table of ring descriptors do without.
     let _ = submitter.register_ring_fd();
     let uses_direct = probe::has_direct_descriptors();
@@ -106,6 +119,34 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
         uses_direct,
         limits_receives,
     })
+}
+
+/// Registering a ring's descriptor with its thread, and the reverse (IORING_REGISTER_RING_FDS and
+/// IORING_UNREGISTER_RING_FDS in include/uapi/linux/io_uring.h).
+const RING_DESCRIPTOR: [u8; 2] = [20, 21];
+
+/// Has the ring run, and take nothing but what the operations of this module are made of. What is
+/// to be registered with it otherwise is, by now.
+pub(super) fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
+    let operations = [
+        opcode::Accept::CODE,
+        opcode::AsyncCancel::CODE,
+        opcode::Close::CODE,
+        opcode::Connect::CODE,
+        opcode::FixedFdInstall::CODE,
+        opcode::PollAdd::CODE,
+        opcode::Recv::CODE,
+        opcode::Send::CODE,
+        opcode::SetSockOpt::CODE,
+        opcode::Socket::CODE,
+    ];
+    let flags = Flags::BUFFER_SELECT | Flags::FIXED_FILE | Flags::IO_LINK | Flags::SKIP_SUCCESS;
+    let operations = operations.into_iter().map(Restriction::sqe_op);
+    let registers = RING_DESCRIPTOR.into_iter().map(Restriction::register_op);
+    let flags = [Restriction::sqe_flags_allowed(flags.bits())];
+    let mut all: Vec<Restriction> = operations.chain(registers).chain(flags).collect();
+    submitter.register_restrictions(&mut all)?;
+    submitter.register_enable_rings()
 }
 
 /// How often a ring is asked for whose memory the kernel did not find, and the pause between.
@@ -141,9 +182,45 @@ fn io_uring_once(options: &RingOptions) -> io::Result<IoUring> {
             builder.setup_defer_taskrun().setup_taskrun_flag();
         }
     }
+    if options.restricted {
+        // Restrictions are for rings that do not run yet.
+        builder.setup_r_disabled();
+    }
     let plain = builder.clone();
     match builder.setup_no_sqarray().build(options.entries) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => plain.build(options.entries),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of an operation that no shard asks for.
+    fn nop(restricted: bool) -> i32 {
+        let options = RingOptions {
+            entries: 8,
+            restricted,
+            ..RingOptions::default()
+        };
+        let mut uring = io_uring(&options).unwrap();
+        if restricted {
+            restrict(&uring.submitter()).unwrap();
+        }
+        // SAFETY: the entry points to nothing.
+        unsafe { uring.submission().push(&opcode::Nop::new().build()) }.unwrap();
+        uring.submit_and_wait(1).unwrap();
+        uring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn a_restricted_ring_refuses_what_is_not_asked_of_it() {
+        assert_eq!(nop(false), 0);
+        assert_eq!(nop(true), -libc::EACCES);
+        let uring = io_uring(&RingOptions::default()).unwrap();
+        restrict(&uring.submitter()).unwrap();
+        let forbidden = uring.submitter().register_files_sparse(1).unwrap_err();
+        assert_eq!(forbidden.raw_os_error(), Some(libc::EACCES));
     }
 }

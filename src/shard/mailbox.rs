@@ -27,6 +27,8 @@ const REVIEWS: usize = 16;
 pub enum Command {
     /// Stop accepting, finish what is open, end what is left after `within`.
     Drain { within: Duration },
+    /// Another process accepts from the listening sockets: as a drain, but whoever waits is its.
+    HandOver { within: Duration },
     /// Judge the clients of open connections by another snapshot, and change nothing.
     Rehearse(Box<Rehearsal>),
     /// Hand over duplicates of the listening sockets; accepting goes on.

@@ -38,6 +38,7 @@ use crate::block::Pool;
 use crate::clock::Clock;
 use crate::close_reason::CloseReason;
 use crate::connection::{Action, Command as ConnectionCommand, Event};
+use crate::limits::TURN_MAX;
 use crate::ring::{Listener, Ring, Token, Waker, give_back_freed_memory};
 use crate::snapshot::{Rosters, Snapshot};
 
@@ -54,9 +55,6 @@ use rehearsal::Rehearsing;
 use review::UnderWay;
 use tenure::TimeUp;
 use timers::Timers;
-
-/// The longest wait, so that the published figures do not go stale.
-const TURN_MAX: Duration = Duration::from_secs(1);
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -261,6 +259,10 @@ impl Shard {
                 Command::Drain { within } => {
                     self.draining.get_or_insert(self.now + within);
                     self.call_last();
+                }
+                Command::HandOver { within } => {
+                    self.draining.get_or_insert(self.now + within);
+                    self.stop_accepting();
                 }
                 Command::Install(installation) => self.install(*installation),
                 Command::Renew(renewals) => self.renew_upstreams(renewals),

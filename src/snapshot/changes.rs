@@ -63,6 +63,12 @@ pub fn needs_restart(started: &Config, wanted: &Config) -> Vec<String> {
     if started.admin != wanted.admin {
         notes.add("[admin]", "");
     }
+    if started.process != wanted.process {
+        notes.add("[process]", "");
+    }
+    if started.confinement != wanted.confinement {
+        notes.add("[confinement]", "");
+    }
     notes.into_lines()
 }
 
@@ -485,6 +491,8 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
         // Told as needing a restart.
         shards: _,
         admin: _,
+        process: _,
+        confinement: _,
         log:
             LogOptions {
                 format: _,

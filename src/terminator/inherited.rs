@@ -50,23 +50,29 @@ impl Inherited {
             .map_err(|error| StartError::Inherited(error.to_string().into()))?;
         let mut inherited = Self::default();
         for passed in passed {
-            inherited.add(passed.fd, passed.name)?;
+            // Whoever passed them keeps them for the next start.
+            inherited.add(passed.fd, passed.name, true)?;
         }
         Ok(inherited)
     }
 
-    /// Adds a socket that listens. It serves the listener at whose address it is bound, failing that
+    /// Adds a socket that listens, and whether another process keeps it beyond the end of this one. It serves the listener at whose address it is bound, failing that
     /// the listener of this name.
     ///
     /// # Errors
     ///
     /// When it is no socket to accept connections from.
-    pub fn add(&mut self, socket: OwnedFd, name: Option<String>) -> Result<(), StartError> {
+    pub fn add(
+        &mut self,
+        socket: OwnedFd,
+        name: Option<String>,
+        is_shared: bool,
+    ) -> Result<(), StartError> {
         if self.sockets.len() == INHERITED_SOCKETS_MAX {
             let problem = format!("there are more than {INHERITED_SOCKETS_MAX}: pass fewer");
             return Err(StartError::Inherited(problem.into()));
         }
-        let listener = Listener::adopt(socket).map_err(|error| {
+        let listener = Listener::adopt(socket, is_shared).map_err(|error| {
             let which = match &name {
                 Some(name) => format!("`{name}`"),
                 None => format!("number {}", self.sockets.len() + 1),

@@ -8,6 +8,7 @@ mod pki;
 mod activation;
 mod admin;
 mod changes;
+mod confined;
 mod explain;
 mod files;
 mod listeners;
@@ -20,6 +21,7 @@ mod running;
 mod scratch;
 mod settings;
 mod spiffe;
+mod supervised;
 mod syntax;
 mod upstreams;
 

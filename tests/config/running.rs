@@ -20,6 +20,8 @@ pub struct Running {
     log: BufReader<ChildStderr>,
     /// What it said of where its shards run.
     layout: String,
+    /// What it said that it gave up.
+    pub confinement: String,
     pub address: SocketAddr,
 }
 
@@ -58,9 +60,11 @@ impl Running {
             child,
             log,
             layout: String::new(),
+            confinement: String::new(),
             address,
         };
         running.layout = running.line_with("layout: ");
+        running.confinement = running.line_with("confinement: ");
         let line = running.line_with("listening");
         running.address = field(&line, "address").parse().unwrap();
         running

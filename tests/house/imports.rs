@@ -22,8 +22,13 @@ const TABLE: &[(&str, &[&str])] = &[
             "trust::spiffe",
         ],
     ),
+    // What the kernel lets the process give up; its findings are for `doctor`.
+    ("confinement", &["ring"]),
     ("connection", &["tls", "trust"]),
-    ("control", &["config", "shard::mailbox", "snapshot"]),
+    (
+        "control",
+        &["config", "confinement", "shard::mailbox", "snapshot"],
+    ),
     // Judges offline by what shards judge with; so it knows trust, which control does not.
     ("explain", &["snapshot", "trust"]),
     // The planner is a crate of its own, which knows nothing of this one.
@@ -49,7 +54,14 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("loadgen/", &["ring", "terminator"]),
     (
         "src/main.rs",
-        &["config", "control", "explain", "layout", "terminator"],
+        &[
+            "config",
+            "confinement",
+            "control",
+            "explain",
+            "layout",
+            "terminator",
+        ],
     ),
     ("tuning/", &[]),
 ];

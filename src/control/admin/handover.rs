@@ -154,6 +154,7 @@ impl House {
             passed.push(Passed {
                 socket: socket.into(),
                 listener: String::new(),
+                is_shared: false,
             });
         }
         Ok(passed)
