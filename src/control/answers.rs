@@ -10,6 +10,8 @@ use super::log;
 use super::reload::Cause;
 use super::shards::Port;
 use super::signals::Signal;
+use super::upstreams::Upkeep;
+use crate::snapshot::Upstreams;
 
 impl<P: Port> Keeper<'_, P> {
     /// Answers whoever can be answered now.
@@ -82,6 +84,7 @@ impl<P: Port> Keeper<'_, P> {
     }
 
     fn observe(&self) -> Observation {
+        let upstreams = self.upkeep.as_ref().map(Upkeep::upstreams);
         let known = Known {
             stage: match self.phase {
                 Phase::Serving => Stage::Serving,
@@ -93,9 +96,12 @@ impl<P: Port> Keeper<'_, P> {
             reload: self.reloader.status(),
             snapshot: self.reloader.current(),
             refusals: self.refusals.last(),
+            upstreams: upstreams.map(Upstreams::states).unwrap_or_default(),
+            names: upstreams.map(Upstreams::name_states).unwrap_or_default(),
+            confinement: self.confinement.clone(),
             access_skipped: self.access.skipped(),
             log_dropped: log::dropped(),
         };
-        observe(&known, &self.shards)
+        observe(known, &self.shards)
     }
 }

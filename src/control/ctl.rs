@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::admin::client::{self, Answered};
-use super::admin::{Counts, DryRun, Listener, Reloaded, Shard, Stage, Status};
+use super::admin::{Counts, DryRun, Listener, Reloaded, Shard, Stage, Status, Upstream};
 use crate::config::{Config, LogLevel};
 use crate::snapshot::{span, utc};
 
@@ -158,11 +158,21 @@ impl Shown {
         for listener in &status.listeners {
             self.listener(listener);
         }
+        for upstream in &status.upstreams {
+            self.upstream(upstream);
+        }
         for (at, shard) in status.shards.iter().enumerate() {
             self.shard(at, shard);
         }
         if let Some(skew) = status.skew.filter(|_| status.shards.len() > 1) {
             self.line(format!("skew: {skew:.2} (busiest shard over the mean)"));
+        }
+        let parts = status.confinement.iter();
+        let parts: Vec<String> = parts
+            .map(|(part, state)| format!("{part} {state}"))
+            .collect();
+        if !parts.is_empty() {
+            self.line(format!("confinement: {}", parts.join(", ")));
         }
         if !status.expiries.is_empty() {
             self.line("first to expire:");
@@ -235,6 +245,24 @@ impl Shown {
         if !listener.closed.is_empty() {
             self.line(format!("  closed: {}", counts(&listener.closed)));
         }
+    }
+
+    fn upstream(&mut self, upstream: &Upstream) {
+        let health = match upstream.healthy {
+            Some(true) => ", healthy",
+            Some(false) => ", NOT HEALTHY",
+            None => "",
+        };
+        let ejected = match upstream.ejected_by {
+            0 => String::new(),
+            shards => format!(", LEFT OUT by {shards} shards"),
+        };
+        let limit = upstream.open_max;
+        let limit = limit.map_or_else(String::new, |limit| format!(" of at most {limit}"));
+        self.line(format!(
+            "upstream {} ({}): {} open{limit}, {} connects, {} failed{health}{ejected}",
+            upstream.address, upstream.route, upstream.open, upstream.connects, upstream.failures
+        ));
     }
 
     fn shard(&mut self, at: usize, shard: &Shard) {

@@ -131,9 +131,11 @@ impl Control {
             upkeep,
             admin,
         } = &mut self;
+        let confinement = source.confinement.clone();
         let reloader = Reloader::new(source, prepare, clock.clone());
         let mut keeper = Keeper::new(shards, reloader, clock.clone());
         keeper.upkeep = upkeep.take();
+        keeper.confinement = confinement;
         keeper.supervisor = std::mem::take(supervisor);
         let admin = std::mem::take(admin);
         executor.run(async {
@@ -188,7 +190,9 @@ pub(super) struct Keeper<'a, P> {
     pub(super) reloader: Reloader<'a>,
     pub(super) phase: Phase,
     is_shard_lost: bool,
-    upkeep: Option<Upkeep>,
+    pub(super) upkeep: Option<Upkeep>,
+    /// How the process is confined.
+    pub(super) confinement: Vec<(&'static str, String)>,
     supervisor: Supervisor,
     pub(super) clock: Clock,
     /// Since the Unix epoch.
@@ -212,6 +216,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             phase: Phase::Serving,
             is_shard_lost: false,
             upkeep: None,
+            confinement: Vec::new(),
             supervisor: Supervisor::default(),
             started: clock.unix(),
             access: AccessLog::new(

@@ -233,6 +233,7 @@ pub(super) fn source(
         loader: Loader::with(move |_| read()),
         loaded: loaded(),
         watch: Watch::new(false),
+        confinement: Vec::new(),
     }
 }
 

@@ -68,6 +68,8 @@ pub struct Source {
     pub(super) loader: Loader,
     pub(super) loaded: Loaded,
     pub(super) watch: Watch,
+    /// How the process is confined, for `/status`.
+    pub(super) confinement: Vec<(&'static str, String)>,
 }
 
 impl Source {
@@ -86,11 +88,16 @@ impl Source {
             loader,
             loaded,
             watch,
+            confinement: Vec::new(),
         })
     }
 
     /// Has loads from now on say which files the process shut itself out from.
     pub fn confine(&mut self, confinement: &Confinement) {
+        let parts = confinement.parts().iter();
+        self.confinement = parts
+            .map(|(name, state)| (*name, state.to_string()))
+            .collect();
         let (loader, confinement) = (self.loader.clone(), confinement.clone());
         let file = Arc::clone(&self.loaded.config.file);
         self.loader = Loader::with(move |watch| {

@@ -31,6 +31,7 @@ mod handshakes;
 mod rows;
 mod slowness;
 mod starting;
+mod upgrades;
 mod upstreams;
 
 /// A listener that lacks nothing; [`plan::Plan`] says what a scenario needs instead.

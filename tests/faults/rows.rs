@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// Load, slowness and faults that must be held, each by a test of this name.
-const ROWS: [&str; 23] = [
+const ROWS: [&str; 24] = [
     "abort_at_every_point",
     "buffer_exhaustion",
     "cq_overflow",
@@ -29,6 +29,7 @@ const ROWS: [&str; 23] = [
     "upstream_flapping",
     "upstream_resets",
     "upstream_slow_connect",
+    "upgrade_under_load",
 ];
 
 /// Names of the tests in the files below `folder`.

@@ -115,7 +115,7 @@ fn silent_peers_of_many_sources_keep_nobody_out() {
     world.closed(CloseReason::GaveWay, gave_way);
     world.reaches("handshakes", 8, Counters::handshaking);
     // The oldest went.
-    for peer in &mut peers[..gave_way as usize] {
+    for peer in &mut peers[..usize::try_from(gave_way).unwrap()] {
         assert_reset(peer);
     }
     world.clock.advance(NOTHING);

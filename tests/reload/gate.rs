@@ -66,16 +66,7 @@ impl Gate {
     /// What `command` starts, which leads to `upstream`, once it listens.
     #[track_caller]
     pub fn launch(scratch: Scratch, upstream: SocketAddr, command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Log::default());
-        let (stderr, writer) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        // Ends with the program.
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                writer.lines.lock().unwrap().push(line);
-                writer.more.notify_all();
-            }
-        });
+        let (child, log) = spawn(command);
         let mut gate = Self {
             scratch,
             address: "0.0.0.0:0".parse().unwrap(),
@@ -87,6 +78,21 @@ impl Gate {
         let line = gate.line("listening");
         gate.address = field(&line, "address").unwrap().parse().unwrap();
         gate
+    }
+
+    /// Has a new process take over, which is this gate's from then on; the one before, which may
+    /// still have clients to serve.
+    #[track_caller]
+    pub fn upgrade(&mut self) -> Predecessor {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+        command.args(["run", "--takeover", "-c"]);
+        command.arg(self.scratch.path("ringgate.toml"));
+        let (child, log) = spawn(&mut command);
+        let before = std::mem::replace(&mut self.child, child);
+        (self.log, self.read) = (log, 0);
+        let predecessor = Predecessor(before);
+        self.line("listening");
+        predecessor
     }
 
     /// Writes the configuration anew, with other `more` lines and parts of it replaced, at once.
@@ -146,14 +152,7 @@ impl Gate {
     /// Waits until the program has ended by itself.
     #[track_caller]
     pub fn ended(&mut self) -> ExitStatus {
-        let end = Instant::now() + LIMIT;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < end, "it has not ended in {LIMIT:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        ended(&mut self.child)
     }
 
     /// Reloads by a signal; the line about it.
@@ -232,6 +231,51 @@ impl Drop for Gate {
             lines[last..].iter().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// A process that another one took over from; killed when dropped.
+pub struct Predecessor(Child);
+
+impl Predecessor {
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        ended(&mut self.0)
+    }
+}
+
+impl Drop for Predecessor {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[track_caller]
+fn ended(child: &mut Child) -> ExitStatus {
+    let end = Instant::now() + LIMIT;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < end, "it has not ended in {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts a program whose log is kept.
+fn spawn(command: &mut Command) -> (Child, Arc<Log>) {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let log = Arc::new(Log::default());
+    let (stderr, writer) = (child.stderr.take().unwrap(), Arc::clone(&log));
+    // Ends with the program.
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            writer.lines.lock().unwrap().push(line);
+            writer.more.notify_all();
+        }
+    });
+    (child, log)
 }
 
 fn text(upstream: SocketAddr, more: &str) -> String {

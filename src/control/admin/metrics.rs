@@ -17,7 +17,7 @@ use super::observation::{ListenerFigures, Observation, ShardFigures};
 use crate::close_reason::CloseReason;
 use crate::control::report::escaped;
 use crate::shard::mailbox::{Durations, HandshakeKind};
-use crate::snapshot::Expiry;
+use crate::snapshot::{Expiry, NameState, State};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -50,6 +50,7 @@ impl Collector for Observation {
         let mut families = Families(encoder);
         self.write_listeners(&mut families)?;
         self.write_verdicts(&mut families)?;
+        self.write_upstreams(&mut families)?;
         self.write_shards(&mut families)?;
         self.write_configuration(&mut families)?;
         self.write_process(&mut families)
@@ -218,6 +219,61 @@ impl Observation {
                 let count: u64 = self.shards.iter().map(of).sum();
                 (vec![("outcome", outcome.to_owned())], count)
             }),
+        )
+    }
+
+    fn write_upstreams(&self, families: &mut Families<'_>) -> Result<(), Error> {
+        let each = |of: fn(&State) -> Option<u64>| {
+            let states = self.upstreams.iter();
+            states.filter_map(move |state| Some((upstream(state), of(state)?)))
+        };
+        families.gauge(
+            "ringgate_upstream_up",
+            "Whether health checks find an upstream well; absent without checks",
+            each(|state| state.is_well.map(u64::from)),
+        )?;
+        families.gauge(
+            "ringgate_upstream_connections",
+            "Connections open to an upstream now",
+            each(|state| Some(state.open)),
+        )?;
+        families.gauge(
+            "ringgate_upstream_connections_limit",
+            "Connections that may be open to an upstream; absent without a limit",
+            each(|state| state.connections_max.map(|limit| limit as u64)),
+        )?;
+        families.gauge(
+            "ringgate_upstream_ejected",
+            "Shards that leave an upstream out now, because connects failed",
+            each(|state| Some(state.ejected_by as u64)),
+        )?;
+        families.counter(
+            "ringgate_upstream_connects",
+            "Connects to an upstream that were started",
+            each(|state| Some(state.connects)),
+        )?;
+        families.counter(
+            "ringgate_upstream_connect_failures",
+            "Connects to an upstream that failed",
+            each(|state| Some(state.failures)),
+        )?;
+        families.counter(
+            "ringgate_upstream_ejections",
+            "Times that a shard began to leave an upstream out",
+            each(|state| Some(state.ejections)),
+        )?;
+        let name = |state: &NameState| vec![("name", state.name.to_string())];
+        families.gauge(
+            "ringgate_upstream_name_addresses",
+            "Addresses that a DNS name leads to",
+            self.names
+                .iter()
+                .map(|state| (name(state), state.addresses.len() as u64)),
+        )?;
+        families.counter(
+            "ringgate_upstream_name_lookup_failures",
+            "Look-ups of a DNS name that failed",
+            self.names.iter().map(|state| (name(state), state.failures)),
         )
     }
 
@@ -421,6 +477,14 @@ impl Observation {
 
 fn label(listener: &ListenerFigures) -> (&'static str, String) {
     ("listener", escaped(&listener.name))
+}
+
+fn upstream(state: &State) -> Labels {
+    vec![
+        ("listener", escaped(&state.listener)),
+        ("route", escaped(&state.route)),
+        ("upstream", escaped(&state.address.to_string())),
+    ]
 }
 
 fn handshake(listener: &ListenerFigures, kind: &str, result: &str) -> Labels {

@@ -35,7 +35,7 @@ pub(super) use observation::{Known, Observation, observe};
 pub use socket::AdminError;
 use socket::{Listening, Published, Unpublished};
 pub(super) use status::status;
-pub use status::{Counts, DryRun, Listener, Reloaded, Shard, Status, Withdrawn};
+pub use status::{Counts, DryRun, Listener, Reloaded, Shard, Status, Upstream, Withdrawn};
 use stream::{Socket, Stream};
 
 /// Connections that may be open; the oldest gives way to a new one.

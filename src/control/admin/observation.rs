@@ -10,7 +10,7 @@ use crate::control::reload::Status as ReloadStatus;
 use crate::control::report::Refusal;
 use crate::control::shards::{Port, Shard, Spread};
 use crate::shard::mailbox::{Durations, HandshakeKind};
-use crate::snapshot::{Expiry, Limits, Snapshot};
+use crate::snapshot::{Expiry, Limits, NameState, Snapshot, State};
 
 /// What the process is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
@@ -33,6 +33,10 @@ pub(in crate::control) struct Observation {
     pub(super) skew: Option<f64>,
     pub(super) listeners: Vec<ListenerFigures>,
     pub(super) verdict_times: Durations,
+    pub(super) upstreams: Vec<State>,
+    pub(super) names: Vec<NameState>,
+    /// What of the process is confined, and how.
+    pub(super) confinement: Vec<(&'static str, String)>,
     pub(super) expiries: Vec<Expiry>,
     /// The last ones, the newest first.
     pub(super) refusals: Vec<Refusal>,
@@ -105,12 +109,15 @@ pub(in crate::control) struct Known<'a> {
     pub(in crate::control) reload: &'a ReloadStatus,
     pub(in crate::control) snapshot: &'a Snapshot,
     pub(in crate::control) refusals: &'a VecDeque<Refusal>,
+    pub(in crate::control) upstreams: Vec<State>,
+    pub(in crate::control) names: Vec<NameState>,
+    pub(in crate::control) confinement: Vec<(&'static str, String)>,
     pub(in crate::control) access_skipped: u64,
     pub(in crate::control) log_dropped: u64,
 }
 
 /// Looks at everything.
-pub(in crate::control) fn observe<P: Port>(known: &Known<'_>, shards: &[Shard<P>]) -> Observation {
+pub(in crate::control) fn observe<P: Port>(known: Known<'_>, shards: &[Shard<P>]) -> Observation {
     let mut verdict_times = Durations::default();
     for shard in shards {
         verdict_times.add(&shard.port().counters().verdict_times.durations());
@@ -127,6 +134,9 @@ pub(in crate::control) fn observe<P: Port>(known: &Known<'_>, shards: &[Shard<P>
         skew: Spread::of(shards).skew(),
         listeners: listeners(known.snapshot, shards),
         verdict_times,
+        upstreams: known.upstreams,
+        names: known.names,
+        confinement: known.confinement,
         expiries: known.snapshot.expiries.clone(),
         refusals: known.refusals.iter().rev().cloned().collect(),
         access_skipped: known.access_skipped,

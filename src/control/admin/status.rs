@@ -25,6 +25,11 @@ pub struct Status {
     pub shards: Vec<Shard>,
     /// Connections accepted by the busiest shard over the mean of all; none came yet where absent.
     pub skew: Option<f64>,
+    pub upstreams: Vec<Upstream>,
+    /// DNS names of upstreams, and where they lead.
+    pub names: Vec<Name>,
+    /// How the process is confined: "active", "off", or why it is not.
+    pub confinement: std::collections::BTreeMap<String, String>,
     /// The first to expire first.
     pub expiries: Vec<Expiring>,
     /// The newest first.
@@ -121,6 +126,34 @@ pub struct Shard {
     pub reports_lost: u64,
 }
 
+/// One upstream of one route, over all shards.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Upstream {
+    pub listener: String,
+    pub route: String,
+    pub address: String,
+    /// The DNS name that it was found by.
+    pub name: Option<String>,
+    /// What health checks say; absent without them.
+    pub healthy: Option<bool>,
+    pub open: u64,
+    pub open_max: Option<usize>,
+    pub connects: u64,
+    pub failures: u64,
+    pub ejections: u64,
+    /// Shards that leave it out now.
+    pub ejected_by: usize,
+}
+
+/// A DNS name.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Name {
+    pub name: String,
+    pub addresses: Vec<SocketAddr>,
+    /// Look-ups that failed.
+    pub failures: u64,
+}
+
 /// Something that expires.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Expiring {
@@ -155,6 +188,13 @@ impl Status {
             listeners: observation.listeners.iter().map(listener).collect(),
             shards: observation.shards.iter().map(shard).collect(),
             skew: observation.skew,
+            upstreams: observation.upstreams.iter().map(upstream).collect(),
+            names: observation.names.iter().map(name).collect(),
+            confinement: observation
+                .confinement
+                .iter()
+                .map(|(part, state)| ((*part).to_owned(), state.clone()))
+                .collect(),
             expiries: observation
                 .expiries
                 .iter()
@@ -198,6 +238,30 @@ fn listener(figures: &super::observation::ListenerFigures) -> Listener {
         closed: by_reason(&figures.closed),
         bytes_from_clients: figures.bytes[0],
         bytes_to_clients: figures.bytes[1],
+    }
+}
+
+fn upstream(state: &crate::snapshot::State) -> Upstream {
+    Upstream {
+        listener: escaped(&state.listener),
+        route: escaped(&state.route),
+        address: escaped(&state.address.to_string()),
+        name: state.name.as_ref().map(ToString::to_string),
+        healthy: state.is_well,
+        open: state.open,
+        open_max: state.connections_max,
+        connects: state.connects,
+        failures: state.failures,
+        ejections: state.ejections,
+        ejected_by: state.ejected_by,
+    }
+}
+
+fn name(state: &crate::snapshot::NameState) -> Name {
+    Name {
+        name: state.name.to_string(),
+        addresses: state.addresses.clone(),
+        failures: state.failures,
     }
 }
 

@@ -92,6 +92,10 @@ impl Upkeep {
         Ok(())
     }
 
+    pub(super) fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+
     /// Does what is to be done; what each shard is to be sent of it, with the indices of the shards,
     /// or nothing.
     pub(super) fn tick(&mut self) -> Vec<Vec<Renewal>> {

@@ -274,6 +274,7 @@ mod tests {
                 slow_start,
                 ..UpstreamTreatment::default()
             },
+            identity_rate: None,
         }
     }
 
