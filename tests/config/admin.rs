@@ -1,5 +1,6 @@
 //! The admin interface: where it listens, and what a running process answers there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -169,6 +170,53 @@ fn a_running_process_is_seen_changed_and_ended_through_its_socket() {
     let gone = interface.ctl(&["status"]);
     assert!(!gone.status.success());
     assert!(text(&gone).contains("must be running"), "{}", text(&gone));
+}
+
+/// Dashboards and alerts are held to that list.
+#[test]
+fn what_is_measured_is_what_the_list_says() {
+    let interface = Interface::start("[listener.health_check]\ninterval = \"1h\"\n");
+    let answer = interface.get("/metrics");
+    assert!(answer.ends_with("# EOF\n"), "{answer}");
+    let served: BTreeSet<String> = answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|family| {
+            let (name, kind) = family.split_once(' ').unwrap();
+            let end = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            format!("{name}{end} {kind}")
+        })
+        .collect();
+    let list = include_str!("../../tuning/operating/metrics.txt");
+    let lines = list.lines().filter(|line| !line.starts_with('#'));
+    let listed: BTreeSet<String> = lines
+        .map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "))
+        .collect();
+    let differs: Vec<_> = served.symmetric_difference(&listed).collect();
+    assert!(differs.is_empty(), "{differs:?}");
+    // Each sample has the labels that the list says.
+    for line in answer.lines().filter(|line| line.starts_with("ringgate_")) {
+        let (name, rest) = line.split_once(['{', ' ']).unwrap();
+        let is_of = |listed: &&str| {
+            let known = listed.split(' ').next().unwrap();
+            let ends = ["", "_bucket", "_sum", "_count"];
+            ends.iter().any(|end| name == format!("{known}{end}"))
+        };
+        let of = list.lines().find(is_of).unwrap_or_else(|| panic!("{line}"));
+        let mut expected: BTreeSet<&str> = of.split(' ').nth(2).unwrap_or("").split(',').collect();
+        expected.remove("");
+        let labels = rest.split_once("} ").map_or("", |(labels, _)| labels);
+        let labels: BTreeSet<&str> = labels
+            .split(',')
+            .filter_map(|label| label.split_once('=').map(|(name, _)| name))
+            .filter(|name| *name != "le")
+            .collect();
+        assert_eq!(labels, expected, "{line}");
+    }
 }
 
 #[test]

@@ -158,6 +158,16 @@ impl Observation {
             "Connections that ended, by why",
             closed,
         )?;
+        let shed = CloseReason::ALL.iter().enumerate();
+        let shed = shed.filter(|(_, reason)| reason.is_shed());
+        families.counter(
+            "ringgate_shed",
+            "Clients that were reset to protect the others, by why",
+            shed.map(|(at, reason)| {
+                let count: u64 = listeners().map(|listener| listener.closed[at]).sum();
+                (vec![("reason", reason.label().to_owned())], count)
+            }),
+        )?;
         let received = listeners().flat_map(|listener| {
             let [up, down] = listener.bytes;
             [("client", up), ("upstream", down)].map(|(side, bytes)| {
