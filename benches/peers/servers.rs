@@ -62,9 +62,39 @@ impl Drop for Server {
     }
 }
 
+/// What an operator may ask of Ringgate beside its work, all at once: a line for each connection,
+/// every limit, checks and an admin interface.
+const EVERYTHING: [&str; 2] = [
+    r#"
+        rate = 1000000
+        identity_rate = 1000000
+        upstream_max_connections = 100000
+        slow_start = "1s"
+        health_check = { interval = "1s" }
+    "#,
+    r#"
+        [limits]
+        handshakes_per_source = 1024
+        [log]
+        format = "json"
+        access = true
+        access_rate = 1000000
+    "#,
+];
+
+/// Starts Ringgate twice, the second time with everything on, and what to scrape of that.
+pub fn start_itself(setup: &Setup<'_>) -> Result<(Vec<Server>, SocketAddr), String> {
+    let admin = free_address()?;
+    let plain = ringgate(setup, "Ringgate", ["", ""])?;
+    let [listener, process] = EVERYTHING;
+    let process = format!("{process}\n[admin]\naddress = \"{admin}\"\n");
+    let full = ringgate(setup, "Ringgate, everything on", [listener, &process])?;
+    Ok((vec![plain, full], admin))
+}
+
 /// Starts Ringgate and all others that are installed.
 pub fn start(setup: &Setup<'_>) -> Result<Vec<Server>, String> {
-    let mut servers = vec![ringgate(setup)?];
+    let mut servers = vec![ringgate(setup, "Ringgate", ["", ""])?];
     for (program, other) in [
         (
             "nginx",
@@ -83,7 +113,12 @@ pub fn start(setup: &Setup<'_>) -> Result<Vec<Server>, String> {
     Ok(servers)
 }
 
-fn ringgate(setup: &Setup<'_>) -> Result<Server, String> {
+/// With more lines for its listener, and for the process.
+fn ringgate(
+    setup: &Setup<'_>,
+    name: &str,
+    [listener, process]: [&str; 2],
+) -> Result<Server, String> {
     let (address, upstream) = (free_address()?, setup.upstream);
     let text = format!(
         r#"
@@ -99,13 +134,15 @@ fn ringgate(setup: &Setup<'_>) -> Result<Server, String> {
         upstream = "{upstream}"
         proxy_protocol = "off"
         rule = [{{ name = "everyone", allow = {{ any = true }} }}]
+        {listener}
+        {process}
         "#,
         setup.cpu.id
     );
-    let file = setup.write("ringgate.toml", &text)?;
+    let file = setup.write(&format!("{name}.toml"), &text)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
     command.arg("run").arg("-c").arg(file);
-    setup.run("Ringgate".to_owned(), &mut command, address)
+    setup.run(name.to_owned(), &mut command, address)
 }
 
 fn nginx(setup: &Setup<'_>, program: &Path) -> Result<Server, String> {
