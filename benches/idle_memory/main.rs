@@ -210,6 +210,8 @@ fn configuration(layout: &Layout, addresses: &[SocketAddr], holders: &[Holder]) 
         [limits]
         connections = {by_shard}
         handshakes = {by_shard}
+        handshakes_per_source = {by_shard}
+        handshake_queue = "5m"
         {listeners}
         "#
     )

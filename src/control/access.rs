@@ -47,6 +47,8 @@ struct Line<'a> {
     reason: &'static str,
     listener: Cow<'a, str>,
     peer: std::net::SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<std::net::SocketAddr>,
     connection: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<Cow<'a, str>>,
@@ -129,6 +131,7 @@ impl AccessLog {
             reason: report.reason.label(),
             listener: clean(&report.listener),
             peer: report.peer,
+            via: report.via,
             connection: &id,
             subject: identity.map(|identity| clean(&identity.subject)),
             sans: names.as_deref().map(clean),
@@ -194,15 +197,13 @@ impl AccessLog {
 fn human(out: &mut Vec<u8>, line: &Line<'_>) {
     let _ = write!(
         out,
-        "{}  {} {} reason={:?} listener=\"{}\" peer={} connection=\"{}\"",
-        line.timestamp,
-        line.level,
-        line.message,
-        line.reason,
-        line.listener,
-        line.peer,
-        line.connection
+        "{}  {} {} reason={:?} listener=\"{}\" peer={}",
+        line.timestamp, line.level, line.message, line.reason, line.listener, line.peer,
     );
+    if let Some(via) = line.via {
+        let _ = write!(out, " via=\"{via}\"");
+    }
+    let _ = write!(out, " connection=\"{}\"", line.connection);
     let texts = [
         ("subject", line.subject.as_deref()),
         ("sans", line.sans.as_deref()),

@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(json["message"], "connection closed");
         assert_eq!(
             json["subject"],
-            "CN=mallory\n2026 INFO all is well\u{1b}[2J"
+            "CN=mallory\\n2026 INFO all is well\\u{1b}[2J"
         );
         assert_eq!(json["bytes_down"], 5);
     }

@@ -72,7 +72,7 @@ fn every_error_is_reported_at_once_in_the_order_of_lines() {
         "ringgate.toml:2: listener[0].address = \"here\": is no IP address with a port",
         "ringgate.toml:3: listener[0].certificate = 3: is an integer, not a string",
         "ringgate.toml:4: listener[0].kei = \"server.key\": unknown key",
-        "ringgate.toml:5: listener[0].upstream = \"app\": is a DNS name",
+        "ringgate.toml:5: listener[0].upstream = \"app\": is no IP address or name with a port",
         "ringgate.toml:6: listener[0].rule = []: no rule allows anybody",
         "ringgate.toml:8: drain.timeout = 5: is an integer, not a string",
     ];

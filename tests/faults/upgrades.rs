@@ -12,11 +12,15 @@ use crate::program::until;
 const UPGRADES: usize = 20;
 
 fn gate() -> Gate {
-    Plan {
+    let gate = Plan {
         more: "[admin]\nsocket = \"admin.sock\"\n[drain]\ntimeout = \"60s\"".to_owned(),
         ..Plan::new()
     }
-    .start()
+    .start();
+    until("the admin socket", || {
+        gate.scratch.path("admin.sock").exists().then_some(())
+    });
+    gate
 }
 
 /// What the process that answers at the admin socket says to `request`.
@@ -104,8 +108,6 @@ fn a_successor_that_cannot_start_leaves_its_predecessor_serving() {
     let failed = Command::new(env!("CARGO_BIN_EXE_ringgate"))
         .args(["run", "--takeover", "-c"])
         .arg(gate.scratch.path("ringgate.toml"))
-        // Too few for its rings, enough to ask for the sockets.
-        .env("RINGGATE_NOTHING", "")
         .arg("--layout")
         .arg(gate.scratch.path("layout.toml"))
         .output()

@@ -101,6 +101,10 @@ fn configuration(address: SocketAddr, upstream: SocketAddr) -> String {
         [shards]
         count = 1
 
+        [limits]
+        # Every client comes from one address.
+        handshakes_per_source = 2048
+
         [[listener]]
         address = "{address}"
         certificate = "server.pem"
