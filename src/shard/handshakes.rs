@@ -189,7 +189,8 @@ impl Shard {
         let is_first = entry.waiting.is_empty();
         let sent = &self.ring.received(buffer)[header..];
         entry.waiting.extend_from_slice(sent);
-        match (entry.has_begun, is_first) {
+        // Whoever was not answered is still at its first message, in how many parts it may come.
+        match (entry.answered, is_first) {
             (true, true) => self.handshakes.push_begun(key),
             (true, false) => {}
             (false, true) => self.handshakes.push_new(key, self.now, &entry.waiting),

@@ -392,6 +392,38 @@ fn handshakes_that_wait_too_long_are_reset() {
     assert!(world.report_if_any().is_none(), "who is shed is counted");
 }
 
+/// It has not begun what was never answered: it waits like everybody's first message.
+#[test]
+fn a_first_message_in_parts_waits_no_shorter_than_a_whole_one() {
+    let queue = "handshake_queue = \"500ms\"";
+    let echo = Upstream::new(Manner::Echo);
+    let (world, (mut socket, rest), _holders) = held_in_silence_with(&echo, queue, |world| {
+        let mut stream = connect_second(world);
+        let mut hello = Vec::new();
+        stream.conn.write_tls(&mut hello).unwrap();
+        let rest = hello.split_off(1);
+        sent_alone(world, &mut stream.sock, &hello);
+        world.reaches("that wait", 0, Counters::handshakes_waiting);
+        (stream.sock, rest)
+    });
+    socket.write_all(&rest).unwrap();
+    world.reaches("that wait", 1, Counters::handshakes_waiting);
+    world.clock.advance(Duration::from_millis(500));
+    world.closed(CloseReason::Overloaded, 1);
+    let heard = socket.read(&mut [0; 1]);
+    assert_eq!(heard.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+/// Sends `bytes` and waits until the terminator has received them.
+fn sent_alone(world: &World, socket: &mut TcpStream, bytes: &[u8]) {
+    let before = world.figure(Counters::completions);
+    socket.write_all(bytes).unwrap();
+    world.eventually("received", |terminator| {
+        let mut mailboxes = terminator.mailboxes();
+        mailboxes.any(|mailbox| mailbox.counters().completions() > before)
+    });
+}
+
 /// A client that said all it had and closes with something unread resets the connection.
 fn say_and_reset(mut stream: TlsStream, words: &[u8]) {
     stream.write_all(words).unwrap();
