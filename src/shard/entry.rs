@@ -1,5 +1,6 @@
 //! One connection of a shard: the state machine, its sockets and what is in flight for them.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -109,6 +110,8 @@ pub(super) struct Entry {
     pub(super) time_up: Option<TimeUp>,
     /// What the client sent of a handshake, until it is its turn.
     pub(super) waiting: Vec<u8>,
+    /// How the client's stream ended behind what waits.
+    pub(super) end_behind: Option<io::Result<()>>,
     /// A step of the handshake was taken.
     pub(super) has_begun: bool,
     /// It counts at its client's rate.
@@ -151,6 +154,7 @@ impl Entry {
             source,
             time_up: None,
             waiting: Vec::new(),
+            end_behind: None,
             has_begun: false,
             is_rated: false,
             answered: false,

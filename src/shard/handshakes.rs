@@ -4,6 +4,7 @@
 //! served sent comes first in every turn; then handshakes get a part of it, and the rest waits.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::Shard;
@@ -248,21 +249,35 @@ impl Shard {
         }
     }
 
-    /// A handshaking client has ended its stream, or reset it. What it sent before comes first,
-    /// unless others wait and nothing is lost: then nothing is spent on it.
-    pub(super) fn client_left_handshake(&mut self, key: u32, side: Side) {
+    /// Takes the end of a side's stream where it has to wait, or gives it back.
+    ///
+    /// What a client said before its end comes first, when it is its turn. One that was never
+    /// answered cannot end its handshake any more, so nothing is spent on it; but whoever speaks no
+    /// TLS is told so, which takes a look at the first byte.
+    pub(super) fn keeps_end(
+        &mut self,
+        key: u32,
+        side: Side,
+        end: io::Result<()>,
+    ) -> Option<io::Result<()>> {
         let Some(entry) = self.connections.get_mut(key as usize) else {
-            return;
+            return Some(end);
         };
         if side == Side::Upstream || entry.waiting.is_empty() {
-            return;
+            return Some(end);
         }
+        if entry.answered {
+            entry.end_behind = Some(end);
+            return None;
+        }
+        let is_told = !entry.has_begun && !Hello::may_begin(&entry.waiting);
         self.handshakes.forget(key);
-        if !entry.has_begun && self.handshakes.is_overloaded() {
-            entry.waiting = Vec::new();
-        } else {
+        if is_told {
             self.take_step(key);
+        } else {
+            entry.waiting = Vec::new();
         }
+        Some(end)
     }
 
     fn take_step(&mut self, key: u32) {
@@ -275,6 +290,10 @@ impl Shard {
         tally::take();
         self.dispatch(key, Event::Received(Side::Client, &mut bytes));
         self.inbox.counters().count_step(&tally::take());
+        let entry = self.connections.get_mut(key as usize);
+        if let Some(end) = entry.and_then(|entry| entry.end_behind.take()) {
+            self.dispatch(key, Event::Ended(Side::Client, end));
+        }
     }
 }
 

@@ -128,8 +128,9 @@ impl Shard {
 
     /// Tells a connection that a side's stream has ended.
     pub(super) fn deliver_end(&mut self, key: u32, side: Side, end: io::Result<()>) {
-        self.client_left_handshake(key, side);
-        self.dispatch(key, Event::Ended(side, end));
+        if let Some(end) = self.keeps_end(key, side, end) {
+            self.dispatch(key, Event::Ended(side, end));
+        }
     }
 
     /// Starts receives that found no buffer again, as many as there are buffers now.

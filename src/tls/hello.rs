@@ -28,9 +28,14 @@ pub enum Hello {
 }
 
 impl Hello {
+    /// Whether what a client sent first may be TLS, by its first byte.
+    pub fn may_begin(sent: &[u8]) -> bool {
+        sent.first().is_none_or(|&first| first == HANDSHAKE)
+    }
+
     /// Looks at what a client sent first.
     pub fn peek(sent: &[u8]) -> Self {
-        if sent.first().is_some_and(|&first| first != HANDSHAKE) {
+        if !Self::may_begin(sent) {
             return Self::Full;
         }
         let Some((header, rest)) = sent.split_at_checked(RECORD_HEADER_LEN) else {

@@ -2,7 +2,7 @@
 //! else notices.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
@@ -422,6 +422,52 @@ fn sent_alone(world: &World, socket: &mut TcpStream, bytes: &[u8]) {
         let mut mailboxes = terminator.mailboxes();
         mailboxes.any(|mailbox| mailbox.counters().completions() > before)
     });
+}
+
+#[test]
+fn nothing_is_spent_on_a_first_message_whose_client_has_left() {
+    let echo = Upstream::new(Manner::Echo);
+    let (world, (), _holders) = held_in_silence(&echo, |_| ());
+    let mut stream = connect_second(&world);
+    stream.conn.write_tls(&mut stream.sock).unwrap();
+    world.reaches("that wait", 1, Counters::handshakes_waiting);
+    stream.sock.shutdown(Shutdown::Write).unwrap();
+    world.closed(CloseReason::ClientGoneInHandshake, 2);
+    world.reaches("that wait", 0, Counters::handshakes_waiting);
+    // It is not answered. A reset is as good an end as any.
+    assert_eq!(stream.sock.read(&mut [0; 1]).unwrap_or(0), 0);
+}
+
+#[test]
+fn what_a_client_said_last_in_its_handshake_waits_with_its_end() {
+    let echo = Upstream::new(Manner::Echo);
+    let (world, mut stream, _holders) = held_in_silence(&echo, |world| {
+        let mut stream = connect_second(world);
+        stream.conn.write_tls(&mut stream.sock).unwrap();
+        while stream.conn.wants_read() && stream.conn.is_handshaking() {
+            stream.conn.read_tls(&mut stream.sock).unwrap();
+            stream.conn.process_new_packets().unwrap();
+        }
+        world.reaches("blocks", 0, Counters::blocks_lent);
+        stream
+    });
+    let before = world.figure(Counters::completions);
+    stream.write_all(b"x").unwrap();
+    stream.conn.send_close_notify();
+    stream.flush().unwrap();
+    stream.sock.shutdown(Shutdown::Write).unwrap();
+    // What it said and its end, which may be told in one.
+    world.reaches("that wait", 1, Counters::handshakes_waiting);
+    world.eventually("what was said", |terminator| {
+        let mut mailboxes = terminator.mailboxes();
+        mailboxes.any(|mailbox| mailbox.counters().completions() >= before + 2)
+    });
+    assert_eq!(world.figure(Counters::handshakes_waiting), 1);
+    assert_eq!(world.ends(), 1, "{}", world.reasons());
+    relieved(&world, || {
+        world.figure(|counters| counters.closed(CloseReason::Complete)) == 1
+    });
+    assert_eq!(echo.visit().bytes, b"x");
 }
 
 /// A client that said all it had and closes with something unread resets the connection.
