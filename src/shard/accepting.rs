@@ -50,6 +50,14 @@ impl Gate {
         }
     }
 
+    /// Stops accepting for a while. Nobody can be taken meanwhile, so a last call goes on behind it;
+    /// a drain that is over ends that.
+    fn pause(&mut self, now: Instant) {
+        let until = now + ACCEPT_PAUSE;
+        self.paused_until = Some(until);
+        self.last_call = self.last_call.map(|_| until + LAST_CALL);
+    }
+
     /// Whether this is the socket at `address`, and accepts.
     pub(super) fn is_at(&self, address: SocketAddr) -> bool {
         !self.closing && self.socket.address() == address
@@ -85,7 +93,7 @@ impl Shard {
             {
                 Ok(operation) => gate_entry.accepts[index] = Some(operation),
                 Err(_) => {
-                    gate_entry.paused_until = Some(self.now + ACCEPT_PAUSE);
+                    gate_entry.pause(self.now);
                     return;
                 }
             }
@@ -113,7 +121,7 @@ impl Shard {
             }
             // The client left before it was accepted.
             Err(error) if concerns_one_connection(&error) => {}
-            Err(_) => gate_entry.paused_until = Some(self.now + ACCEPT_PAUSE),
+            Err(_) => gate_entry.pause(self.now),
         }
         self.accept_more(gate);
         self.forget_closed(gate);
