@@ -116,8 +116,8 @@ pub(super) struct Entry {
     pub(super) has_begun: bool,
     /// It counts at its client's rate.
     pub(super) is_rated: bool,
-    /// Something was sent to the client.
-    pub(super) answered: bool,
+    /// When something was last sent to the client in its handshake.
+    pub(super) answered: Option<Instant>,
     /// The client is reset and not told anything.
     pub(super) is_shed: bool,
     /// Counted as a handshake still.
@@ -157,7 +157,7 @@ impl Entry {
             end_behind: None,
             has_begun: false,
             is_rated: false,
-            answered: false,
+            answered: None,
             is_shed: false,
             handshaking: true,
             counted: [0; 2],

@@ -30,6 +30,7 @@ const ARRIVALS_MIN: usize = 64;
 pub(super) struct HalfOpen {
     /// These were not answered when they were looked at last.
     unanswered: VecDeque<Arrival>,
+    /// By the time of the answer.
     answered: VecDeque<Arrival>,
 }
 
@@ -51,7 +52,8 @@ enum State {
     WaitsForUs,
     /// Its client has not sent a whole first message.
     Unanswered,
-    Answered,
+    /// Since then.
+    Answered(Instant),
 }
 
 impl HalfOpen {
@@ -80,7 +82,7 @@ impl HalfOpen {
             self.unanswered.pop_front();
             match state {
                 State::Over => {}
-                State::Answered => self.answered.push_back(first),
+                State::Answered(at) => self.was_answered(Arrival { at, ..first }),
                 State::Unanswered => return Some(first.key),
                 State::WaitsForUs => {
                     self.unanswered.push_back(first);
@@ -95,7 +97,12 @@ impl HalfOpen {
             self.answered.pop_front();
             match state(&first) {
                 State::Over => {}
-                State::Answered | State::Unanswered => return Some(first.key),
+                // Once more, to a second first message.
+                State::Answered(at) if at > first.at => {
+                    self.was_answered(Arrival { at, ..first });
+                    passed_over += 1;
+                }
+                State::Answered(_) | State::Unanswered => return Some(first.key),
                 State::WaitsForUs => {
                     self.answered.push_back(first);
                     passed_over += 1;
@@ -104,6 +111,12 @@ impl HalfOpen {
         }
         None
     }
+
+    fn was_answered(&mut self, answered: Arrival) {
+        let before = |other: &Arrival| other.at <= answered.at;
+        let at = self.answered.partition_point(before);
+        self.answered.insert(at, answered);
+    }
 }
 
 fn state(entry: Option<&Entry>, arrival: &Arrival) -> State {
@@ -111,8 +124,8 @@ fn state(entry: Option<&Entry>, arrival: &Arrival) -> State {
         Some(entry) if entry.number == arrival.number && entry.handshaking => {
             if !entry.waiting.is_empty() || entry.client.parked > 0 {
                 State::WaitsForUs
-            } else if entry.answered {
-                State::Answered
+            } else if let Some(at) = entry.answered {
+                State::Answered(at)
             } else {
                 State::Unanswered
             }
@@ -164,10 +177,14 @@ mod tests {
     impl Crowd {
         /// One comes each millisecond.
         fn new(states: &[State]) -> Self {
+            Self::since(Instant::now(), states)
+        }
+
+        fn since(start: Instant, states: &[State]) -> Self {
             let mut crowd = Self {
                 half_open: HalfOpen::default(),
                 states: Vec::new(),
-                start: Instant::now(),
+                start,
             };
             states.iter().for_each(|&state| crowd.comes(state));
             crowd
@@ -202,20 +219,48 @@ mod tests {
 
     use State::{Answered, Over, Unanswered, WaitsForUs};
 
+    /// Answered so many milliseconds after the start.
+    fn answered(start: Instant, ms: u64) -> State {
+        Answered(start + Duration::from_millis(ms))
+    }
+
     #[test]
     fn the_oldest_that_sent_nothing_gives_way() {
-        let mut crowd = Crowd::new(&[Answered, WaitsForUs, Unanswered, Over, Unanswered]);
+        let start = Instant::now();
+        let first = answered(start, 0);
+        let states = [first, WaitsForUs, Unanswered, Over, Unanswered];
+        let mut crowd = Crowd::since(start, &states);
         let order: Vec<_> = std::iter::from_fn(|| crowd.gives_way(999)).collect();
         assert_eq!(order, [2, 4], "a whole second for those answered");
     }
 
     #[test]
     fn who_was_answered_and_says_nothing_gives_way_after_those() {
-        let mut crowd = Crowd::new(&[Answered, WaitsForUs, Answered, Unanswered]);
+        let start = Instant::now();
+        let [first, third] = [0, 2].map(|ms| answered(start, ms));
+        let mut crowd = Crowd::since(start, &[first, WaitsForUs, third, Unanswered]);
         let order: Vec<_> = std::iter::from_fn(|| crowd.gives_way(1_001)).collect();
-        assert_eq!(order, [3, 0], "the third came less than a second ago");
+        assert_eq!(
+            order,
+            [3, 0],
+            "the third was answered less than a second ago"
+        );
         assert_eq!(crowd.gives_way(1_002), Some(2));
         assert_eq!(crowd.gives_way(99_999), None, "we let it wait");
+    }
+
+    #[test]
+    fn a_second_runs_from_the_last_answer() {
+        let start = Instant::now();
+        let states = [900, 10, 20].map(|ms| answered(start, ms));
+        let mut crowd = Crowd::since(start, &states);
+        assert_eq!(crowd.gives_way(1_009), None);
+        assert_eq!(crowd.gives_way(1_010), Some(1), "though it came later");
+        crowd.states[2] = answered(start, 1_000);
+        assert_eq!(crowd.gives_way(1_899), None);
+        assert_eq!(crowd.gives_way(1_900), Some(0));
+        assert_eq!(crowd.gives_way(1_999), None);
+        assert_eq!(crowd.gives_way(2_000), Some(2));
     }
 
     #[test]
@@ -237,7 +282,8 @@ mod tests {
 
     #[test]
     fn what_is_remembered_stays_within_what_is_half_open() {
-        let mut crowd = Crowd::new(&[Unanswered, Answered]);
+        let start = Instant::now();
+        let mut crowd = Crowd::since(start, &[Unanswered, answered(start, 1)]);
         for _ in 0..10_000 {
             crowd.comes(Over);
             let len = crowd.half_open.unanswered.len() + crowd.half_open.answered.len();

@@ -191,7 +191,7 @@ impl Shard {
         let sent = &self.ring.received(buffer)[header..];
         entry.waiting.extend_from_slice(sent);
         // Whoever was not answered is still at its first message, in how many parts it may come.
-        match (entry.answered, is_first) {
+        match (entry.answered.is_some(), is_first) {
             (true, true) => self.handshakes.push_begun(key),
             (true, false) => {}
             (false, true) => self.handshakes.push_new(key, self.now, &entry.waiting),
@@ -266,7 +266,7 @@ impl Shard {
         if side == Side::Upstream || entry.waiting.is_empty() {
             return Some(end);
         }
-        if entry.answered {
+        if entry.answered.is_some() {
             entry.end_behind = Some(end);
             return None;
         }

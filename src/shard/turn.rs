@@ -281,7 +281,9 @@ impl Shard {
         let Some(entry) = self.connections.get_mut(key as usize) else {
             return;
         };
-        entry.answered |= side == Side::Client;
+        if side == Side::Client && entry.handshaking {
+            entry.answered = Some(self.now);
+        }
         let socket = entry.socket(side);
         if let Some(descriptor) = &socket.descriptor {
             socket.send = Some(

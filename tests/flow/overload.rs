@@ -160,6 +160,23 @@ fn who_does_not_go_on_gives_way_too() {
 }
 
 #[test]
+fn the_second_for_an_answer_begins_with_ours() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = world(&upstream, "[limits]\nhandshakes = 1");
+    let mut answered = world.connect(&world.client());
+    world.reaches("accepted", 1, Counters::accepted);
+    world.clock.advance(SECOND - NOTHING);
+    answered.conn.write_tls(&mut answered.sock).unwrap();
+    answered.sock.read_exact(&mut [0; 1]).unwrap();
+    world.clock.advance(SECOND - Duration::from_nanos(1));
+    assert_reset(&mut silent(&world, [127, 0, 0, 2]));
+    world.closed(CloseReason::TooManyConnections, 1);
+    world.clock.advance(Duration::from_nanos(1));
+    served(&world);
+    world.closed(CloseReason::GaveWay, 1);
+}
+
+#[test]
 fn a_listener_takes_no_more_than_its_rate() {
     let upstream = Upstream::new(Manner::Echo);
     let world = world(&upstream, "rate = 2\nburst = 3");
