@@ -44,7 +44,12 @@ impl Admission {
 
     /// Whether neither bound is reached.
     pub(super) fn has_room(&self) -> bool {
-        self.connections < self.connections_max && self.handshakes < self.handshakes_max
+        self.connections < self.connections_max && self.has_room_for_handshake()
+    }
+
+    /// Whether there may be another handshake.
+    pub(super) fn has_room_for_handshake(&self) -> bool {
+        self.handshakes < self.handshakes_max
     }
 
     /// Counts a new connection, which begins with a handshake.

@@ -3,6 +3,8 @@
 //! A client that is there sends its first message right behind the connection, so the one that has
 //! kept us waiting for longest is the one that most likely never will. Peers that only connect may
 //! so hold every place, and a newcomer still gets one, in which it has time enough to speak.
+//!
+//! A client that was refused is let in no more: while it lingers, to take its alert, it gives way first.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -34,7 +36,30 @@ pub(super) struct HalfOpen {
     answered: VecDeque<Arrival>,
 }
 
-/// A connection that came.
+/// Connections whose clients were refused and may be taking their alerts, the oldest first.
+#[derive(Default)]
+pub(super) struct Lingering(VecDeque<Arrival>);
+
+impl Lingering {
+    /// Remembers one, where so many connections are open; `lingers` says which still do.
+    fn push(&mut self, refused: Arrival, open: usize, lingers: impl Fn(&Arrival) -> bool) {
+        self.0.push_back(refused);
+        if self.0.len() > 2 * open + ARRIVALS_MIN {
+            self.0.retain(lingers);
+        }
+    }
+
+    fn next(&mut self, lingers: impl Fn(&Arrival) -> bool) -> Option<u32> {
+        while let Some(first) = self.0.pop_front() {
+            if lingers(&first) {
+                return Some(first.key);
+            }
+        }
+        None
+    }
+}
+
+/// A connection that came, or what happened to it since.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival {
     pub(super) key: u32,
@@ -134,6 +159,14 @@ fn state(entry: Option<&Entry>, arrival: &Arrival) -> State {
     }
 }
 
+/// Whether the client of `refused` may still be taking its alert.
+fn lingers(entry: Option<&Entry>, refused: &Arrival) -> bool {
+    entry.is_some_and(|entry| {
+        let is_refused = !entry.handshaking && entry.connection.session().is_none();
+        entry.number == refused.number && is_refused && !entry.connection.is_closed()
+    })
+}
+
 impl Shard {
     /// Remembers a connection that has just come.
     pub(super) fn remember_arrival(&mut self, arrival: Arrival) {
@@ -144,11 +177,27 @@ impl Shard {
         });
     }
 
-    /// Has a client that let us wait give way to a newcomer; false where there is none.
+    /// Remembers a connection whose client was refused.
+    pub(super) fn remember_refused(&mut self, refused: Arrival) {
+        let connections = &self.connections;
+        self.lingering.push(refused, connections.len(), |refused| {
+            lingers(connections.get(refused.key as usize), refused)
+        });
+    }
+
+    /// Has a client that was refused, or else one that let us wait, give way to a newcomer; false
+    /// where there is none.
     pub(super) fn make_room(&mut self) -> bool {
         let connections = &self.connections;
-        let gives_way = self.half_open.next(self.now, |arrival| {
-            state(connections.get(arrival.key as usize), arrival)
+        // Who was refused is no handshake any more.
+        let refused = self.admission.has_room_for_handshake().then(|| {
+            self.lingering
+                .next(|refused| lingers(connections.get(refused.key as usize), refused))
+        });
+        let gives_way = refused.flatten().or_else(|| {
+            self.half_open.next(self.now, |arrival| {
+                state(connections.get(arrival.key as usize), arrival)
+            })
         });
         let Some(key) = gives_way else {
             return false;
@@ -261,6 +310,19 @@ mod tests {
         assert_eq!(crowd.gives_way(1_900), Some(0));
         assert_eq!(crowd.gives_way(1_999), None);
         assert_eq!(crowd.gives_way(2_000), Some(2));
+    }
+
+    #[test]
+    fn who_lingers_is_forgotten_with_its_connection() {
+        let mut lingering = Lingering::default();
+        for key in 0..10_000 {
+            let at = Instant::now();
+            let number = key.into();
+            lingering.push(Arrival { key, number, at }, 2, |refused| refused.key == 3);
+            assert!(lingering.0.len() <= 2 * 2 + ARRIVALS_MIN);
+        }
+        assert_eq!(lingering.next(|refused| refused.key == 3), Some(3));
+        assert_eq!(lingering.next(|refused| refused.key == 3), None);
     }
 
     #[test]

@@ -46,7 +46,7 @@ use accepting::Gate;
 use admission::Admission;
 use entry::{Entry, Kind};
 use front::Front;
-use half_open::HalfOpen;
+use half_open::{HalfOpen, Lingering};
 use handshakes::Handshakes;
 use identities::Identities;
 use mailbox::{Command, Inbox};
@@ -83,6 +83,7 @@ pub struct Shard {
     connections: Slab<Entry>,
     admission: Admission,
     half_open: HalfOpen,
+    lingering: Lingering,
     /// `None` until a route limits the rate of its clients.
     identities: Option<Identities>,
     timers: Timers,
@@ -164,6 +165,7 @@ impl Shard {
             connections: Slab::new(),
             admission: Admission::new(&snapshot.limits),
             half_open: HalfOpen::default(),
+            lingering: Lingering::default(),
             identities: None,
             timers: Timers::new(),
             clock,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::counters::HandshakeKind;
 use super::entry::Kind;
+use super::half_open::Arrival;
 use super::pressure::What;
 use super::upstreams::Choice;
 use crate::block::Block;
@@ -384,6 +385,9 @@ impl Shard {
                 entry.front.counters.count_established(kind, took);
                 self.inbox.counters().count_established(session.resumed);
                 self.begin_tenure(key);
+            } else if !entry.connection.is_closed() {
+                let (number, at) = (entry.number, self.now);
+                self.remember_refused(Arrival { key, number, at });
             }
         }
     }

@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::pki;
 use crate::reload::{echo, install, listener};
 use crate::upstream::{Manner, Upstream};
-use crate::world::{LIMIT, World, alert, finish};
+use crate::world::{LIMIT, World, alert, ends, finish};
 
 const NOTHING: Duration = Duration::from_millis(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -174,6 +174,31 @@ fn the_second_for_an_answer_begins_with_ours() {
     world.clock.advance(Duration::from_nanos(1));
     served(&world);
     world.closed(CloseReason::GaveWay, 1);
+}
+
+#[test]
+fn who_lingers_after_a_refusal_gives_way_first() {
+    const CONNECTIONS: usize = 3;
+    let upstream = Upstream::new(Manner::Echo);
+    let world = world(&upstream, &format!("[limits]\nconnections = {CONNECTIONS}"));
+    let mut refused: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let mut socket = dial_from(&world, [127, 0, 0, 2]);
+            // A ClientHello without anything in it.
+            socket.write_all(&[22, 3, 1, 0, 4, 1, 0, 0, 0]).unwrap();
+            socket.read_exact(&mut [0; 7]).unwrap();
+            socket
+        })
+        .collect();
+    world.reaches("handshakes", 0, Counters::handshaking);
+    assert_eq!(world.figure(Counters::open), CONNECTIONS as u64);
+    served(&world);
+    world.reaches("ended", 2, ends);
+    assert_eq!(world.report().reason, CloseReason::ProtocolViolation);
+    // The oldest went, with its own reason.
+    let end = refused[0].read(&mut [0; 1]);
+    assert!(matches!(end, Ok(0)) || end.unwrap_err().kind() == ErrorKind::ConnectionReset);
+    world.closed(CloseReason::GaveWay, 0);
 }
 
 #[test]
