@@ -41,6 +41,11 @@ impl Connection {
         self.via.as_deref().copied()
     }
 
+    /// Whether who the client is is still to be said.
+    pub fn is_introducing(&self) -> bool {
+        matches!(self.stage, Stage::Introducing(_))
+    }
+
     /// Takes what of `bytes` belongs to the header in front of a handshake, and says how many bytes
     /// that is: none where no header is to come.
     ///

@@ -129,7 +129,11 @@ impl Shard {
 
     fn admit(&mut self, gate: usize, accepted: Accepted) {
         self.accepted += 1;
-        let source = self.admission.source(accepted.peer.ip());
+        let is_introduced = self.gates[gate].front.listener.is_introduced(accepted.peer);
+        // All clients of a load balancer would be one source: each is counted once it is introduced.
+        let source = (!is_introduced)
+            .then(|| self.admission.source(accepted.peer.ip()))
+            .flatten();
         if let Err(reason) = self.may_come(gate, source) {
             return self.turn_away(gate, accepted, reason);
         }
@@ -150,7 +154,7 @@ impl Shard {
         let unique_id = u128::from(self.identifier_prefix) << 64
             | u128::from(self.id) << 48
             | u128::from(self.accepted);
-        let begin = if front.listener.is_introduced(peer) {
+        let begin = if is_introduced {
             Connection::introduced
         } else {
             Connection::new
@@ -169,24 +173,52 @@ impl Shard {
         let entry = Entry::new(connection, descriptor, front, self.now, number, source);
         let key = u32::try_from(self.connections.insert(entry))
             .expect("connections are bounded far below 2^32");
-        self.remember_arrival(Arrival {
-            key,
-            number,
-            at: self.now,
-        });
+        let at = self.now;
+        self.remember_arrival(Arrival { key, number, at }, source);
         self.carry_out(key);
+    }
+
+    /// Counts a client under its own source, now that its load balancer said where it comes from; or
+    /// resets it, where that has all the handshakes that it may.
+    pub(super) fn count_introduced(&mut self, key: u32) {
+        let Some(entry) = self.connections.get(key as usize) else {
+            return;
+        };
+        let source = self
+            .admission
+            .source(entry.connection.addresses().client.ip());
+        if self.may_come_from(source).is_err() {
+            return self.shed(key, CloseReason::HandshakesPerSource);
+        }
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        entry.source = source;
+        let (number, at) = (entry.number, self.now);
+        self.admission.count_in_source(source);
+        self.remember_in_source(Arrival { key, number, at }, source);
+    }
+
+    /// Whether `source` may have another handshake; true where somebody of it gave way.
+    fn may_come_from(&mut self, source: Option<Source>) -> Result<bool, CloseReason> {
+        if !self.admission.is_source_full(source) {
+            return Ok(false);
+        }
+        // After a change of the bound there may be more than one too many.
+        if self.make_room_in(source) && !self.admission.is_source_full(source) {
+            return Ok(true);
+        }
+        Err(CloseReason::HandshakesPerSource)
     }
 
     /// Whether a connection from `source` is taken on, before anything is spent on it.
     fn may_come(&mut self, gate: usize, source: Option<Source>) -> Result<(), CloseReason> {
-        if self.admission.is_source_full(source) {
-            return Err(CloseReason::HandshakesPerSource);
-        }
+        let has_room = self.may_come_from(source)? || self.admission.has_room();
         if !self.gates[gate].front.takes_another(self.now) {
             return Err(CloseReason::RateLimited);
         }
         // Who gives way counts as a connection until nothing is in flight for it any more.
-        if !self.admission.has_room() && !self.make_room() {
+        if !has_room && !self.make_room() {
             return Err(CloseReason::TooManyConnections);
         }
         Ok(())

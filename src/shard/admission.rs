@@ -1,7 +1,9 @@
 //! How many connections and handshakes a shard takes on.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
+use super::half_open::{Arrival, State};
 use super::sources::{Source, Sources};
 use crate::snapshot::Limits;
 
@@ -50,6 +52,31 @@ impl Admission {
     /// Whether there may be another handshake.
     pub(super) fn has_room_for_handshake(&self) -> bool {
         self.handshakes < self.handshakes_max
+    }
+
+    /// Counts a handshake that goes on under its source, which has just become known.
+    pub(super) fn count_in_source(&mut self, source: Option<Source>) {
+        self.sources.add(source);
+    }
+
+    /// Remembers a connection as one of `source`.
+    pub(super) fn remember(
+        &mut self,
+        source: Option<Source>,
+        arrival: Arrival,
+        state: impl Fn(&Arrival) -> State,
+    ) {
+        self.sources.remember(source, arrival, state);
+    }
+
+    /// The client of `source` that gives way to another of it, if any.
+    pub(super) fn next_of(
+        &mut self,
+        source: Option<Source>,
+        now: Instant,
+        state: impl Fn(&Arrival) -> State,
+    ) -> Option<u32> {
+        self.sources.next_of(source, now, state)
     }
 
     /// Counts a new connection, which begins with a handshake.

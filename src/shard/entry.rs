@@ -104,7 +104,7 @@ pub(super) struct Entry {
     pub(super) accepted_at: Instant,
     /// Which connection of its shard it is.
     pub(super) number: u64,
-    /// What its handshake is counted under.
+    /// What its handshake is counted under, once that is known.
     pub(super) source: Option<Source>,
     /// When it ends whatever happens on it, if ever.
     pub(super) time_up: Option<TimeUp>,

@@ -2,7 +2,8 @@
 //!
 //! A client that is there sends its first message right behind the connection, so the one that has
 //! kept us waiting for longest is the one that most likely never will. Peers that only connect may
-//! so hold every place, and a newcomer still gets one, in which it has time enough to speak.
+//! so hold every place, and a newcomer still gets one, in which it has time enough to speak. The
+//! same holds among the clients of one source, where that has all the handshakes that it may.
 //!
 //! A client that was refused is let in no more: while it lingers, to take its alert, it gives way first.
 
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::entry::Entry;
+use super::sources::Source;
 use crate::close_reason::CloseReason;
 use crate::connection::{Command, Event};
 
@@ -25,7 +27,7 @@ const REPLY: Duration = Duration::from_secs(1);
 const PASSED_OVER_MAX: usize = 16;
 
 /// Arrivals that are never too many, so that few connections do not cause frequent searches.
-const ARRIVALS_MIN: usize = 64;
+const ARRIVALS_MIN: usize = 8;
 
 /// Connections that are or were half open, the oldest first.
 #[derive(Default)]
@@ -70,7 +72,7 @@ pub(super) struct Arrival {
 
 /// Whom a connection waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+pub(super) enum State {
     /// It is half open no more.
     Over,
     /// What its client sent waits for its turn.
@@ -83,7 +85,12 @@ enum State {
 
 impl HalfOpen {
     /// Remembers who came, and forgets who is half open no more once those are the most.
-    fn push(&mut self, arrival: Arrival, half_open: usize, state: impl Fn(&Arrival) -> State) {
+    pub(super) fn push(
+        &mut self,
+        arrival: Arrival,
+        half_open: usize,
+        state: impl Fn(&Arrival) -> State,
+    ) {
         self.unanswered.push_back(arrival);
         if self.unanswered.len() + self.answered.len() > 2 * half_open + ARRIVALS_MIN {
             for arrivals in [&mut self.unanswered, &mut self.answered] {
@@ -94,7 +101,7 @@ impl HalfOpen {
 
     /// The one that gives way: of those that were not answered the oldest, for nothing was spent on
     /// it, or else the oldest of the others; `None` where each may still be at its part.
-    fn next(&mut self, now: Instant, state: impl Fn(&Arrival) -> State) -> Option<u32> {
+    pub(super) fn next(&mut self, now: Instant, state: impl Fn(&Arrival) -> State) -> Option<u32> {
         let waited = |arrival: Arrival| now.saturating_duration_since(arrival.at);
         let mut passed_over = 0;
         while passed_over < PASSED_OVER_MAX
@@ -168,11 +175,20 @@ fn lingers(entry: Option<&Entry>, refused: &Arrival) -> bool {
 }
 
 impl Shard {
-    /// Remembers a connection that has just come.
-    pub(super) fn remember_arrival(&mut self, arrival: Arrival) {
+    /// Remembers a connection that has just come, as one of a source where that is known.
+    pub(super) fn remember_arrival(&mut self, arrival: Arrival, source: Option<Source>) {
+        self.remember_in_source(arrival, source);
         let connections = &self.connections;
         let half_open = self.admission.handshakes();
         self.half_open.push(arrival, half_open, |arrival| {
+            state(connections.get(arrival.key as usize), arrival)
+        });
+    }
+
+    /// Remembers a connection as one of a source that has just become known.
+    pub(super) fn remember_in_source(&mut self, arrival: Arrival, source: Option<Source>) {
+        let connections = &self.connections;
+        self.admission.remember(source, arrival, |arrival| {
             state(connections.get(arrival.key as usize), arrival)
         });
     }
@@ -199,11 +215,23 @@ impl Shard {
                 state(connections.get(arrival.key as usize), arrival)
             })
         });
-        let Some(key) = gives_way else {
-            return false;
-        };
-        self.shed(key, CloseReason::GaveWay);
-        true
+        self.gives_way(gives_way)
+    }
+
+    /// The same among the clients of one source.
+    pub(super) fn make_room_in(&mut self, source: Option<Source>) -> bool {
+        let connections = &self.connections;
+        let gives_way = self.admission.next_of(source, self.now, |arrival| {
+            state(connections.get(arrival.key as usize), arrival)
+        });
+        self.gives_way(gives_way)
+    }
+
+    fn gives_way(&mut self, key: Option<u32>) -> bool {
+        if let Some(key) = key {
+            self.shed(key, CloseReason::GaveWay);
+        }
+        key.is_some()
     }
 
     /// Resets a client whose handshake is not done.

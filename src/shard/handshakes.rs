@@ -211,7 +211,14 @@ impl Shard {
             actions: &mut self.actions,
         };
         let bytes = self.ring.received(buffer);
-        entry.connection.introduce(bytes, &mut context)
+        let was_introducing = entry.connection.is_introducing();
+        let taken = entry.connection.introduce(bytes, &mut context);
+        let is_introduced = was_introducing && !entry.connection.is_introducing();
+        // A header that is no good has ended the connection.
+        if is_introduced && entry.connection.is_handshaking() {
+            self.count_introduced(key);
+        }
+        taken
     }
 
     /// Resets those whose first message has waited for so long that they will not wait for its answer

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Instant;
 
+use super::half_open::{Arrival, HalfOpen, State};
 use crate::snapshot::HalfOpenLimits;
 
 /// The part of a client's address that tells sources apart.
@@ -15,9 +17,15 @@ pub(super) enum Source {
 /// Handshakes going on for each source that has any, so never more sources than handshakes. Keys are
 /// hashed with a secret, because clients choose them.
 pub(super) struct Sources {
-    going_on: HashMap<Source, usize>,
+    going_on: HashMap<Source, GoingOn>,
     /// `None`: nothing is counted.
     bound: Option<Bound>,
+}
+
+#[derive(Default)]
+struct GoingOn {
+    handshakes: usize,
+    half_open: HalfOpen,
 }
 
 #[derive(Clone, Copy)]
@@ -63,21 +71,45 @@ impl Sources {
         let (Some(source), Some(bound)) = (source, self.bound) else {
             return false;
         };
-        self.going_on.get(&source).is_some_and(|&n| n >= bound.max)
+        let going_on = self.going_on.get(&source);
+        going_on.is_some_and(|going_on| going_on.handshakes >= bound.max)
     }
 
     pub(super) fn add(&mut self, source: Option<Source>) {
         if let Some(source) = source {
-            *self.going_on.entry(source).or_insert(0) += 1;
+            self.going_on.entry(source).or_default().handshakes += 1;
         }
+    }
+
+    /// Remembers a connection that was added to `source`.
+    pub(super) fn remember(
+        &mut self,
+        source: Option<Source>,
+        arrival: Arrival,
+        state: impl Fn(&Arrival) -> State,
+    ) {
+        if let Some(going_on) = source.and_then(|source| self.going_on.get_mut(&source)) {
+            going_on.half_open.push(arrival, going_on.handshakes, state);
+        }
+    }
+
+    /// The client of `source` that gives way to another of it, if any.
+    pub(super) fn next_of(
+        &mut self,
+        source: Option<Source>,
+        now: Instant,
+        state: impl Fn(&Arrival) -> State,
+    ) -> Option<u32> {
+        let going_on = self.going_on.get_mut(&source?)?;
+        going_on.half_open.next(now, state)
     }
 
     pub(super) fn remove(&mut self, source: Option<Source>) {
         if let Some(source) = source
-            && let Some(count) = self.going_on.get_mut(&source)
+            && let Some(going_on) = self.going_on.get_mut(&source)
         {
-            *count -= 1;
-            if *count == 0 {
+            going_on.handshakes -= 1;
+            if going_on.handshakes == 0 {
                 self.going_on.remove(&source);
             }
         }

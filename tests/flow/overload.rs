@@ -177,6 +177,27 @@ fn the_second_for_an_answer_begins_with_ours() {
 }
 
 #[test]
+fn silent_peers_of_a_full_source_give_way_to_others_of_it() {
+    const SOURCE: [u8; 4] = [127, 0, 0, 1];
+    let upstream = Upstream::new(Manner::Echo);
+    let limits = "[limits]\nhandshakes = 8\nhandshakes_per_source = 3";
+    let world = world(&upstream, limits);
+    let mut elsewhere = silent(&world, [127, 0, 0, 2]);
+    let mut held: Vec<_> = (0..3).map(|_| silent(&world, SOURCE)).collect();
+    assert_reset(&mut silent(&world, SOURCE));
+    world.closed(CloseReason::HandshakesPerSource, 1);
+    world.clock.advance(NOTHING);
+    (0..4).for_each(|_| served(&world));
+    world.closed(CloseReason::GaveWay, 1);
+    assert_reset(&mut held[0]);
+    held.push(silent(&world, SOURCE));
+    // It is not the source's own.
+    elsewhere.set_nonblocking(true).unwrap();
+    let heard = elsewhere.read(&mut [0; 1]);
+    assert_eq!(heard.unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
 fn who_lingers_after_a_refusal_gives_way_first() {
     const CONNECTIONS: usize = 3;
     let upstream = Upstream::new(Manner::Echo);

@@ -257,6 +257,47 @@ fn health_checks_are_no_clients() {
     assert!(world.report_if_any().is_none(), "a line in the log");
 }
 
+/// Or one of them, who says nothing more, would keep all the others out.
+#[test]
+fn clients_behind_a_balancer_are_sources_of_their_own() {
+    let upstream = Upstream::new(Manner::Echo);
+    let limits = "[limits]\nhandshakes = 8\nhandshakes_per_source = 2\n";
+    let world = World::new(&upstream.toml(), &format!("{FROM_HERE}{limits}"));
+    let local = v4()[1];
+    let from = |last: u8| line(SocketAddr::from(([192, 0, 2, last], 4711)), local);
+    let introduced = |last: u8| {
+        let mut socket = world.dial();
+        send_alone(&world, &mut socket, &from(last));
+        socket
+    };
+    let mut held: Vec<_> = (0..2).map(|_| introduced(7)).collect();
+    world.reaches("handshakes", 2, Counters::handshaking);
+    for count in 1..=2 {
+        assert_eq!(rest(introduced(7)), b"");
+        world.closed(CloseReason::HandshakesPerSource, count);
+    }
+    // Others notice nothing, and nor do those of whom nothing is known yet.
+    visit(&world, &from(8));
+    let _unknown: Vec<_> = (0..3).map(|_| world.dial()).collect();
+    world.reaches("handshakes", 5, Counters::handshaking);
+    visit(&world, &from(8));
+    // Once it has fewer, it may have another.
+    drop(held.pop());
+    world.reaches("handshakes", 4, Counters::handshaking);
+    held.push(introduced(7));
+    world.reaches("handshakes", 5, Counters::handshaking);
+    // Header and first message in one; who says nothing gives way.
+    world.clock.advance(Duration::from_millis(10));
+    let mut client = client(&world);
+    let mut socket = world.dial();
+    let whole = [from(7), hello(&mut client)].concat();
+    socket.write_all(&whole).unwrap();
+    exchange(client, socket);
+    world.closed(CloseReason::GaveWay, 1);
+    world.closed(CloseReason::HandshakesPerSource, 2);
+    assert_eq!(rest(held.remove(0)), b"", "the oldest");
+}
+
 #[test]
 fn a_reload_changes_who_introduces() {
     let upstream = Upstream::new(Manner::Echo);
