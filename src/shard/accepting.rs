@@ -36,6 +36,8 @@ pub(super) struct Gate {
     lent_until: Option<Instant>,
     /// When it closes: nobody new comes, and whoever waits is taken until then.
     pub(super) last_call: Option<Instant>,
+    /// Another process accepts from it as well, and goes on.
+    is_handed_over: bool,
     /// Accepts no more; it stays until the accepts in flight have ended, which need the socket.
     closing: bool,
 }
@@ -49,6 +51,7 @@ impl Gate {
             paused_until: None,
             lent_until: None,
             last_call: None,
+            is_handed_over: false,
             closing: false,
         }
     }
@@ -241,6 +244,14 @@ impl Shard {
         }
     }
 
+    /// Leaves the listening sockets to the process that accepts from them, too.
+    pub(super) fn hand_over(&mut self) {
+        for (_, gate) in &mut self.gates {
+            gate.is_handed_over = true;
+        }
+        self.stop_accepting();
+    }
+
     /// Closes the listening sockets.
     pub(super) fn stop_accepting(&mut self) {
         let gates: Vec<usize> = self.gates.iter().map(|(gate, _)| gate).collect();
@@ -265,9 +276,25 @@ impl Shard {
 
     fn forget_closed(&mut self, gate: usize) {
         let is_over = |gate: &Gate| gate.closing && gate.accepts.iter().all(Option::is_none);
-        if self.gates.get(gate).is_some_and(is_over) {
-            self.gates.remove(gate);
+        let Some(gate_entry) = self.gates.get_mut(gate).filter(|gate| is_over(gate)) else {
+            return;
+        };
+        // The kernel wakes one who waits for each connection. Where that was an accept which was being
+        // cancelled, nobody knows of the connection: it is taken here, until none is left and all who
+        // wait are the successor's.
+        if gate_entry.is_handed_over
+            && gate_entry.socket.has_waiting()
+            && let Ok(key) = u32::try_from(gate * ACCEPTS_IN_FLIGHT)
+            && let Ok(accept) = self
+                .ring
+                .accept(&gate_entry.socket, Kind::Accept.token(key))
+        {
+            gate_entry.accepts[0] = Some(accept);
+            // It has been tried by then; it is not to wait.
+            self.ring.cancel(accept);
+            return;
         }
+        self.gates.remove(gate);
     }
 }
 
