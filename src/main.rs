@@ -257,15 +257,16 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
         false => Succession::default(),
     };
     for passed in succession.sockets() {
-        let added = inherited.add(passed.socket, Some(passed.listener), passed.is_shared);
+        let added = inherited.add_predecessors(passed.socket, passed.listener, passed.is_shared);
         added.map_err(|error| error.to_string())?;
     }
-    let admin = control::admin(&source, &mut succession).map_err(|error| error.to_string())?;
     let listening = Terminator::listen_on(&snapshot, &clock, &placement.layout, inherited)
         .map_err(|error| error.to_string())?;
     // While there is one thread, as the others inherit it.
     confine(file, &mut source)?;
     let (_log, _secrets) = (control::log::write_aside(), secrets.write());
+    // With no more rights than it will be published with.
+    let admin = control::admin(&source, &mut succession).map_err(|error| error.to_string())?;
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
     let mut control = control.with_admin(admin);
     let mut terminator = listening.start().map_err(|error| error.to_string())?;
@@ -288,6 +289,7 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
         .map_err(|error| format!("a shard failed: {error}"))?;
     match ending {
         Ending::ShardLost => Err("a shard ended by itself".to_owned()),
+        Ending::NotInControl => Err("it could not be controlled, as the log says".to_owned()),
         _ => Ok(()),
     }
 }

@@ -13,6 +13,8 @@ use super::signals::Signal;
 use super::upstreams::Upkeep;
 use crate::snapshot::Upstreams;
 
+const ENDING: &str = "the process is ending: nothing is reloaded";
+
 impl<P: Port> Keeper<'_, P> {
     /// Answers whoever can be answered now.
     pub(super) fn answer_all(&mut self) {
@@ -33,6 +35,14 @@ impl<P: Port> Keeper<'_, P> {
                 errors: status.errors.clone(),
             };
             asker.answer(Answer::json(code, &outcome));
+        }
+    }
+
+    /// The process is ending: who waits for what will not be is told so.
+    pub(super) fn answer_in_vain(&mut self) {
+        let reloads = self.awaiting_reload.drain(..).map(|(_, asker)| asker);
+        for asker in reloads.chain(self.rehearsals.give_up()) {
+            asker.answer(Answer::text(StatusCode::CONFLICT, ENDING));
         }
     }
 
@@ -66,13 +76,14 @@ impl<P: Port> Keeper<'_, P> {
                 if is_serving {
                     tracing::info!("draining: a successor accepts the connections from here on");
                     self.hand_over(self.clock.now());
+                    Answer::text(StatusCode::ACCEPTED, "draining")
+                } else {
+                    Answer::text(StatusCode::CONFLICT, "the process is ending already")
                 }
-                Answer::text(StatusCode::ACCEPTED, "draining")
             }
-            Question::Reload | Question::DryRun if !is_serving => Answer::text(
-                StatusCode::CONFLICT,
-                "the process is ending: nothing is reloaded",
-            ),
+            Question::Reload | Question::DryRun if !is_serving => {
+                Answer::text(StatusCode::CONFLICT, ENDING)
+            }
             Question::DryRun => return self.ask_for_rehearsal(asker),
             Question::Reload => {
                 let attempt = self.reloader.next_attempt();

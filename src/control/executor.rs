@@ -60,6 +60,8 @@ pub enum Ending {
     Drained,
     /// A shard ended though nobody had told it to.
     ShardLost,
+    /// Nobody could have told it to end, or asked it anything: it ended at once.
+    NotInControl,
     /// It was told to end at once, or the drain took too long.
     Stopped,
     /// Shards did not answer and were left behind.
@@ -143,12 +145,14 @@ impl Control {
                 Ok(serving) => Some(serving),
                 Err(error) => {
                     tracing::error!("{error}; ending at once");
+                    keeper.is_out_of_control = true;
                     keeper.stop(clock.now());
                     None
                 }
             };
             let signals = signals.collect().unwrap_or_else(|error| {
                 tracing::error!(%error, "signals cannot be read; ending at once");
+                keeper.is_out_of_control = true;
                 keeper.stop(clock.now());
                 Collected::default()
             });
@@ -190,6 +194,8 @@ pub(super) struct Keeper<'a, P> {
     pub(super) reloader: Reloader<'a>,
     pub(super) phase: Phase,
     is_shard_lost: bool,
+    /// Signals or the admin interface could not be had.
+    is_out_of_control: bool,
     pub(super) upkeep: Option<Upkeep>,
     /// How the process is confined.
     pub(super) confinement: Vec<(&'static str, String)>,
@@ -215,6 +221,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             reloader,
             phase: Phase::Serving,
             is_shard_lost: false,
+            is_out_of_control: false,
             upkeep: None,
             confinement: Vec::new(),
             supervisor: Supervisor::default(),
@@ -235,7 +242,9 @@ impl<'a, P: Port> Keeper<'a, P> {
     }
 
     async fn keep(&mut self, signals: &Collected, clock: &Clock) -> Ending {
-        self.supervisor.ready();
+        if !self.is_out_of_control {
+            self.supervisor.ready();
+        }
         loop {
             while let Some(signal) = signals.next() {
                 self.take(signal, clock.now());
@@ -283,6 +292,7 @@ impl<'a, P: Port> Keeper<'a, P> {
 
     fn end(&mut self, now: Instant, command: impl Fn(Duration) -> Command) {
         self.reloader.give_up();
+        self.answer_in_vain();
         let within = self.reloader.current().drain_timeout;
         for shard in &mut self.shards {
             shard.command(command(within));
@@ -333,6 +343,7 @@ impl<'a, P: Port> Keeper<'a, P> {
             return Some(match self.phase {
                 Phase::Serving => Ending::ShardLost,
                 _ if self.is_shard_lost => Ending::ShardLost,
+                _ if self.is_out_of_control => Ending::NotInControl,
                 Phase::Draining { .. } => Ending::Drained,
                 Phase::Stopping { .. } => Ending::Stopped,
             });

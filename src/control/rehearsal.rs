@@ -15,7 +15,8 @@ use crate::snapshot::Snapshot;
 /// A rehearsal and who waits for what comes of it.
 #[derive(Debug, Default)]
 pub(super) struct Rehearsals {
-    askers: Vec<Asker>,
+    /// Each with the rehearsal that it waits for: one that began after it asked.
+    askers: Vec<(u64, Asker)>,
     under_way: Option<UnderWay>,
 }
 
@@ -32,7 +33,8 @@ struct UnderWay {
 impl<P: Port> Keeper<'_, P> {
     /// Somebody wants to know what a reload would do.
     pub(super) fn ask_for_rehearsal(&mut self, asker: Asker) {
-        self.rehearsals.askers.push(asker);
+        let awaited = self.reloader.next_rehearsal();
+        self.rehearsals.askers.push((awaited, asker));
         self.reloader.rehearse();
     }
 
@@ -53,17 +55,17 @@ impl<P: Port> Keeper<'_, P> {
         }
         match self.reloader.take_rehearsed() {
             None => {}
-            Some(Err(errors)) => {
+            Some((number, Err(errors))) => {
                 let sum = DryRun {
                     errors,
                     ..DryRun::default()
                 };
                 let answer = Answer::json(StatusCode::UNPROCESSABLE_ENTITY, &sum);
-                for asker in self.rehearsals.askers.drain(..) {
+                for asker in self.rehearsals.take(number) {
                     asker.answer(answer.clone());
                 }
             }
-            Some(Ok(snapshot)) => {
+            Some((number, Ok(snapshot))) => {
                 let awaited = self.shards.iter_mut().map(|shard| {
                     let (outcome, review) = RingBuffer::new(1);
                     let snapshot = Arc::clone(&snapshot);
@@ -73,12 +75,30 @@ impl<P: Port> Keeper<'_, P> {
                 });
                 self.rehearsals.under_way = Some(UnderWay {
                     awaited: awaited.collect(),
-                    askers: std::mem::take(&mut self.rehearsals.askers),
+                    askers: self.rehearsals.take(number),
                     sum: DryRun::default(),
                     snapshot,
                 });
             }
         }
+    }
+}
+
+impl Rehearsals {
+    /// Those who wait for this rehearsal, or an earlier one.
+    fn take(&mut self, number: u64) -> Vec<Asker> {
+        let waiting = self
+            .askers
+            .extract_if(.., |(awaited, _)| *awaited <= number);
+        waiting.map(|(_, asker)| asker).collect()
+    }
+
+    /// Everybody who waits.
+    pub(super) fn give_up(&mut self) -> Vec<Asker> {
+        let under_way = self.under_way.take().map(|under_way| under_way.askers);
+        let mut askers = self.take(u64::MAX);
+        askers.extend(under_way.into_iter().flatten());
+        askers
     }
 }
 

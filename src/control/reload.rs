@@ -82,6 +82,9 @@ enum Stage {
     Installing(u64, Changes),
 }
 
+/// Which rehearsal, and what the files said then, or what was wrong with them.
+pub(super) type Rehearsed = (u64, Result<Arc<Snapshot>, Vec<String>>);
+
 /// Reloads when asked to.
 pub(super) struct Reloader<'a> {
     loader: Loader,
@@ -98,8 +101,10 @@ pub(super) struct Reloader<'a> {
     wanted: Option<Cause>,
     /// Somebody wants to know what would be loaded, and no more.
     rehearsal_wanted: bool,
-    /// What a rehearsal loaded.
-    rehearsed: Option<Result<Arc<Snapshot>, Vec<String>>>,
+    /// Rehearsals that have begun.
+    rehearsals: u64,
+    /// What the last of them loaded.
+    rehearsed: Option<Rehearsed>,
     going: Option<Going>,
     retired: Retired,
     ageing: Ageing,
@@ -120,6 +125,7 @@ impl<'a> Reloader<'a> {
             current: source.loaded,
             wanted: None,
             rehearsal_wanted: false,
+            rehearsals: 0,
             rehearsed: None,
             going: None,
             retired: Retired::default(),
@@ -159,8 +165,13 @@ impl<'a> Reloader<'a> {
         self.rehearsal_wanted = true;
     }
 
+    /// The rehearsal that begins after now, by how many have begun with it.
+    pub(super) fn next_rehearsal(&self) -> u64 {
+        self.rehearsals + 1
+    }
+
     /// What the files say, once it is known; or what is wrong with them.
-    pub(super) fn take_rehearsed(&mut self) -> Option<Result<Arc<Snapshot>, Vec<String>>> {
+    pub(super) fn take_rehearsed(&mut self) -> Option<Rehearsed> {
         self.rehearsed.take()
     }
 
@@ -215,7 +226,8 @@ impl<'a> Reloader<'a> {
         let Some(cause) = self.wanted.take().or_else(rehearsal) else {
             return;
         };
-        self.loads += 1;
+        self.rehearsals += u64::from(cause == Cause::Rehearsal);
+        self.loads += u64::from(cause != Cause::Rehearsal);
         let before = Arc::clone(&self.current.snapshot);
         match self.loader.start(&mut self.watch, before) {
             Ok(load) => {
@@ -237,7 +249,7 @@ impl<'a> Reloader<'a> {
                     self.watch = Some(watch);
                     return match outcome {
                         Ok(loaded) if going.cause == Cause::Rehearsal => {
-                            self.rehearsed = Some(Ok(loaded.snapshot));
+                            self.rehearsed = Some((self.rehearsals, Ok(loaded.snapshot)));
                         }
                         Ok(loaded) => self.install(loaded, going, shards),
                         Err(failure) => self.fail(failure, going.cause),
@@ -342,7 +354,7 @@ impl<'a> Reloader<'a> {
     fn fail(&mut self, failure: Failure, cause: Cause) {
         let errors = failure.errors();
         if cause == Cause::Rehearsal {
-            self.rehearsed = Some(Err(errors));
+            self.rehearsed = Some((self.rehearsals, Err(errors)));
             return;
         }
         // A file that stays broken while others change is told once.

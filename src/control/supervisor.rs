@@ -22,6 +22,7 @@ pub(super) struct Supervisor {
     /// Loads that it has been told of.
     loads: u64,
     is_reloading: bool,
+    is_stopping: bool,
 }
 
 /// Where it listens.
@@ -82,7 +83,7 @@ impl Supervisor {
     /// Tells of the reloads that began or ended since the last call. `loads` counts those that began;
     /// each is told by itself, as the manager waits for one that is younger than its signal.
     pub(super) fn reloads(&mut self, loads: u64, is_going: bool, status: &Status) {
-        if self.channel.is_none() {
+        if self.channel.is_none() || self.is_stopping {
             return;
         }
         if loads != self.loads {
@@ -108,7 +109,8 @@ impl Supervisor {
     }
 
     /// The process ends, `within` this time.
-    pub(super) fn stopping(&self, within: Duration) {
+    pub(super) fn stopping(&mut self, within: Duration) {
+        self.is_stopping = true;
         self.tell(&format!(
             "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={}",
             within.as_micros()

@@ -39,11 +39,8 @@ pub(super) const STARTED: &[u8] = b"STARTED\n";
 pub(super) const DRAINING: &[u8] = b"DRAINING\n";
 
 /// How long the predecessor may take for its part. The successor may take as long as it needs to
-/// start, see [`START_MAX`].
+/// start, see [`TAKEOVER_MAX`](crate::limits::TAKEOVER_MAX).
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long the successor may take to start before the predecessor gives it up.
-pub(super) const START_MAX: Duration = Duration::from_secs(120);
 
 /// Bytes of a line.
 const LINE_MAX: usize = 512;

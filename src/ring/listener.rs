@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 use super::steering::Steering;
@@ -206,6 +207,16 @@ impl Listener {
     /// Whether it listens on every local address, so that only the accepted socket knows its own.
     pub fn is_wildcard(&self) -> bool {
         self.address.ip().is_unspecified()
+    }
+
+    /// Whether a connection waits at it now.
+    pub fn has_waiting(&self) -> bool {
+        let mut socket = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut socket, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Whether another process keeps it.

@@ -85,7 +85,7 @@ pub fn checks() -> Vec<Check> {
     checks.extend(opcodes(&uring));
     checks.push(Check {
         name: "ring restrictions",
-        finding: match restrict(&uring.submitter()) {
+        finding: match restrict(&uring.submitter(), has_direct_descriptors()) {
             Ok(()) => Finding::Fine("a ring takes no operations but those that are used".into()),
             Err(error) => Finding::Missing(format!(
                 "{error}: 6.1 or newer is needed, or confinement.rings = false"

@@ -99,8 +99,9 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
                 source,
             })?;
     }
+    let uses_direct = probe::has_direct_descriptors();
     if options.restricted {
-        restrict(submitter).map_err(|source| RingError {
+        restrict(submitter, uses_direct).map_err(|source| RingError {
             step: "restricting the ring",
             remedy: "a kernel of at least 6.1 is needed: or set confinement.rings = false".into(),
             source,
@@ -108,7 +109,6 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
     }
     // A saving only; kernels before 5.18 and a full table of ring descriptors do without.
     let _ = submitter.register_ring_fd();
-    let uses_direct = probe::has_direct_descriptors();
     let limits_receives = probe::has_limited_receives();
     Ok(Ring {
         queues,
@@ -126,14 +126,15 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
 const RING_DESCRIPTOR: [u8; 2] = [20, 21];
 
 /// Has the ring run, and take nothing but what the operations of this module are made of. What is
-/// to be registered with it otherwise is, by now.
-pub(super) fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
+/// to be registered with it otherwise is, by now. `uses_direct` where sockets may be in the ring's own
+/// table: it takes an operation (6.8) whose number older kernels refuse even here.
+pub(super) fn restrict(submitter: &Submitter<'_>, uses_direct: bool) -> io::Result<()> {
+    let install = uses_direct.then_some(opcode::FixedFdInstall::CODE);
     let operations = [
         opcode::Accept::CODE,
         opcode::AsyncCancel::CODE,
         opcode::Close::CODE,
         opcode::Connect::CODE,
-        opcode::FixedFdInstall::CODE,
         opcode::PollAdd::CODE,
         opcode::Recv::CODE,
         opcode::Send::CODE,
@@ -141,7 +142,8 @@ pub(super) fn restrict(submitter: &Submitter<'_>) -> io::Result<()> {
         opcode::Socket::CODE,
     ];
     let flags = Flags::BUFFER_SELECT | Flags::FIXED_FILE | Flags::IO_LINK | Flags::SKIP_SUCCESS;
-    let operations = operations.into_iter().map(Restriction::sqe_op);
+    let operations = operations.into_iter().chain(install);
+    let operations = operations.map(Restriction::sqe_op);
     let registers = RING_DESCRIPTOR.into_iter().map(Restriction::register_op);
     let flags = [Restriction::sqe_flags_allowed(flags.bits())];
     let mut all: Vec<Restriction> = operations.chain(registers).chain(flags).collect();
@@ -206,7 +208,7 @@ mod tests {
         };
         let mut uring = io_uring(&options).unwrap();
         if restricted {
-            restrict(&uring.submitter()).unwrap();
+            restrict(&uring.submitter(), true).unwrap();
         }
         // SAFETY: the entry points to nothing.
         unsafe { uring.submission().push(&opcode::Nop::new().build()) }.unwrap();
@@ -219,7 +221,7 @@ mod tests {
         assert_eq!(nop(false), 0);
         assert_eq!(nop(true), -libc::EACCES);
         let uring = io_uring(&RingOptions::default()).unwrap();
-        restrict(&uring.submitter()).unwrap();
+        restrict(&uring.submitter(), true).unwrap();
         let forbidden = uring.submitter().register_files_sparse(1).unwrap_err();
         assert_eq!(forbidden.raw_os_error(), Some(libc::EACCES));
     }

@@ -17,7 +17,7 @@ use super::sources::Source;
 use super::{ACCEPT_PAUSE, Shard};
 use crate::close_reason::CloseReason;
 use crate::connection::{Addresses, Connection, Context};
-use crate::limits::ACCEPTS_IN_FLIGHT;
+use crate::limits::{ACCEPTS_IN_FLIGHT, TAKEOVER_MAX};
 use crate::ring::{Accepted, Listener, Operation};
 
 /// How long after the last one that came a listening socket closes which lets nobody new in: clients
@@ -32,8 +32,12 @@ pub(super) struct Gate {
     accepts: [Option<Operation>; ACCEPTS_IN_FLIGHT],
     /// When accepting goes on after the process ran out of something.
     pub(super) paused_until: Option<Instant>,
+    /// Until then a successor may be starting that has the socket too.
+    lent_until: Option<Instant>,
     /// When it closes: nobody new comes, and whoever waits is taken until then.
     pub(super) last_call: Option<Instant>,
+    /// Another process accepts from it as well, and goes on.
+    is_handed_over: bool,
     /// Accepts no more; it stays until the accepts in flight have ended, which need the socket.
     closing: bool,
 }
@@ -45,7 +49,9 @@ impl Gate {
             front,
             accepts: [None; ACCEPTS_IN_FLIGHT],
             paused_until: None,
+            lent_until: None,
             last_call: None,
+            is_handed_over: false,
             closing: false,
         }
     }
@@ -236,9 +242,11 @@ impl Shard {
     }
 
     /// Duplicates every listening socket for `borrower`, or none where one cannot be.
-    pub(super) fn lend(&self, borrower: &mut Producer<Vec<Lent>>) {
-        let gates = self.gates.iter().filter(|(_, gate)| !gate.closing);
+    pub(super) fn lend(&mut self, borrower: &mut Producer<Vec<Lent>>) {
+        let lent_until = Some(self.now + TAKEOVER_MAX);
+        let gates = self.gates.iter_mut().filter(|(_, gate)| !gate.closing);
         let lent = gates.map(|(_, gate)| {
+            gate.lent_until = lent_until;
             Ok(Lent {
                 listener: Arc::from(&*gate.front.listener.name),
                 socket: gate.socket.duplicate()?,
@@ -254,10 +262,13 @@ impl Shard {
     /// would reset it.
     pub(super) fn call_last(&mut self) {
         for (_, gate) in &mut self.gates {
-            // What cannot be kept from growing, or is another's to go on with, is closed at once.
-            let closes_at = match gate.socket.refuse_newcomers() {
-                Ok(()) => self.now + LAST_CALL,
-                Err(_) => self.now,
+            // What cannot be kept from growing, or is another's to go on with, is closed at once: a
+            // successor's socket would never let anybody in again.
+            let is_lent = gate.lent_until.is_some_and(|until| self.now < until);
+            let is_kept = gate.closing || is_lent || gate.socket.refuse_newcomers().is_err();
+            let closes_at = match is_kept {
+                true => self.now,
+                false => self.now + LAST_CALL,
             };
             gate.last_call.get_or_insert(closes_at);
         }
@@ -271,6 +282,14 @@ impl Shard {
         for gate in gates {
             self.close_gate(gate);
         }
+    }
+
+    /// Leaves the listening sockets to the process that accepts from them, too.
+    pub(super) fn hand_over(&mut self) {
+        for (_, gate) in &mut self.gates {
+            gate.is_handed_over = true;
+        }
+        self.stop_accepting();
     }
 
     /// Closes the listening sockets.
@@ -297,9 +316,25 @@ impl Shard {
 
     fn forget_closed(&mut self, gate: usize) {
         let is_over = |gate: &Gate| gate.closing && gate.accepts.iter().all(Option::is_none);
-        if self.gates.get(gate).is_some_and(is_over) {
-            self.gates.remove(gate);
+        let Some(gate_entry) = self.gates.get_mut(gate).filter(|gate| is_over(gate)) else {
+            return;
+        };
+        // The kernel wakes one who waits for each connection. Where that was an accept which was being
+        // cancelled, nobody knows of the connection: it is taken here, until none is left and all who
+        // wait are the successor's.
+        if gate_entry.is_handed_over
+            && gate_entry.socket.has_waiting()
+            && let Ok(key) = u32::try_from(gate * ACCEPTS_IN_FLIGHT)
+            && let Ok(accept) = self
+                .ring
+                .accept(&gate_entry.socket, Kind::Accept.token(key))
+        {
+            gate_entry.accepts[0] = Some(accept);
+            // It has been tried by then; it is not to wait.
+            self.ring.cancel(accept);
+            return;
         }
+        self.gates.remove(gate);
     }
 }
 

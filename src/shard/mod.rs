@@ -264,7 +264,7 @@ impl Shard {
                 }
                 Command::HandOver { within } => {
                     self.draining.get_or_insert(self.now + within);
-                    self.stop_accepting();
+                    self.hand_over();
                 }
                 Command::Install(installation) => self.install(*installation),
                 Command::Renew(renewals) => self.renew_upstreams(renewals),

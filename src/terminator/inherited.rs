@@ -32,6 +32,9 @@ pub struct Inherited {
 struct Socket {
     listener: Listener,
     name: Option<String>,
+    /// It comes from a process that this one takes over from, whose configuration may have been
+    /// another.
+    is_predecessors: bool,
 }
 
 /// The sockets for each address of a snapshot that has some.
@@ -79,7 +82,31 @@ impl Inherited {
             };
             StartError::Inherited(format!("{which}: {error}").into())
         })?;
-        self.sockets.push(Socket { listener, name });
+        self.sockets.push(Socket {
+            listener,
+            name,
+            is_predecessors: false,
+        });
+        Ok(())
+    }
+
+    /// Adds a socket of the process that this one takes over from, which served the listener of this
+    /// name. It serves the listener at whose address it is bound, or that of its name where that has
+    /// port 0; where neither is configured any more, nobody.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inherited::add`].
+    pub fn add_predecessors(
+        &mut self,
+        socket: OwnedFd,
+        name: String,
+        is_shared: bool,
+    ) -> Result<(), StartError> {
+        self.add(socket, Some(name), is_shared)?;
+        if let Some(socket) = self.sockets.last_mut() {
+            socket.is_predecessors = true;
+        }
         Ok(())
     }
 
@@ -106,7 +133,12 @@ impl Inherited {
             }
         }
         let mut stray = Vec::new();
-        for Socket { listener, name } in others {
+        for Socket {
+            listener,
+            name,
+            is_predecessors,
+        } in others
+        {
             let address = listener.address();
             let beside = given
                 .iter()
@@ -117,6 +149,14 @@ impl Inherited {
                     .as_deref()
                     .and_then(|name| of_name(snapshot, &given, name, address)),
             };
+            let is_free = |at: &At| snapshot.listeners[at.0].addresses[at.1].port() == 0;
+            let at = at.filter(|at| !is_predecessors || is_free(at));
+            if at.is_none() && is_predecessors {
+                notes.push(format!(
+                    "{address} is configured no more: the socket of the process before is let go"
+                ));
+                continue;
+            }
             let Some(at) = at else {
                 stray.push(match name {
                     Some(name) => format!("{address} (`{name}`)"),

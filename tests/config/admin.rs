@@ -5,8 +5,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::running::{Running, scratch};
 use crate::scratch::Scratch;
@@ -73,6 +74,7 @@ impl Interface {
         drop(free);
         let more = format!("[admin]\nsocket = \"admin.sock\"\naddress = \"{address}\"\n{more}");
         let running = Running::start(&scratch, "127.0.0.1:9", &more);
+        appears(&scratch.path("admin.sock"));
         Self {
             running,
             scratch,
@@ -101,6 +103,15 @@ impl Interface {
 
     fn get(&self, path: &str) -> String {
         self.over_tcp(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+    }
+}
+
+/// It is there a moment after the process listens.
+fn appears(path: &Path) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !path.exists() {
+        assert!(Instant::now() < end, "no {}", path.display());
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -301,6 +312,15 @@ fn a_socket_of_a_living_process_is_not_taken_and_a_dead_ones_is() {
     assert!(socket.exists());
     let more = format!("[admin]\nsocket = \"admin.sock\"\naddress = \"{address}\"\n");
     let running = Running::start(&scratch, "127.0.0.1:9", &more);
+    let answers = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !answers() {
+        assert!(
+            Instant::now() < end,
+            "the dead one's socket is not replaced"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let interface = Interface {
         running,
         scratch,

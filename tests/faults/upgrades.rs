@@ -97,27 +97,105 @@ fn a_takeover_that_fails_leaves_the_process_serving() {
     client.connect().unwrap();
 }
 
-/// Where a successor cannot start, its predecessor goes on.
+/// A successor that fails once it has the sockets, because it cannot be who it is to be: its predecessor
+/// goes on.
 #[test]
 fn a_successor_that_cannot_start_leaves_its_predecessor_serving() {
     let mut gate = gate();
     let client = gate.client(&gate.leaf());
-    // After the sockets have come: no shard of another layout can be had.
-    gate.scratch
-        .write("layout.toml", "version = 1\nshards = \"none\"\n");
+    let text = std::fs::read_to_string(gate.scratch.path("ringgate.toml")).unwrap();
+    let text = text + "\n[process]\nuser = \"nobody-of-this-name\"\n";
+    gate.scratch.write("other.toml", text);
     let failed = Command::new(env!("CARGO_BIN_EXE_ringgate"))
         .args(["run", "--takeover", "-c"])
-        .arg(gate.scratch.path("ringgate.toml"))
-        .arg("--layout")
-        .arg(gate.scratch.path("layout.toml"))
+        .arg(gate.scratch.path("other.toml"))
         .output()
         .unwrap();
-    assert!(!failed.status.success());
+    assert_eq!(failed.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&failed.stderr);
+    assert!(said.contains("nobody-of-this-name"), "{said}");
+    gate.line("did not take over");
     client.connect().unwrap();
-    // With what it would share it goes on to the next.
+    assert!(is_serving(&gate));
+    // It has its sockets to give still.
     let mut predecessor = gate.upgrade();
     client.connect().unwrap();
     assert_eq!(predecessor.ended().code(), Some(0));
+    client.connect().unwrap();
+}
+
+/// One at a time: two successors would both serve, and one of them could not be found any more.
+#[test]
+fn a_second_successor_is_refused_while_the_first_one_starts() {
+    let gate = gate();
+    let mut first = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
+    first.write_all(b"TAKEOVER ringgate 1\n").unwrap();
+    let mut start = [0; 8];
+    first.read_exact(&mut start).unwrap();
+    assert_eq!(start, *b"SOCKETS ");
+    let second = asked(&gate, b"TAKEOVER ringgate 1\n");
+    assert!(second.starts_with("REFUSED "), "{second}");
+    assert!(second.contains("already"), "{second}");
+    drop(first);
+    until("the next one to be heard", || {
+        let mut next = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
+        next.write_all(b"TAKEOVER ringgate 1\n").unwrap();
+        next.read_exact(&mut start).unwrap();
+        (start == *b"SOCKETS ").then_some(())
+    });
+}
+
+/// A predecessor that is told to drain while its successor starts: what it closes is the successor's to
+/// accept from.
+#[test]
+fn a_drain_meanwhile_leaves_the_successor_its_sockets() {
+    let mut gate = gate();
+    let client = gate.client(&gate.leaf());
+    let mut successor = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
+    successor.write_all(b"TAKEOVER ringgate 1\n").unwrap();
+    let sockets = received(&mut successor);
+    assert!(!sockets.is_empty());
+    gate.signal(rustix::process::Signal::TERM);
+    assert_eq!(gate.ended().code(), Some(0));
+    // Newcomers wait at the sockets, which the kernel would not let them where they are filtered.
+    for _ in 0..8 {
+        let timeout = std::time::Duration::from_secs(5);
+        std::net::TcpStream::connect_timeout(&gate.address, timeout).unwrap();
+    }
+    drop(client);
+}
+
+/// The sockets that a process hands over.
+fn received(stream: &mut UnixStream) -> Vec<std::os::fd::OwnedFd> {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        line.push(byte[0]);
+    }
+    let line = String::from_utf8(line).unwrap();
+    let count = line.trim_end().strip_prefix("SOCKETS ").unwrap();
+    let count: usize = count.parse().unwrap();
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let mut head = [0; 2];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+        let read = rustix::net::recvmsg(
+            &*stream,
+            &mut [std::io::IoSliceMut::new(&mut head)],
+            &mut control,
+            rustix::net::RecvFlags::empty(),
+        );
+        assert_eq!(read.unwrap().bytes, 2);
+        for message in control.drain() {
+            if let rustix::net::RecvAncillaryMessage::ScmRights(descriptors) = message {
+                sockets.extend(descriptors);
+            }
+        }
+        stream.read_exact(&mut vec![0; head[1].into()]).unwrap();
+    }
+    sockets
 }
 
 /// Nobody runs: it starts as ever.

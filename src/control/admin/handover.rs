@@ -43,7 +43,15 @@ pub(super) async fn is_wanted(socket: &PollableFd<Socket>) -> bool {
 /// Gives the sockets away, and drains once they are accepted from. Whatever fails before that leaves
 /// everything as it was.
 pub(super) async fn hand_over(socket: &PollableFd<Socket>, house: &House) {
-    match give(socket, house).await {
+    let given = match house.hands_over.replace(true) {
+        true => refuse_second(socket).await,
+        false => {
+            let given = give(socket, house).await;
+            house.hands_over.set(false);
+            given
+        }
+    };
+    match given {
         Ok(()) => tracing::info!("a successor accepts the connections from here on"),
         Err(error) => tracing::warn!(
             %error,
@@ -60,10 +68,7 @@ async fn give(socket: &PollableFd<Socket>, house: &House) -> io::Result<()> {
     };
     let passed = match lent {
         Ok(passed) => passed,
-        Err(why) => {
-            write(socket, format!("REFUSED {why}\n").as_bytes()).await?;
-            return Err(io::Error::other(why));
-        }
+        Err(why) => return refuse(socket, &why).await,
     };
     write(socket, format!("SOCKETS {}\n", passed.len()).as_bytes()).await?;
     for one in &passed {
@@ -73,10 +78,25 @@ async fn give(socket: &PollableFd<Socket>, house: &House) -> io::Result<()> {
     if read_line(socket).await?.as_bytes() != STARTED.trim_ascii_end() {
         return Err(io::Error::other("it did not say that it had started"));
     }
-    house.release().await;
+    if !house.release().await {
+        return refuse(socket, "it is ending already").await;
+    }
     // It serves already: whether it hears of this changes nothing.
     let _ = write(socket, DRAINING).await;
     Ok(())
+}
+
+/// There is one successor at a time: of two that have started, one could not be found any more.
+async fn refuse_second(socket: &PollableFd<Socket>) -> io::Result<()> {
+    // What is not read would reset the answer.
+    read_line(socket).await?;
+    refuse(socket, "another process is taking over already").await
+}
+
+/// Says why nothing is handed over, which is the error.
+async fn refuse(socket: &PollableFd<Socket>, why: &str) -> io::Result<()> {
+    write(socket, format!("REFUSED {why}\n").as_bytes()).await?;
+    Err(io::Error::other(why.to_owned()))
 }
 
 /// Who may take over: this user or root, and only the same exchange.
@@ -160,11 +180,13 @@ impl House {
         Ok(passed)
     }
 
-    /// Drains, and answers over TCP no more.
-    async fn release(&self) {
+    /// Drains, and answers over TCP no more. False where the process is ending already.
+    async fn release(&self) -> bool {
         self.tcp.borrow_mut().take();
-        if let Some(draining) = self.desk.ask(Question::Release) {
-            draining.recv().await;
-        }
+        let Some(draining) = self.desk.ask(Question::Release) else {
+            return false;
+        };
+        let answer = draining.recv().await;
+        answer.is_some_and(|answer| answer.status.is_success())
     }
 }

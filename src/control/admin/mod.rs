@@ -25,8 +25,9 @@ use glommio::{Task, timer::Timer};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
-use super::takeover::{START_MAX, Succession};
+use super::takeover::Succession;
 use crate::config::AdminOptions;
+use crate::limits::TAKEOVER_MAX;
 
 pub(super) use desk::{Answer, Asker, Desk, Lent, Question};
 pub(super) use metrics::metrics;
@@ -95,6 +96,7 @@ impl Admin {
             desk: desk.clone(),
             connections: Connections::default(),
             tcp: RefCell::default(),
+            hands_over: Cell::new(false),
         });
         if let Some(listener) = self.tcp
             && let Ok(own) = listener.try_clone()
@@ -141,30 +143,41 @@ struct House {
     connections: Connections,
     /// The listening socket over TCP, and who accepts from it.
     tcp: RefCell<Option<(TcpListener, Task<()>)>>,
+    /// A successor is being given the sockets, or was: there is one.
+    hands_over: Cell<bool>,
 }
 
 /// Connections that are open, the oldest first, each with whether it is over.
 #[derive(Debug, Default)]
 struct Connections(RefCell<VecDeque<Connection>>);
 
-/// Whether it is over, and its task: dropped, it ends.
-type Connection = (Rc<Cell<bool>>, Task<()>);
+/// Its task ends when it is dropped.
+type Connection = (Rc<State>, Task<()>);
+
+/// What becomes of a connection.
+#[derive(Debug, Default)]
+struct State {
+    is_over: Cell<bool>,
+    /// It hands the process's sockets over: it gives way to nobody.
+    hands_over: Cell<bool>,
+}
 
 impl Connections {
-    fn spawn(&self, connection: impl Future<Output = ()> + 'static) {
+    /// Serves one that has come. The oldest gives way where there are too many.
+    fn add(&self, socket: Socket, house: &Rc<House>, may_write: bool) {
         let mut open = self.0.borrow_mut();
-        open.retain(|(over, _)| !over.get());
+        open.retain(|(state, _)| !state.is_over.get());
         if open.len() >= CONNECTIONS_MAX {
-            // Dropped, it ends.
-            open.pop_front();
+            let oldest = open.iter().position(|(state, _)| !state.hands_over.get());
+            oldest.and_then(|oldest| open.remove(oldest));
         }
-        let over = Rc::new(Cell::new(false));
-        let is_over = Rc::clone(&over);
+        let state = Rc::new(State::default());
+        let (serving, house) = (Rc::clone(&state), Rc::clone(house));
         let task = glommio::spawn_local(async move {
-            connection.await;
-            is_over.set(true);
+            serve(socket, house, &serving, may_write).await;
+            serving.is_over.set(true);
         });
-        open.push_back((over, task));
+        open.push_back((state, task));
     }
 }
 
@@ -175,8 +188,7 @@ async fn accept(listening: Listening, house: Rc<House>, may_write: bool) {
     loop {
         match listening.get_ref().accept() {
             Ok(socket) => {
-                let serving = serve(socket, Rc::clone(&house), may_write);
-                house.connections.spawn(serving);
+                house.connections.add(socket, &house, may_write);
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 if listening.readable().await.is_err() {
@@ -189,7 +201,7 @@ async fn accept(listening: Listening, house: Rc<House>, may_write: bool) {
 }
 
 /// Serves one request.
-async fn serve(socket: Socket, house: Rc<House>, may_write: bool) {
+async fn serve(socket: Socket, house: Rc<House>, state: &State, may_write: bool) {
     let is_unix = matches!(socket, Socket::Unix(_));
     let Ok(socket) = PollableFd::new(socket) else {
         return;
@@ -199,8 +211,9 @@ async fn serve(socket: Socket, house: Rc<House>, may_write: bool) {
         let look = async { wanted = handover::is_wanted(&socket).await };
         is_done_within(REQUEST_MAX, std::pin::pin!(look)).await;
         if wanted {
+            state.hands_over.set(true);
             let handover = std::pin::pin!(handover::hand_over(&socket, &house));
-            if !is_done_within(START_MAX, handover).await {
+            if !is_done_within(TAKEOVER_MAX, handover).await {
                 tracing::warn!("a successor takes too long to start: this process serves on");
             }
             return;
