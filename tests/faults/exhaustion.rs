@@ -75,50 +75,6 @@ fn fd_exhaustion() {
     process::assert_idle(gate.id());
 }
 
-/// Nobody can be taken while descriptors are lacking, so the last call is not over meanwhile.
-#[test]
-fn who_waits_while_descriptors_lack_is_served_in_a_drain() {
-    const CLIENTS: usize = 3;
-    /// More than a last call lasts where nothing is lacking.
-    const LACK: Duration = Duration::from_secs(1);
-    let mut gate = Plan {
-        address: "0.0.0.0:0",
-        more: "[drain]\ntimeout = \"20s\"".to_owned(),
-        ..Plan::new()
-    }
-    .start();
-    let client = gate.client(&gate.leaf());
-    let mut first = client.connect().unwrap();
-    let files = process::descriptors(gate.id());
-    let limit = Rlimit {
-        current: (0..).find(|number| !files.contains(number)),
-        ..getrlimit(Resource::Nofile)
-    };
-    let Ok(before) = prlimit(Some(gate.id()), Resource::Nofile, limit) else {
-        return skip("another process cannot be limited here");
-    };
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| {
-            let client = client.clone();
-            thread::spawn(move || client.connect())
-        })
-        .collect();
-    // They are queued at the listening sockets.
-    thread::sleep(Duration::from_millis(200));
-    gate.signal(Signal::TERM);
-    gate.line("draining");
-    thread::sleep(LACK);
-    let is_over = clients.iter().filter(|client| client.is_finished());
-    assert!(is_over.count() < CLIENTS, "there was no lack");
-    prlimit(Some(gate.id()), Resource::Nofile, before).unwrap();
-    for client in clients {
-        let mut stream = client.join().unwrap().expect("who waited is served");
-        close(&mut stream).unwrap();
-    }
-    close(&mut first).unwrap();
-    assert_eq!(gate.ended().code(), Some(0));
-}
-
 #[test]
 fn small_memlock() {
     const NOBODY: u32 = 65_534;
