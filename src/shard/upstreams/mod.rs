@@ -3,10 +3,11 @@
 mod standing;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::limits::UPSTREAMS_LEFT_MAX;
 use crate::ring::Target;
 use crate::snapshot::{Balance, Ejection, Endpoint, Figures, Health, RouteTarget, UpstreamAddress};
 use standing::{Standing, WHOLE};
@@ -38,6 +39,8 @@ pub(super) struct Group {
     ejection: Option<Ejection>,
     slow_start: Option<Duration>,
     upstreams: RefCell<Vec<Rc<Upstream>>>,
+    /// Those that were replaced, the latest first, while connections have them.
+    left: RefCell<Vec<Weak<Upstream>>>,
     /// Where the search starts, so that equals take turns.
     next: Cell<usize>,
 }
@@ -80,6 +83,13 @@ impl Upstream {
     /// It took a connection.
     pub(super) fn answered(&self, now: Instant) {
         self.stand(|standing| standing.answered(now));
+    }
+
+    /// It is among the upstreams again, after it was not. What was left out stays so.
+    fn returned(&self, newcomer: Standing) {
+        if !self.standing.get().is_ejected() {
+            self.standing.set(newcomer);
+        }
     }
 
     fn stand<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
@@ -144,6 +154,7 @@ impl Group {
             ejection: route.treatment.ejection,
             slow_start: route.treatment.slow_start,
             upstreams: before.map_or_else(RefCell::default, |before| before.upstreams.clone()),
+            left: before.map_or_else(RefCell::default, |before| before.left.clone()),
             next: Cell::new(0),
         };
         let standing = match before {
@@ -161,24 +172,43 @@ impl Group {
 
     fn replace(&self, endpoints: Vec<Endpoint>, newcomer: Standing) {
         let before = self.upstreams.take();
+        let mut left = self.left.take();
         let upstreams = endpoints.into_iter().map(|endpoint| {
             let target = match &endpoint.address {
                 UpstreamAddress::Tcp(address) => Target::Tcp(*address),
                 UpstreamAddress::Unix(path) => Target::Unix(path.clone()),
             };
             // Figures that are others are another upstream's at that address.
-            let known = before.iter().find(|upstream| {
-                *upstream.target == target && Arc::ptr_eq(&upstream.figures, &endpoint.figures)
+            let is =
+                |it: &Upstream| *it.target == target && Arc::ptr_eq(&it.figures, &endpoint.figures);
+            let stays = before.iter().find(|it| is(it)).map(Rc::clone);
+            let returns = || left.iter().filter_map(Weak::upgrade).find(|it| is(it));
+            let known = stays.or_else(|| {
+                let known = returns()?;
+                known.returned(newcomer);
+                Some(known)
             });
             match known {
                 Some(known) => {
                     known.connections_max.set(endpoint.connections_max);
-                    Rc::clone(known)
+                    known
                 }
                 None => Rc::new(Upstream::new(endpoint, target, newcomer)),
             }
         });
-        self.upstreams.replace(upstreams.collect());
+        let upstreams: Vec<_> = upstreams.collect();
+        left.splice(..0, before.iter().map(Rc::downgrade));
+        drop(before);
+        // One that nobody has any more is gone by now.
+        left.retain(|it| {
+            let Some(it) = it.upgrade() else {
+                return false;
+            };
+            !upstreams.iter().any(|now| Rc::ptr_eq(now, &it))
+        });
+        left.truncate(UPSTREAMS_LEFT_MAX);
+        self.left.replace(left);
+        self.upstreams.replace(upstreams);
     }
 
     /// Chooses an upstream that was not tried. It counts one connection more until it is released.
@@ -377,6 +407,35 @@ mod tests {
             (stays[0].figures.open(), stays[0].figures.connects()),
             (0, 1)
         );
+    }
+
+    #[test]
+    fn an_upstream_that_returns_has_the_connections_that_it_had() {
+        let now = clock().now();
+        let mut rotating = endpoints(&[10, 11]);
+        rotating.iter_mut().for_each(|it| it.connections_max = 1);
+        let route = route(Balance::RoundRobin, None);
+        let group = Group::new(&route, vec![rotating[0].clone()], None, now);
+        let stays = taken(&group, &mut 0, now).expect("room");
+        for _ in 0..3 {
+            group.set(vec![rotating[1].clone()], now);
+            assert_eq!(group.left.borrow().len(), 1);
+            group.set(vec![rotating[0].clone()], now);
+            assert!(matches!(group.choose(&mut 0, now), Choice::Full));
+        }
+        // Another snapshot comes while it is away.
+        group.set(Vec::new(), now);
+        let after = Group::new(&route, vec![rotating[0].clone()], Some(&group), now);
+        assert!(matches!(after.choose(&mut 0, now), Choice::Full));
+        assert_eq!(rotating[0].figures.open(), 1);
+        stays.release();
+        assert_eq!(chosen(&after, 2, now), [10]);
+        after.upstreams.borrow()[0].release();
+        // What nobody has is not kept.
+        drop((group, stays));
+        after.set(Vec::new(), now);
+        assert!(after.left.borrow().is_empty());
+        assert_eq!(Arc::strong_count(&rotating[0].figures), 1);
     }
 
     #[test]
