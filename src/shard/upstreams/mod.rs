@@ -52,7 +52,11 @@ pub(super) enum Choice {
     Full,
     /// All were tried.
     Nothing,
-    Upstream(Rc<Upstream>),
+    Upstream {
+        upstream: Rc<Upstream>,
+        /// It was left out, and this connection finds out whether it answers again.
+        is_probe: bool,
+    },
 }
 
 impl Upstream {
@@ -76,8 +80,10 @@ impl Upstream {
     }
 
     /// A connect that it was chosen for was given up before its end, by no doing of its own.
-    pub(super) fn abandoned(&self) {
-        self.stand(Standing::abandoned);
+    pub(super) fn abandoned(&self, is_probe: bool) {
+        if is_probe {
+            self.stand(Standing::abandoned);
+        }
     }
 
     /// It took a connection.
@@ -131,13 +137,12 @@ impl Upstream {
         (self.open.get() + 1) * WHOLE as usize / share as usize
     }
 
-    fn take(&self, now: Instant) {
+    /// Counts one connection more; whether it finds out if the upstream answers again.
+    fn take(&self, now: Instant) -> bool {
         self.open.set(self.open.get() + 1);
         self.figures.set_open(self.open.get());
         self.figures.count_connect();
-        if self.standing.get().is_ejected() {
-            self.stand(|standing| standing.chosen(now));
-        }
+        self.stand(|standing| standing.chosen(now))
     }
 }
 
@@ -240,8 +245,10 @@ impl Group {
                     .ok()
                     .and_then(|chosen| 1_u64.checked_shl(chosen))
                     .unwrap_or(0);
-                upstreams[chosen].take(now);
-                return Choice::Upstream(Rc::clone(&upstreams[chosen]));
+                return Choice::Upstream {
+                    is_probe: upstreams[chosen].take(now),
+                    upstream: Rc::clone(&upstreams[chosen]),
+                };
             }
             if is_full.get() {
                 return Choice::Full;
@@ -276,12 +283,12 @@ impl Group {
     }
 
     /// A connect to `upstream` failed by its doing. The last one that is good is never left out.
-    pub(super) fn failed(&self, upstream: &Rc<Upstream>, now: Instant) {
+    pub(super) fn failed(&self, upstream: &Rc<Upstream>, is_probe: bool, now: Instant) {
         upstream.figures.count_failure();
         let upstreams = self.upstreams.borrow();
         let mut others = upstreams.iter().filter(|it| !Rc::ptr_eq(it, upstream));
         let is_last = !others.any(|it| it.is_good(now) && !it.standing.get().is_ejected());
-        if upstream.stand(|standing| standing.failed(now, self.ejection, is_last)) {
+        if upstream.stand(|standing| standing.failed(now, is_probe, self.ejection, is_last)) {
             upstream.figures.count_ejection();
         }
     }
@@ -335,7 +342,7 @@ mod tests {
 
     fn taken(group: &Group, tried: &mut Tried, now: Instant) -> Option<Rc<Upstream>> {
         match group.choose(tried, now) {
-            Choice::Upstream(upstream) => Some(upstream),
+            Choice::Upstream { upstream, .. } => Some(upstream),
             Choice::Full | Choice::Nothing => None,
         }
     }
@@ -354,7 +361,7 @@ mod tests {
     fn eject(group: &Group, at: usize, now: Instant) {
         let upstream = Rc::clone(&group.upstreams.borrow()[at]);
         for _ in 0..3 {
-            group.failed(&upstream, now);
+            group.failed(&upstream, false, now);
         }
     }
 
@@ -484,6 +491,28 @@ mod tests {
         group.upstreams.borrow()[0].answered(clock.now());
         assert!(!figures.is_ejected());
         assert!(chosen(&group, 2, clock.now()).contains(&10));
+    }
+
+    #[test]
+    fn only_the_connection_that_finds_out_is_given_up_for_another_to() {
+        let (group, clock) = (group(Balance::RoundRobin, &[10, 11]), clock());
+        eject(&group, 0, clock.now());
+        clock.advance(5 * SECOND);
+        let out = Rc::clone(&group.upstreams.borrow()[0]);
+        let chosen = group.choose(&mut 0b10, clock.now());
+        assert!(matches!(chosen, Choice::Upstream { is_probe: true, .. }));
+        let other = group.choose(&mut 0b10, clock.now());
+        assert!(matches!(
+            other,
+            Choice::Upstream {
+                is_probe: false,
+                ..
+            }
+        ));
+        out.abandoned(false);
+        assert!(!out.is_good(clock.now()));
+        out.abandoned(true);
+        assert!(out.is_good(clock.now()));
     }
 
     #[test]
