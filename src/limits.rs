@@ -117,6 +117,9 @@ pub const LOOKUP_MAX: Duration = Duration::from_secs(10);
 /// Addresses of a name that are used.
 pub const ADDRESSES_PER_NAME_MAX: usize = 256;
 
+/// Upstreams of a route that were replaced and are kept while there are connections to them.
+pub const UPSTREAMS_LEFT_MAX: usize = 1024;
+
 /// Bytes of a PROXY v2 header (its length field has 16 bits).
 pub const GREETING_MAX: usize = 16 + u16::MAX as usize;
 
@@ -231,4 +234,5 @@ const _: () = assert!(IDENTITY_BUCKETS_PER_SHARD.is_power_of_two());
 const _: () = assert!(CONNECTIONS_PER_SHARD <= CONNECTIONS_PER_SHARD_MAX);
 const _: () = assert!(PROXY_HEADER_V1_MAX <= PROXY_HEADER_MAX && PROXY_HEADER_MAX < BLOCK_LEN);
 const _: () = assert!(SHARD_PATIENCE.as_millis() >= 2 * TURN_MAX.as_millis());
+const _: () = assert!(ADDRESSES_PER_NAME_MAX <= UPSTREAMS_LEFT_MAX);
 const _: () = assert!(PEM_BYTES_MAX <= CRL_DIRECTORY_BYTES_MAX);

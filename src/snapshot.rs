@@ -43,6 +43,7 @@ pub use names::{Found, Lookup, LookupOver, Names};
 pub use stek::new_stek;
 pub use upstreams::{
     Checked, Endpoint, Figures, Health, NameState, Renewal, Rosters, State, Upstreams,
+    is_same_route,
 };
 
 /// Everything that shards need to know, read and checked.

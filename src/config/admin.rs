@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use super::document::Table;
 use super::upstream::UNIX_PATH_MAX;
 
+/// Bytes of `.PID`, which the socket's name ends in until it listens: a process's number has at most
+/// 7 digits (PID_MAX_LIMIT of Linux, 2^22).
+const SUFFIX_LEN_MAX: usize = 8;
+
 /// Where the admin interface listens; nowhere unless configured.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct AdminOptions {
@@ -26,9 +30,12 @@ pub(super) fn admin(table: Option<&Table<'_>>) -> AdminOptions {
     let socket = table.entry("socket").and_then(|entry| {
         let path = entry.path(SOCKET_EXAMPLE)?.path;
         let len = path.as_os_str().len();
-        if len > UNIX_PATH_MAX {
-            let problem =
-                format!("is {len} bytes long; a Unix socket's path has at most {UNIX_PATH_MAX}");
+        let most = UNIX_PATH_MAX - SUFFIX_LEN_MAX;
+        if len > most {
+            let problem = format!(
+                "is {len} bytes long; {most} are possible: a Unix socket's path has at most \
+                 {UNIX_PATH_MAX}, and this one is bound with `.PID` at its end"
+            );
             entry.report(problem, format!("use a shorter path: {SOCKET_EXAMPLE}"));
         }
         Some(path)

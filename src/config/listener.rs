@@ -1,6 +1,6 @@
 //! Listeners and their routes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -225,7 +225,7 @@ fn alpn(entry: &Entry<'_>) -> Vec<Vec<u8>> {
 fn routes(table: &Table<'_>, listener: &Arc<str>) -> Vec<RouteConfig> {
     let own = RouteSettings::read(table);
     let mut names = Names::default();
-    let mut routes = Vec::new();
+    let (mut routes, mut called) = (Vec::new(), BTreeMap::new());
     let below = table
         .entry("route")
         .map(|entry| (entry.tables("[[listener.route]]"), entry));
@@ -250,7 +250,18 @@ fn routes(table: &Table<'_>, listener: &Arc<str>) -> Vec<RouteConfig> {
                 Some(pattern) => Arc::from(pattern.as_str()),
                 None => Arc::from(format!("route {at}")),
             };
+            let is_given = given.is_some();
             let name = given.unwrap_or_else(by_name);
+            // Two that are named by the same server name have their error already.
+            let other = called.insert(Arc::clone(&name), is_given);
+            if other.is_some_and(|other_is_given| is_given || other_is_given) {
+                let problem = format!("another route of this listener is called `{name}` too");
+                let remedy = "give it a name of its own: name = \"app\"";
+                match table.entry("name") {
+                    Some(entry) => entry.report(problem, remedy),
+                    None => table.report(problem, remedy),
+                }
+            }
             let settings = settings.or(&own);
             settings.report_missing(&table, Some(listener));
             routes.push(settings.into_route(&table, name, server_names));
@@ -260,6 +271,12 @@ fn routes(table: &Table<'_>, listener: &Arc<str>) -> Vec<RouteConfig> {
     let server_names = names.read(table);
     if !has_routes || server_names.is_some() || own.is_complete() {
         own.report_missing(table, None);
+        if called.contains_key(listener) {
+            table.report(
+                format!("its own route is called `{listener}`, as one of its routes is"),
+                "give that one another name: name = \"app\" under [[listener.route]]",
+            );
+        }
         let server_names = server_names.unwrap_or_default();
         routes.push(own.into_route(table, Arc::clone(listener), server_names));
     }

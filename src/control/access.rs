@@ -217,8 +217,12 @@ fn human(out: &mut Vec<u8>, line: &Line<'_>) {
     ];
     for (name, text) in texts {
         if let Some(text) = text {
-            let _ = match text.contains('"') {
-                true => write!(out, " {name}=\"{}\"", text.replace('"', "\\\"")),
+            // Backslashes first: a text's own would take the quote's away.
+            let _ = match text.contains(['"', '\\']) {
+                true => {
+                    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+                    write!(out, " {name}=\"{text}\"")
+                }
                 false => write!(out, " {name}=\"{text}\""),
             };
         }

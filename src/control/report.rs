@@ -365,6 +365,22 @@ mod tests {
     }
 
     #[test]
+    fn no_text_of_a_client_ends_its_field() {
+        let mut report = served(CloseReason::Complete);
+        let subject = r#"CN=x\" rule="admin"#.to_owned();
+        report.identity = Some(Arc::new(Identity {
+            subject,
+            ..identity()
+        }));
+        let human = lines(LogFormat::Human, &report, true);
+        assert!(
+            human.contains(r#" subject="CN=x\\\" rule=\"admin" "#),
+            "{human}"
+        );
+        assert!(human.contains(r#" rule="everyone""#), "{human}");
+    }
+
+    #[test]
     fn access_lines_beyond_the_rate_are_counted_and_told() {
         let (memory, clock) = (Memory::default(), Clock::manual(Duration::from_secs(1)));
         let writer = Box::new(memory.clone());

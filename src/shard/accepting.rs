@@ -21,8 +21,13 @@ use crate::limits::{ACCEPTS_IN_FLIGHT, TAKEOVER_MAX};
 use crate::ring::{Accepted, Listener, Operation};
 
 /// How long after the last one that came a listening socket closes which lets nobody new in: clients
-/// whose handshake of TCP had begun take a round trip to end it.
+/// whose handshake of TCP had begun take a round trip to end it. And how long one goes on which cannot
+/// keep newcomers out.
 const LAST_CALL: Duration = Duration::from_millis(250);
+
+/// Connections that are taken from a socket which is being closed: as many as may wait at one. Where
+/// the kernel lets newcomers in to the end, somebody may always be waiting.
+const TAKEN_MAX: usize = 4096;
 
 /// A listening socket of this shard.
 pub(super) struct Gate {
@@ -36,8 +41,14 @@ pub(super) struct Gate {
     lent_until: Option<Instant>,
     /// When it closes: nobody new comes, and whoever waits is taken until then.
     pub(super) last_call: Option<Instant>,
+    /// Nobody new is let in any more: who comes has begun before.
+    refuses_newcomers: bool,
+    /// Another process may have it, too, and takes whoever waits.
+    is_anothers: bool,
     /// Another process accepts from it as well, and goes on.
     is_handed_over: bool,
+    /// Connections that were taken since it closes.
+    taken: usize,
     /// Accepts no more; it stays until the accepts in flight have ended, which need the socket.
     closing: bool,
 }
@@ -45,13 +56,16 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) fn new(socket: Listener, front: Rc<Front>) -> Self {
         Self {
+            is_anothers: socket.is_shared(),
             socket,
             front,
             accepts: [None; ACCEPTS_IN_FLIGHT],
             paused_until: None,
             lent_until: None,
             last_call: None,
+            refuses_newcomers: false,
             is_handed_over: false,
+            taken: 0,
             closing: false,
         }
     }
@@ -122,7 +136,9 @@ impl Shard {
                 self.turn_away(gate, accepted, CloseReason::TooManyConnections);
             }
             Ok(accepted) => {
-                gate_entry.last_call = gate_entry.last_call.map(|_| self.now + LAST_CALL);
+                if gate_entry.refuses_newcomers {
+                    gate_entry.last_call = gate_entry.last_call.map(|_| self.now + LAST_CALL);
+                }
                 self.admit(gate, accepted);
             }
             // The client left before it was accepted.
@@ -262,11 +278,13 @@ impl Shard {
     /// would reset it.
     pub(super) fn call_last(&mut self) {
         for (_, gate) in &mut self.gates {
-            // What cannot be kept from growing, or is another's to go on with, is closed at once: a
-            // successor's socket would never let anybody in again.
+            // What is another's to go on with is closed at once: a successor's socket would never let
+            // anybody in again.
             let is_lent = gate.lent_until.is_some_and(|until| self.now < until);
-            let is_kept = gate.closing || is_lent || gate.socket.refuse_newcomers().is_err();
-            let closes_at = match is_kept {
+            gate.is_anothers |= is_lent;
+            let is_left = gate.closing || gate.is_anothers;
+            gate.refuses_newcomers = !is_left && gate.socket.refuse_newcomers().is_ok();
+            let closes_at = match is_left {
                 true => self.now,
                 false => self.now + LAST_CALL,
             };
@@ -319,16 +337,21 @@ impl Shard {
         let Some(gate_entry) = self.gates.get_mut(gate).filter(|gate| is_over(gate)) else {
             return;
         };
-        // The kernel wakes one who waits for each connection. Where that was an accept which was being
-        // cancelled, nobody knows of the connection: it is taken here, until none is left and all who
-        // wait are the successor's.
-        if gate_entry.is_handed_over
+        // Whoever waits at it now would be reset with it. And of a socket that was handed over: the
+        // kernel wakes one who waits for each connection; where that was an accept which was being
+        // cancelled, the successor does not know of the connection. So they are taken, until there is
+        // none.
+        let takes = gate_entry.is_handed_over || !gate_entry.is_anothers;
+        if takes
+            && !self.stopping
+            && gate_entry.taken < TAKEN_MAX
             && gate_entry.socket.has_waiting()
             && let Ok(key) = u32::try_from(gate * ACCEPTS_IN_FLIGHT)
             && let Ok(accept) = self
                 .ring
                 .accept(&gate_entry.socket, Kind::Accept.token(key))
         {
+            gate_entry.taken += 1;
             gate_entry.accepts[0] = Some(accept);
             // It has been tried by then; it is not to wait.
             self.ring.cancel(accept);

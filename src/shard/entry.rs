@@ -96,6 +96,8 @@ pub(super) struct Entry {
     pub(super) connect: Option<Operation>,
     /// The upstream that counts this connection.
     pub(super) choice: Option<Rc<Upstream>>,
+    /// Its connect finds out whether that one answers again.
+    pub(super) is_probe: bool,
     /// The upstream tried last, for the report; it stays when `choice` is released.
     pub(super) last_choice: Option<Rc<Upstream>>,
     pub(super) tried: Tried,
@@ -146,6 +148,7 @@ impl Entry {
             upstream: Socket::default(),
             connect: None,
             choice: None,
+            is_probe: false,
             last_choice: None,
             tried: 0,
             front,

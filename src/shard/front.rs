@@ -10,7 +10,7 @@ use super::identities::scope;
 use super::rate::{Bucket, Rate};
 use super::upstreams::Group;
 use crate::connection::{Greeting, Settings};
-use crate::snapshot::{self, Endpoint, Listener};
+use crate::snapshot::{self, Endpoint, Listener, is_same_route};
 
 /// What the connections of a listener share. After another snapshot was installed, a connection
 /// keeps the front that it came by until its client was judged again, see `review`.
@@ -32,7 +32,7 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// `before` is what served the listener of that name until now; `endpoints` are the upstreams of
+    /// `before` is what served the listener until now, be it by another name; `endpoints` are the upstreams of
     /// each route.
     pub(super) fn new(
         listener: &Arc<Listener>,
@@ -47,7 +47,9 @@ impl Front {
             let endpoints = endpoints.next().unwrap_or_default();
             let before = before.and_then(|before| {
                 let mut routes = before.listener.routes.iter();
-                let at = routes.position(|known| known.name == route.name)?;
+                let now = (&*listener.name, &*route.name);
+                let was = &*before.listener.name;
+                let at = routes.position(|known| is_same_route((was, &known.name), now))?;
                 before.groups.get(at)
             });
             Group::new(route, endpoints, before, now)

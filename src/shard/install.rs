@@ -29,7 +29,7 @@ impl Shard {
             .iter()
             .zip(counters)
             .map(|(listener, counters)| {
-                let before = self.front(&listener.name);
+                let before = self.counterpart(listener);
                 let endpoints = rosters.next().unwrap_or_default();
                 let before = before.map(|front| &**front);
                 Front::new(listener, counters, generation, before, endpoints, began)

@@ -139,7 +139,7 @@ impl Shard {
             return Ok(());
         }
         let now = UnixTime::since_unix_epoch(self.clock.unix());
-        let successor = self.successor(&entry.front);
+        let successor = self.counterpart(&entry.front.listener);
         let front = successor.ok_or_else(|| gone(&entry.front.listener.name))?;
         let Some((client, route)) = judge(entry, &front.listener, now, judged)? else {
             return Ok(());
@@ -156,16 +156,16 @@ impl Shard {
         Ok(())
     }
 
-    /// What serves now in the place of `front`: the listener of the same name, or else one with an
-    /// address of it, which was given another name.
-    fn successor(&self, front: &Front) -> Option<&Rc<Front>> {
+    /// What serves now in the place of `listener`: that of the same name, or else one with an address
+    /// of it, which was given another name.
+    pub(super) fn counterpart(&self, listener: &Listener) -> Option<&Rc<Front>> {
         let renamed = || {
-            self.fronts.iter().find(|current| {
-                let mut addresses = current.listener.addresses.iter();
-                addresses.any(|address| front.listener.addresses.contains(address))
+            self.fronts.iter().find(|front| {
+                let mut addresses = front.listener.addresses.iter();
+                addresses.any(|address| listener.addresses.contains(address))
             })
         };
-        self.front(&front.listener.name).or_else(renamed)
+        self.front(&listener.name).or_else(renamed)
     }
 }
 

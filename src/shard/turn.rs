@@ -198,8 +198,8 @@ impl Shard {
         if let (Some(choice), Some(group)) = (&entry.choice, group) {
             match &result {
                 Ok(()) => choice.answered(self.now),
-                Err(error) if is_own_fault(error) => choice.abandoned(),
-                Err(_) => group.failed(choice, self.now),
+                Err(error) if is_own_fault(error) => choice.abandoned(entry.is_probe),
+                Err(_) => group.failed(choice, entry.is_probe, self.now),
             }
         }
         if result.is_err() {
@@ -309,8 +309,8 @@ impl Shard {
         };
         let group = entry.front.groups.get(session.route);
         let choice = group.map(|group| group.choose(&mut entry.tried, self.now));
-        let upstream = match choice {
-            Some(Choice::Upstream(upstream)) => upstream,
+        let (upstream, is_probe) = match choice {
+            Some(Choice::Upstream { upstream, is_probe }) => (upstream, is_probe),
             Some(Choice::Full) => return self.dispatch(key, Event::UpstreamsFull),
             Some(Choice::Nothing) | None => {
                 let nothing_left = io::Error::from(io::ErrorKind::NotConnected);
@@ -321,6 +321,7 @@ impl Shard {
         let target = Arc::clone(&upstream.target);
         entry.last_choice = Some(Rc::clone(&upstream));
         entry.choice = Some(upstream);
+        entry.is_probe = is_probe;
         entry.upstream.is_unix = matches!(*target, Target::Unix(_));
         let token = Kind::ConnectUpstream.token(key);
         match self.ring.connect(&target, DescriptorKind::Direct, token) {
@@ -330,7 +331,7 @@ impl Shard {
             }
             Err(error) => {
                 if let Some(choice) = &entry.choice {
-                    choice.abandoned();
+                    choice.abandoned(entry.is_probe);
                 }
                 self.close_socket(key, Side::Upstream);
                 self.dispatch(key, Event::Connected(Err(error)));
@@ -348,7 +349,7 @@ impl Shard {
             && let Some(choice) = entry.choice.take()
         {
             if entry.connect.is_some() {
-                choice.abandoned();
+                choice.abandoned(entry.is_probe);
             }
             choice.release();
         }

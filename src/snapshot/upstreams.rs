@@ -3,110 +3,19 @@
 //! [`Upstreams`] is the control plane's and is locked there alone. A shard is handed [`Endpoint`]s:
 //! it reads their [`Health`] and writes its own [`Figures`], both without a lock.
 
+mod counts;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{
-    Greeting, HealthCheck, HostPort, Snapshot, UpstreamAddress, UpstreamSetting, UpstreamTreatment,
+    Greeting, HealthCheck, HostPort, Listener, Snapshot, UpstreamAddress, UpstreamSetting,
+    UpstreamTreatment,
 };
-
-/// Whether an upstream is well, by the control plane's checks. Only that writes. Aligned so that no
-/// other data shares a cache line with it.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct Health {
-    /// Even: it is well.
-    changes: AtomicU32,
-}
-
-impl Health {
-    pub fn is_well(&self) -> bool {
-        self.changes().is_multiple_of(2)
-    }
-
-    /// How often that has changed; even while it is well.
-    pub fn changes(&self) -> u32 {
-        self.changes.load(Ordering::Relaxed)
-    }
-
-    /// Says how it is; whether that is new.
-    pub fn set(&self, is_well: bool) -> bool {
-        let is_new = self.is_well() != is_well;
-        if is_new {
-            let changes = self.changes().wrapping_add(1);
-            self.changes.store(changes, Ordering::Relaxed);
-        }
-        is_new
-    }
-}
-
-/// What one shard counts of one upstream. Only the shard writes. Aligned so that no other thread's
-/// data shares a cache line with them.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct Figures {
-    open: AtomicU64,
-    connects: AtomicU64,
-    failures: AtomicU64,
-    ejections: AtomicU64,
-    ejected: AtomicU64,
-}
-
-impl Figures {
-    /// Connections to it, those that are being connected among them.
-    pub fn open(&self) -> u64 {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Connects that were started.
-    pub fn connects(&self) -> u64 {
-        self.connects.load(Ordering::Relaxed)
-    }
-
-    /// Connects that failed by its doing, or were not answered in time.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
-    /// Times that it was left out for connects that failed.
-    pub fn ejections(&self) -> u64 {
-        self.ejections.load(Ordering::Relaxed)
-    }
-
-    /// Whether it is left out now.
-    pub fn is_ejected(&self) -> bool {
-        self.ejected.load(Ordering::Relaxed) != 0
-    }
-
-    pub fn set_open(&self, open: usize) {
-        self.open.store(open as u64, Ordering::Relaxed);
-    }
-
-    pub fn count_connect(&self) {
-        add_one(&self.connects);
-    }
-
-    pub fn count_failure(&self) {
-        add_one(&self.failures);
-    }
-
-    pub fn count_ejection(&self) {
-        add_one(&self.ejections);
-    }
-
-    pub fn set_ejected(&self, ejected: bool) {
-        self.ejected.store(ejected.into(), Ordering::Relaxed);
-    }
-}
-
-/// Adds to a counter that only this thread writes: no locked instruction is needed.
-fn add_one(counter: &AtomicU64) {
-    let count = counter.load(Ordering::Relaxed);
-    counter.store(count.wrapping_add(1), Ordering::Relaxed);
-}
+use crate::limits::UPSTREAMS_LEFT_MAX;
+pub use counts::{Figures, Health};
 
 /// One upstream of a route, as one shard is given it.
 #[derive(Clone, Debug)]
@@ -203,6 +112,8 @@ struct Leads {
 #[derive(Debug)]
 struct Route {
     listener: Arc<str>,
+    /// Of the listener.
+    addresses: Vec<SocketAddr>,
     name: Arc<str>,
     /// Indices in the snapshot.
     at: (usize, usize),
@@ -212,6 +123,9 @@ struct Route {
     shards: Vec<usize>,
     settings: Vec<UpstreamSetting>,
     upstreams: Vec<Upstream>,
+    /// Those that were replaced and that a shard still has connections to, the latest first: names
+    /// lead back to them.
+    left: Vec<Upstream>,
 }
 
 #[derive(Clone, Debug)]
@@ -221,6 +135,13 @@ struct Upstream {
     health: Arc<Health>,
     /// With the indices of the route's shards.
     figures: Vec<Arc<Figures>>,
+}
+
+impl Upstream {
+    /// Whether a shard still counts connections to it: it drops the figures with the last one.
+    fn is_held(&self) -> bool {
+        self.figures.iter().any(|it| Arc::strong_count(it) > 1)
+    }
 }
 
 impl Upstreams {
@@ -279,11 +200,14 @@ impl Upstreams {
     pub fn serve(&self, snapshot: &Snapshot, serving: impl Fn(&str) -> Vec<usize>) -> Vec<Rosters> {
         let mut inner = self.lock();
         let names = inner.leads(snapshot);
+        let mut before = std::mem::take(&mut inner.routes);
         let mut routes = Vec::new();
         for (at, listener) in snapshot.listeners.iter().enumerate() {
+            let known = known_as(listener, snapshot, &before);
             for (route_at, target) in listener.routes.iter().enumerate() {
                 let mut route = Route {
                     listener: Arc::clone(&listener.name),
+                    addresses: listener.addresses.clone(),
                     name: Arc::clone(&target.name),
                     at: (at, route_at),
                     greeting: listener.greeting,
@@ -291,11 +215,19 @@ impl Upstreams {
                     shards: serving(&listener.name),
                     settings: target.upstreams.clone(),
                     upstreams: Vec::new(),
+                    left: Vec::new(),
                 };
-                let mut known = inner.routes.iter();
-                let known = known.find(|it| it.listener == route.listener && it.name == route.name);
-                let known = known.filter(|known| known.shards == route.shards);
-                route.upstreams = route.made_of(&names, known.map_or(&[], |it| &it.upstreams));
+                let mut known = before
+                    .iter_mut()
+                    .filter(|it| Some(&it.listener) == known.as_ref());
+                let now = (&*route.listener, &*route.name);
+                let known = known.find(|it| is_same_route((&it.listener, &it.name), now));
+                // Taken, so that no other route has the same ones.
+                if let Some(known) = known.filter(|known| known.shards == route.shards) {
+                    route.upstreams = std::mem::take(&mut known.upstreams);
+                    route.left = std::mem::take(&mut known.left);
+                }
+                route.renew(&names);
                 routes.push(route);
             }
         }
@@ -328,7 +260,7 @@ impl Upstreams {
             .iter_mut()
             .filter(|it| it.settings.contains(&setting))
         {
-            route.upstreams = route.made_of(names, &route.upstreams);
+            route.renew(names);
             let (listener, at) = route.at;
             for &shard in &route.shards {
                 renewals[shard].push(Renewal {
@@ -421,6 +353,20 @@ impl Inner {
 }
 
 impl Route {
+    /// Has the upstreams that its settings lead to from now on. Those that it had, or that shards
+    /// still have connections to, go on as they were.
+    fn renew(&mut self, names: &BTreeMap<HostPort, Leads>) {
+        let mut known = std::mem::take(&mut self.upstreams);
+        known.append(&mut self.left);
+        self.upstreams = self.made_of(names, &known);
+        known.retain(|it| {
+            let stays = self.upstreams.iter().any(|now| now.address == it.address);
+            !stays && it.is_held()
+        });
+        known.truncate(UPSTREAMS_LEFT_MAX);
+        self.left = known;
+    }
+
     /// Its upstreams, of which `known` has some already.
     fn made_of(&self, names: &BTreeMap<HostPort, Leads>, known: &[Upstream]) -> Vec<Upstream> {
         let mut upstreams: Vec<Upstream> = Vec::new();
@@ -527,6 +473,34 @@ impl Route {
     }
 }
 
+/// The name by which `before` has `listener`: its own, or that of one at an address of it which no
+/// listener has any more.
+fn known_as(listener: &Listener, snapshot: &Snapshot, before: &[Route]) -> Option<Arc<str>> {
+    let is_named = |name: &str| snapshot.listeners.iter().any(|it| &*it.name == name);
+    let same = |it: &&Route| it.listener == listener.name;
+    let renamed = |it: &&Route| {
+        let shares = it
+            .addresses
+            .iter()
+            .any(|at| listener.addresses.contains(at));
+        shares && !is_named(&it.listener)
+    };
+    let known = before.iter().find(same);
+    let known = known.or_else(|| before.iter().find(renamed));
+    known.map(|it| Arc::clone(&it.listener))
+}
+
+/// Whether routes, each by its listener's name and its own, are the same one of a listener that may
+/// have been renamed: the listener's own route is named as the listener is.
+pub fn is_same_route(before: (&str, &str), now: (&str, &str)) -> bool {
+    let is_own = |(listener, route)| listener == route;
+    match (is_own(before), is_own(now)) {
+        (true, true) => true,
+        (false, false) => before.1 == now.1,
+        _ => false,
+    }
+}
+
 /// What the shard `at` gets of `max` connections; the remainder goes to the first ones. Which shards
 /// those are is another with every upstream.
 fn part(max: usize, shards: usize, at: usize) -> usize {
@@ -549,14 +523,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn health_counts_its_changes() {
-        let health = Health::default();
-        assert!(health.is_well() && !health.set(true));
-        assert!(health.set(false) && !health.is_well() && !health.set(false));
-        assert!(health.set(true));
-        assert_eq!(health.changes(), 2);
     }
 }

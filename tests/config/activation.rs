@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::running::{Running, Stream, client, scratch};
+use crate::running::{Running, Stream, client, outcome, scratch};
 use crate::scratch::Scratch;
 
 /// A socket that listens on a free port.
@@ -54,7 +54,7 @@ const PASSED: &str = "LISTEN_PID=$$ LISTEN_FDS=1";
 
 /// How the program ends that does not start.
 fn refused(mut command: Command) -> String {
-    let Output { status, stderr, .. } = command.stderr(Stdio::piped()).output().unwrap();
+    let Output { status, stderr, .. } = outcome(&mut command);
     let said = String::from_utf8_lossy(&stderr).into_owned();
     assert_eq!(status.code(), Some(1), "{said}");
     said

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::running::{Running, scratch};
+use crate::running::{LIMIT, Running, outcome, scratch};
 use crate::scratch::Scratch;
 use crate::{accepted, assert_error, front};
 
@@ -33,7 +35,9 @@ fn a_socket_and_an_address_are_read() {
 
 #[test]
 fn what_cannot_be_is_refused_with_its_line() {
-    let long = format!("socket = \"/{}\"", "x".repeat(107));
+    // Of 107, `.PID` takes 8.
+    let [longest, long] = [98, 99].map(|len| format!("socket = \"/{}\"", "x".repeat(len)));
+    accepted(&front(&format!("[admin]\n{longest}\n")));
     for (section, line, parts) in [
         ("", 9, ["listens nowhere", "admin.sock"]),
         (
@@ -41,7 +45,7 @@ fn what_cannot_be_is_refused_with_its_line() {
             10,
             ["no IP address", "127.0.0.1:9180"],
         ),
-        (&long, 10, ["108 bytes", "shorter"]),
+        (&long, 10, ["100 bytes", "shorter"]),
         (
             "socket = \"/run/x\"\nwrites_over_tcp = true",
             11,
@@ -58,6 +62,16 @@ fn what_cannot_be_is_refused_with_its_line() {
     }
 }
 
+/// An address on which nothing listens: each has a loopback address of its own, so neither other
+/// tests nor the ports of outgoing connections get in the way.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let last = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Other processes of these tests at the same time get other bytes, most likely.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, high | 0x80, low, last], 9180))
+}
+
 /// The admin interface of a running process.
 struct Interface {
     running: Running,
@@ -68,13 +82,19 @@ struct Interface {
 impl Interface {
     fn start(more: &str) -> Self {
         let scratch = scratch();
-        // Of a port that was free: the program says of this one only that it is taken.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        let address = free_address();
+        Self::start_in(scratch, address, more)
+    }
+
+    fn start_in(scratch: Scratch, address: SocketAddr, more: &str) -> Self {
         let more = format!("[admin]\nsocket = \"admin.sock\"\naddress = \"{address}\"\n{more}");
         let running = Running::start(&scratch, "127.0.0.1:9", &more);
-        appears(&scratch.path("admin.sock"));
+        // Its clients are served before its operator is.
+        let until = Instant::now() + LIMIT;
+        while UnixStream::connect(scratch.path("admin.sock")).is_err() {
+            assert!(Instant::now() < until, "no admin socket within {LIMIT:?}");
+            thread::yield_now();
+        }
         Self {
             running,
             scratch,
@@ -84,11 +104,11 @@ impl Interface {
 
     fn ctl(&self, arguments: &[&str]) -> Output {
         let config = self.scratch.path("ringgate.toml");
-        Command::new(env!("CARGO_BIN_EXE_ringgate"))
-            .args(["ctl", "-c", config.to_str().unwrap()])
-            .args(arguments)
-            .output()
-            .unwrap()
+        outcome(
+            Command::new(env!("CARGO_BIN_EXE_ringgate"))
+                .args(["ctl", "-c", config.to_str().unwrap()])
+                .args(arguments),
+        )
     }
 
     /// What the process answers to `request`, and nothing more is sent.
@@ -106,15 +126,6 @@ impl Interface {
     }
 }
 
-/// It is there a moment after the process listens.
-fn appears(path: &Path) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !path.exists() {
-        assert!(Instant::now() < end, "no {}", path.display());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
@@ -122,7 +133,8 @@ fn text(output: &Output) -> String {
 /// The whole life of a process as its operator sees it.
 #[test]
 fn a_running_process_is_seen_changed_and_ended_through_its_socket() {
-    let mut interface = Interface::start("");
+    // Files are put right again below, which is not to be taken up.
+    let mut interface = Interface::start("[reload]\nwatch = false\n");
     let socket = interface.scratch.path("admin.sock");
     let mode = fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "others could drain it");
@@ -155,12 +167,12 @@ fn a_running_process_is_seen_changed_and_ended_through_its_socket() {
         .scratch
         .write("ringgate.toml", sound.clone() + "nonsense = 1\n");
     let socket_argument = ["--socket", socket.to_str().unwrap()];
-    let broken = Command::new(env!("CARGO_BIN_EXE_ringgate"))
-        .arg("ctl")
-        .args(socket_argument)
-        .arg("reload")
-        .output()
-        .unwrap();
+    let broken = outcome(
+        Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .arg("ctl")
+            .args(socket_argument)
+            .arg("reload"),
+    );
     assert!(!broken.status.success());
     for part in ["nonsense", "remedy", "nothing has changed, generation 1"] {
         assert!(text(&broken).contains(part), "{part}: {}", text(&broken));
@@ -290,11 +302,11 @@ fn silent_clients_of_the_admin_interface_give_way() {
 fn a_socket_of_a_living_process_is_not_taken_and_a_dead_ones_is() {
     let interface = Interface::start("");
     let socket = interface.scratch.path("admin.sock");
-    let other = Command::new(env!("CARGO_BIN_EXE_ringgate"))
-        .args(["run", "-c"])
-        .arg(interface.scratch.path("ringgate.toml"))
-        .output()
-        .unwrap();
+    let other = outcome(
+        Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .args(["run", "-c"])
+            .arg(interface.scratch.path("ringgate.toml")),
+    );
     assert!(!other.status.success());
     assert!(
         text(&other).contains("is another process's, which answers"),
@@ -310,21 +322,6 @@ fn a_socket_of_a_living_process_is_not_taken_and_a_dead_ones_is() {
     } = interface;
     running.ended();
     assert!(socket.exists());
-    let more = format!("[admin]\nsocket = \"admin.sock\"\naddress = \"{address}\"\n");
-    let running = Running::start(&scratch, "127.0.0.1:9", &more);
-    let answers = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
-    let end = Instant::now() + Duration::from_secs(20);
-    while !answers() {
-        assert!(
-            Instant::now() < end,
-            "the dead one's socket is not replaced"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let interface = Interface {
-        running,
-        scratch,
-        address,
-    };
+    let interface = Interface::start_in(scratch, address, "");
     assert!(interface.ctl(&["ready"]).status.success());
 }

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::running::{Running, client, scratch};
+use crate::running::{Running, client, outcome, scratch};
 use crate::scratch::Scratch;
 use crate::{accepted, assert_error, front, front_with};
 
@@ -201,7 +201,7 @@ fn a_user_who_is_not_there_keeps_it_from_starting() {
         ),
     ] {
         configure(&scratch, "127.0.0.1:1", &format!("[process]\n{more}\n"));
-        let output = command(&scratch).output().unwrap();
+        let output = outcome(&mut command(&scratch));
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains(said), "{text}");

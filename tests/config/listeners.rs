@@ -247,6 +247,32 @@ fn routes_that_lack_something() {
 }
 
 #[test]
+fn the_same_name_for_two_routes() {
+    let route = |names: &str| format!("[[listener.route]]\nserver_names = \"a.b\"\n{names}");
+    let second = "[[listener.route]]\nserver_names = \"c.d\"\n";
+    for (routes, line, problem) in [
+        (
+            format!("{}{second}name = \"one\"\n", route("name = \"one\"\n")),
+            14,
+            "called `one` too",
+        ),
+        (
+            format!("{}{second}", route("name = \"c.d\"\n")),
+            12,
+            "called `c.d` too",
+        ),
+        (
+            route("name = \"127.0.0.1:8443\"\n"),
+            2,
+            "its own route is called `127.0.0.1:8443`",
+        ),
+    ] {
+        let start = format!("ringgate.toml:{line}: listener[0]");
+        assert_error(&front(&routes), &start, &[problem, "name = \"app\""]);
+    }
+}
+
+#[test]
 fn the_same_server_name_in_two_routes() {
     let text = front(&format!("{ROUTE}{}", ROUTE.replace("billing", "BILLING")));
     let start = "ringgate.toml:12: listener[0].route[1].server_names[0] = \"BILLING.example\"";

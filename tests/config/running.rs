@@ -2,8 +2,11 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -13,6 +16,9 @@ use time::OffsetDateTime;
 use crate::front_with;
 use crate::pki::{Leaf, client_with, uri};
 use crate::scratch::Scratch;
+
+/// How long a program may take to do what is waited for.
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// A running program; killed when dropped.
 pub struct Running {
@@ -125,6 +131,28 @@ impl Running {
         // A client's write may race with the refusal.
         let _ = stream.write_all(b"x");
         stream
+    }
+}
+
+/// What comes of a command that ends by itself; it is ended where it does not in time.
+#[track_caller]
+pub fn outcome(command: &mut Command) -> Output {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = child.id().to_string();
+    let (sender, receiver) = channel();
+    let waits = thread::spawn(move || sender.send(child.wait_with_output()));
+    match receiver.recv_timeout(LIMIT) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            // Nobody else has that id: whoever waits for it has not been told of its end.
+            let _ = Command::new("kill").args(["-s", "KILL", &id]).status();
+            let _ = waits.join();
+            panic!("{command:?} has not ended within {LIMIT:?}");
+        }
     }
 }
 
@@ -300,11 +328,11 @@ fn a_layout_that_names_a_cpu_that_is_not_here_keeps_it_from_starting() {
     let text = "version = 1\n[host]\nonline = \"0-1\"\ncores = 1\nnodes = 1\n[shards]\n\
                 list = [{ cpu = 4000 }]\n";
     scratch.write("layout.toml", text);
-    let output = Command::new(env!("CARGO_BIN_EXE_ringgate"))
-        .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
-        .args(["--layout", scratch.path("layout.toml").to_str().unwrap()])
-        .output()
-        .unwrap();
+    let output = outcome(
+        Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
+            .args(["--layout", scratch.path("layout.toml").to_str().unwrap()]),
+    );
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("shards: CPUs 4000 are not among"), "{said}");
@@ -335,10 +363,11 @@ fn a_name_that_leads_nowhere_keeps_it_from_starting() {
     );
     let file = scratch.path("ringgate.toml");
     let said = |command: &str| {
-        let output = Command::new(env!("CARGO_BIN_EXE_ringgate"))
-            .args([command, "-c", file.to_str().unwrap()])
-            .output()
-            .unwrap();
+        let output = outcome(Command::new(env!("CARGO_BIN_EXE_ringgate")).args([
+            command,
+            "-c",
+            file.to_str().unwrap(),
+        ]));
         (
             output.status.success(),
             String::from_utf8(output.stderr).unwrap(),
@@ -363,10 +392,11 @@ fn an_address_in_use_names_it() {
     let address = taken.local_addr().unwrap();
     let line = format!("address = \"{address}\"");
     scratch.write("ringgate.toml", front_with("address", &line));
-    let output = Command::new(env!("CARGO_BIN_EXE_ringgate"))
-        .args(["run", "-c", scratch.path("ringgate.toml").to_str().unwrap()])
-        .output()
-        .unwrap();
+    let output = outcome(Command::new(env!("CARGO_BIN_EXE_ringgate")).args([
+        "run",
+        "-c",
+        scratch.path("ringgate.toml").to_str().unwrap(),
+    ]));
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -378,15 +408,15 @@ fn an_address_in_use_names_it() {
 #[test]
 fn a_small_locked_memory_limit_names_the_remedy() {
     let scratch = scratch();
-    let output = Command::new("sh")
-        .args([
-            "-c",
-            "ulimit -l 64 && exec \"$0\" run -c \"$1\"",
-            env!("CARGO_BIN_EXE_ringgate"),
-        ])
-        .arg(scratch.path("ringgate.toml"))
-        .output()
-        .unwrap();
+    let output = outcome(
+        Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -l 64 && exec \"$0\" run -c \"$1\"",
+                env!("CARGO_BIN_EXE_ringgate"),
+            ])
+            .arg(scratch.path("ringgate.toml")),
+    );
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(

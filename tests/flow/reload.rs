@@ -15,6 +15,7 @@ pub fn install(world: &World, text: &str) -> Vec<String> {
         .folder
         .write("ringgate.toml", &format!("{text}\n[shards]\ncount = 1\n"));
     let snapshot = Arc::new(load(&file, &world.clock));
+    snapshot.look_up_names(None).unwrap();
     world.install(&snapshot).unwrap()
 }
 

@@ -19,8 +19,9 @@ use ringgate::terminator::StartError;
 
 use crate::faults::echo;
 use crate::health::{Fickle, serve_one, states, world};
+use crate::reload::install;
 use crate::upstream::{Manner, Upstream};
-use crate::world::{EVERYONE, FILES, LIMIT, World, finish};
+use crate::world::{EVERYONE, FILES, LIMIT, World, alert, finish};
 
 /// What the names of these tests stand for.
 const LOCALHOST: &str = "localhost";
@@ -246,6 +247,57 @@ fn a_name_leads_to_upstreams_and_later_to_others() {
     });
     finish(stays);
     world.closed(CloseReason::Complete, 2);
+}
+
+/// Has a name lead there, and every shard told.
+fn lead(world: &World, name: &HostPort, address: SocketAddr) {
+    let upstreams = world.terminator(|terminator| terminator.upstreams().clone());
+    let renewals = upstreams.set_addresses(name, vec![address]).expect("news");
+    for (shard, renewals) in renewals.into_iter().enumerate() {
+        send(world, shard, Command::Renew(renewals)).expect("a shard that takes commands");
+    }
+}
+
+#[test]
+fn an_address_that_returns_has_the_connections_that_it_had() {
+    let [own, other] = [(); 2].map(|()| Upstream::with_header(Manner::Echo, false));
+    let name = named(own.address.port());
+    let more = "proxy_protocol = \"off\"\nresolve_every = \"1h\"\nupstream_max_connections = 1";
+    let lines = |called: &str| {
+        format!(
+            "[[listener]]\nname = \"{called}\"\naddress = \"127.0.0.1:0\"\n{FILES}\
+             upstream = \"{LOCALHOST}:{}\"\n{EVERYONE}\n{more}\n",
+            name.port
+        )
+    };
+    let world = World::with(|_, _, _| {}, &lines("first"));
+    // Its localhost may have two addresses.
+    lead(&world, &name, other.address);
+    lead(&world, &name, own.address);
+    let client = world.client();
+    let mut stays = world.connect(&client);
+    echo(&mut stays, b"first");
+    for round in 1..4 {
+        lead(&world, &name, other.address);
+        serve_one(&world);
+        lead(&world, &name, own.address);
+        assert_eq!(states(&world)[0].open, 1);
+        alert(world.connect(&client));
+        world.closed(CloseReason::UpstreamFull, round);
+    }
+    // Nor has it another count where its listener has another name.
+    assert!(install(&world, &lines("second")).is_empty());
+    let state = &states(&world)[0];
+    assert_eq!((&*state.listener, state.open), ("second", 1));
+    alert(world.connect(&client));
+    world.closed(CloseReason::UpstreamFull, 4);
+    assert_eq!((own.connections(), other.connections()), (1, 3));
+    finish(stays);
+    world.eventually("released", |terminator| {
+        terminator.upstreams().states()[0].open == 0
+    });
+    serve_one(&world);
+    assert_eq!(own.connections(), 2);
 }
 
 #[test]

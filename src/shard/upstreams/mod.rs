@@ -3,10 +3,11 @@
 mod standing;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::limits::UPSTREAMS_LEFT_MAX;
 use crate::ring::Target;
 use crate::snapshot::{Balance, Ejection, Endpoint, Figures, Health, RouteTarget, UpstreamAddress};
 use standing::{Standing, WHOLE};
@@ -38,6 +39,8 @@ pub(super) struct Group {
     ejection: Option<Ejection>,
     slow_start: Option<Duration>,
     upstreams: RefCell<Vec<Rc<Upstream>>>,
+    /// Those that were replaced, the latest first, while connections have them.
+    left: RefCell<Vec<Weak<Upstream>>>,
     /// Where the search starts, so that equals take turns.
     next: Cell<usize>,
 }
@@ -49,7 +52,11 @@ pub(super) enum Choice {
     Full,
     /// All were tried.
     Nothing,
-    Upstream(Rc<Upstream>),
+    Upstream {
+        upstream: Rc<Upstream>,
+        /// It was left out, and this connection finds out whether it answers again.
+        is_probe: bool,
+    },
 }
 
 impl Upstream {
@@ -73,13 +80,22 @@ impl Upstream {
     }
 
     /// A connect that it was chosen for was given up before its end, by no doing of its own.
-    pub(super) fn abandoned(&self) {
-        self.stand(Standing::abandoned);
+    pub(super) fn abandoned(&self, is_probe: bool) {
+        if is_probe {
+            self.stand(Standing::abandoned);
+        }
     }
 
     /// It took a connection.
     pub(super) fn answered(&self, now: Instant) {
         self.stand(|standing| standing.answered(now));
+    }
+
+    /// It is among the upstreams again, after it was not. What was left out stays so.
+    fn returned(&self, newcomer: Standing) {
+        if !self.standing.get().is_ejected() {
+            self.standing.set(newcomer);
+        }
     }
 
     fn stand<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
@@ -121,13 +137,12 @@ impl Upstream {
         (self.open.get() + 1) * WHOLE as usize / share as usize
     }
 
-    fn take(&self, now: Instant) {
+    /// Counts one connection more; whether it finds out if the upstream answers again.
+    fn take(&self, now: Instant) -> bool {
         self.open.set(self.open.get() + 1);
         self.figures.set_open(self.open.get());
         self.figures.count_connect();
-        if self.standing.get().is_ejected() {
-            self.stand(|standing| standing.chosen(now));
-        }
+        self.stand(|standing| standing.chosen(now))
     }
 }
 
@@ -144,6 +159,7 @@ impl Group {
             ejection: route.treatment.ejection,
             slow_start: route.treatment.slow_start,
             upstreams: before.map_or_else(RefCell::default, |before| before.upstreams.clone()),
+            left: before.map_or_else(RefCell::default, |before| before.left.clone()),
             next: Cell::new(0),
         };
         let standing = match before {
@@ -161,24 +177,43 @@ impl Group {
 
     fn replace(&self, endpoints: Vec<Endpoint>, newcomer: Standing) {
         let before = self.upstreams.take();
+        let mut left = self.left.take();
         let upstreams = endpoints.into_iter().map(|endpoint| {
             let target = match &endpoint.address {
                 UpstreamAddress::Tcp(address) => Target::Tcp(*address),
                 UpstreamAddress::Unix(path) => Target::Unix(path.clone()),
             };
             // Figures that are others are another upstream's at that address.
-            let known = before.iter().find(|upstream| {
-                *upstream.target == target && Arc::ptr_eq(&upstream.figures, &endpoint.figures)
+            let is =
+                |it: &Upstream| *it.target == target && Arc::ptr_eq(&it.figures, &endpoint.figures);
+            let stays = before.iter().find(|it| is(it)).map(Rc::clone);
+            let returns = || left.iter().filter_map(Weak::upgrade).find(|it| is(it));
+            let known = stays.or_else(|| {
+                let known = returns()?;
+                known.returned(newcomer);
+                Some(known)
             });
             match known {
                 Some(known) => {
                     known.connections_max.set(endpoint.connections_max);
-                    Rc::clone(known)
+                    known
                 }
                 None => Rc::new(Upstream::new(endpoint, target, newcomer)),
             }
         });
-        self.upstreams.replace(upstreams.collect());
+        let upstreams: Vec<_> = upstreams.collect();
+        left.splice(..0, before.iter().map(Rc::downgrade));
+        drop(before);
+        // One that nobody has any more is gone by now.
+        left.retain(|it| {
+            let Some(it) = it.upgrade() else {
+                return false;
+            };
+            !upstreams.iter().any(|now| Rc::ptr_eq(now, &it))
+        });
+        left.truncate(UPSTREAMS_LEFT_MAX);
+        self.left.replace(left);
+        self.upstreams.replace(upstreams);
     }
 
     /// Chooses an upstream that was not tried. It counts one connection more until it is released.
@@ -210,8 +245,10 @@ impl Group {
                     .ok()
                     .and_then(|chosen| 1_u64.checked_shl(chosen))
                     .unwrap_or(0);
-                upstreams[chosen].take(now);
-                return Choice::Upstream(Rc::clone(&upstreams[chosen]));
+                return Choice::Upstream {
+                    is_probe: upstreams[chosen].take(now),
+                    upstream: Rc::clone(&upstreams[chosen]),
+                };
             }
             if is_full.get() {
                 return Choice::Full;
@@ -246,12 +283,12 @@ impl Group {
     }
 
     /// A connect to `upstream` failed by its doing. The last one that is good is never left out.
-    pub(super) fn failed(&self, upstream: &Rc<Upstream>, now: Instant) {
+    pub(super) fn failed(&self, upstream: &Rc<Upstream>, is_probe: bool, now: Instant) {
         upstream.figures.count_failure();
         let upstreams = self.upstreams.borrow();
         let mut others = upstreams.iter().filter(|it| !Rc::ptr_eq(it, upstream));
         let is_last = !others.any(|it| it.is_good(now) && !it.standing.get().is_ejected());
-        if upstream.stand(|standing| standing.failed(now, self.ejection, is_last)) {
+        if upstream.stand(|standing| standing.failed(now, is_probe, self.ejection, is_last)) {
             upstream.figures.count_ejection();
         }
     }
@@ -305,7 +342,7 @@ mod tests {
 
     fn taken(group: &Group, tried: &mut Tried, now: Instant) -> Option<Rc<Upstream>> {
         match group.choose(tried, now) {
-            Choice::Upstream(upstream) => Some(upstream),
+            Choice::Upstream { upstream, .. } => Some(upstream),
             Choice::Full | Choice::Nothing => None,
         }
     }
@@ -324,7 +361,7 @@ mod tests {
     fn eject(group: &Group, at: usize, now: Instant) {
         let upstream = Rc::clone(&group.upstreams.borrow()[at]);
         for _ in 0..3 {
-            group.failed(&upstream, now);
+            group.failed(&upstream, false, now);
         }
     }
 
@@ -380,6 +417,35 @@ mod tests {
     }
 
     #[test]
+    fn an_upstream_that_returns_has_the_connections_that_it_had() {
+        let now = clock().now();
+        let mut rotating = endpoints(&[10, 11]);
+        rotating.iter_mut().for_each(|it| it.connections_max = 1);
+        let route = route(Balance::RoundRobin, None);
+        let group = Group::new(&route, vec![rotating[0].clone()], None, now);
+        let stays = taken(&group, &mut 0, now).expect("room");
+        for _ in 0..3 {
+            group.set(vec![rotating[1].clone()], now);
+            assert_eq!(group.left.borrow().len(), 1);
+            group.set(vec![rotating[0].clone()], now);
+            assert!(matches!(group.choose(&mut 0, now), Choice::Full));
+        }
+        // Another snapshot comes while it is away.
+        group.set(Vec::new(), now);
+        let after = Group::new(&route, vec![rotating[0].clone()], Some(&group), now);
+        assert!(matches!(after.choose(&mut 0, now), Choice::Full));
+        assert_eq!(rotating[0].figures.open(), 1);
+        stays.release();
+        assert_eq!(chosen(&after, 2, now), [10]);
+        after.upstreams.borrow()[0].release();
+        // What nobody has is not kept.
+        drop((group, stays));
+        after.set(Vec::new(), now);
+        assert!(after.left.borrow().is_empty());
+        assert_eq!(Arc::strong_count(&rotating[0].figures), 1);
+    }
+
+    #[test]
     fn upstreams_that_are_unwell_are_left_out_but_not_all() {
         let now = clock().now();
         let endpoints = endpoints(&[10, 11]);
@@ -425,6 +491,28 @@ mod tests {
         group.upstreams.borrow()[0].answered(clock.now());
         assert!(!figures.is_ejected());
         assert!(chosen(&group, 2, clock.now()).contains(&10));
+    }
+
+    #[test]
+    fn only_the_connection_that_finds_out_is_given_up_for_another_to() {
+        let (group, clock) = (group(Balance::RoundRobin, &[10, 11]), clock());
+        eject(&group, 0, clock.now());
+        clock.advance(5 * SECOND);
+        let out = Rc::clone(&group.upstreams.borrow()[0]);
+        let chosen = group.choose(&mut 0b10, clock.now());
+        assert!(matches!(chosen, Choice::Upstream { is_probe: true, .. }));
+        let other = group.choose(&mut 0b10, clock.now());
+        assert!(matches!(
+            other,
+            Choice::Upstream {
+                is_probe: false,
+                ..
+            }
+        ));
+        out.abandoned(false);
+        assert!(!out.is_good(clock.now()));
+        out.abandoned(true);
+        assert!(out.is_good(clock.now()));
     }
 
     #[test]

@@ -47,12 +47,14 @@ impl Standing {
         self.ejected_until.is_some()
     }
 
-    /// A connection is on its way there.
-    pub(super) fn chosen(&mut self, now: Instant) {
-        self.is_probed |= self.ejected_until.is_some_and(|until| until <= now);
+    /// A connection is on its way there; whether it is the one that finds out.
+    pub(super) fn chosen(&mut self, now: Instant) -> bool {
+        let is_probe = !self.is_probed && self.ejected_until.is_some_and(|until| until <= now);
+        self.is_probed |= is_probe;
+        is_probe
     }
 
-    /// A connect was given up before anybody knew.
+    /// The one that finds out was given up before anybody knew.
     pub(super) fn abandoned(&mut self) {
         self.is_probed = false;
     }
@@ -70,11 +72,20 @@ impl Standing {
         *self = Self::newcomer(now);
     }
 
-    /// A connect failed; whether it is left out from now on, which it is not where it is the last
-    /// one.
-    pub(super) fn failed(&mut self, now: Instant, by: Option<Ejection>, is_last: bool) -> bool {
-        // What was on its way when it was left out tells nothing new.
-        if self.ejected_until.is_some_and(|until| now < until) {
+    /// A connect failed, which was the one that finds out or another; whether it is left out from now
+    /// on, which it is not where it is the last one.
+    pub(super) fn failed(
+        &mut self,
+        now: Instant,
+        is_probe: bool,
+        by: Option<Ejection>,
+        is_last: bool,
+    ) -> bool {
+        // What was on its way when it was left out tells nothing new, however late it fails.
+        if self
+            .ejected_until
+            .is_some_and(|until| now < until || !is_probe)
+        {
             return false;
         }
         self.is_probed = false;
@@ -135,15 +146,18 @@ mod tests {
     fn it_is_left_out_after_so_many_failures_in_a_row() {
         let (clock, mut standing) = (Clock::manual(SECOND), Standing::default());
         let now = clock.now();
-        assert!(!standing.failed(now, EJECTION, false));
-        assert!(!standing.failed(now, EJECTION, false));
+        assert!(!standing.failed(now, false, EJECTION, false));
+        assert!(!standing.failed(now, false, EJECTION, false));
         standing.answered(now);
-        assert!(!standing.failed(now, EJECTION, false));
-        assert!(!standing.failed(now, EJECTION, false));
+        assert!(!standing.failed(now, false, EJECTION, false));
+        assert!(!standing.failed(now, false, EJECTION, false));
         assert!(standing.is_good(now));
-        assert!(standing.failed(now, EJECTION, false));
+        assert!(standing.failed(now, false, EJECTION, false));
         assert!(!standing.is_good(now) && standing.is_ejected());
-        assert!(!standing.failed(now, EJECTION, false), "it is out already");
+        assert!(
+            !standing.failed(now, false, EJECTION, false),
+            "it is out already"
+        );
     }
 
     #[test]
@@ -151,41 +165,63 @@ mod tests {
         let now = Clock::manual(SECOND).now();
         let mut standing = Standing::default();
         for _ in 0..10 {
-            assert!(!standing.failed(now, EJECTION, true));
-            assert!(!standing.failed(now, None, false));
+            assert!(!standing.failed(now, false, EJECTION, true));
+            assert!(!standing.failed(now, false, None, false));
         }
         assert!(standing.is_good(now));
-        assert!(standing.failed(now, EJECTION, false), "another came up");
+        assert!(
+            standing.failed(now, false, EJECTION, false),
+            "another came up"
+        );
     }
 
     #[test]
     fn one_connection_finds_out_whether_it_answers_again() {
         let (clock, mut standing) = (Clock::manual(SECOND), Standing::default());
         for _ in 0..3 {
-            standing.failed(clock.now(), EJECTION, false);
+            standing.failed(clock.now(), false, EJECTION, false);
         }
         clock.advance(5 * SECOND);
         assert!(standing.is_good(clock.now()));
-        standing.chosen(clock.now());
+        assert!(standing.chosen(clock.now()));
         assert!(!standing.is_good(clock.now()), "one at a time");
+        assert!(
+            !standing.chosen(clock.now()),
+            "it is another that finds out"
+        );
         standing.abandoned();
         assert!(standing.is_good(clock.now()), "the next finds out");
-        standing.chosen(clock.now());
+        assert!(standing.chosen(clock.now()));
         standing.answered(clock.now());
         assert!(standing.is_good(clock.now()) && !standing.is_ejected());
+    }
+
+    #[test]
+    fn what_began_before_it_was_left_out_finds_nothing_out() {
+        let (clock, mut standing) = (Clock::manual(SECOND), Standing::default());
+        for _ in 0..3 {
+            standing.failed(clock.now(), false, EJECTION, false);
+        }
+        clock.advance(5 * SECOND);
+        assert!(!standing.failed(clock.now(), false, EJECTION, false));
+        assert!(standing.is_good(clock.now()), "nobody has found out");
+        assert!(standing.chosen(clock.now()));
+        assert!(!standing.failed(clock.now(), false, EJECTION, false));
+        assert!(!standing.is_good(clock.now()), "it is on its way still");
+        assert!(standing.failed(clock.now(), true, EJECTION, false));
     }
 
     #[test]
     fn it_is_left_out_for_longer_each_time_up_to_a_bound() {
         let (clock, mut standing) = (Clock::manual(SECOND), Standing::default());
         for _ in 0..2 {
-            standing.failed(clock.now(), EJECTION, false);
+            standing.failed(clock.now(), false, EJECTION, false);
         }
         let mut spells = Vec::new();
         for _ in 0..9 {
-            standing.chosen(clock.now());
+            assert!(standing.chosen(clock.now()));
             let is_last = !spells.is_empty();
-            assert!(standing.failed(clock.now(), EJECTION, is_last));
+            assert!(standing.failed(clock.now(), true, EJECTION, is_last));
             let from = clock.now();
             while !standing.is_good(clock.now()) {
                 clock.advance(SECOND);
@@ -196,7 +232,7 @@ mod tests {
         // It comes back, falls out at once, and later does well for long.
         standing.answered(clock.now());
         for _ in 0..3 {
-            standing.failed(clock.now(), EJECTION, false);
+            standing.failed(clock.now(), false, EJECTION, false);
         }
         clock.advance(299 * SECOND);
         assert!(!standing.is_good(clock.now()));
@@ -204,12 +240,12 @@ mod tests {
         standing.answered(clock.now());
         clock.advance(300 * SECOND);
         for _ in 0..3 {
-            standing.failed(clock.now(), EJECTION, false);
+            standing.failed(clock.now(), false, EJECTION, false);
         }
         clock.advance(5 * SECOND);
         assert!(standing.is_good(clock.now()));
-        standing.chosen(clock.now());
-        assert!(standing.failed(clock.now(), EJECTION, false));
+        assert!(standing.chosen(clock.now()));
+        assert!(standing.failed(clock.now(), true, EJECTION, false));
         clock.advance(9 * SECOND);
         assert!(!standing.is_good(clock.now()));
         clock.advance(SECOND);

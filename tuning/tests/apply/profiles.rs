@@ -121,6 +121,8 @@ fn the_unit_takes_a_layout_and_reloads_by_sighup() {
     );
     let takeover = operating("systemd/takeover.conf");
     assert!(takeover.ends_with("\n[Service]\nEnvironment=RINGGATE_TAKEOVER=--takeover\n"));
+    // Else the socket unit would start the service anew beside an instance.
+    assert!(takeover.contains("\n[Unit]\nConflicts=ringgate.socket\n"));
     // Where the layout is named: commented out, since a package cannot know the host's.
     assert_eq!(settings["EnvironmentFile"], "-/etc/default/ringgate");
     let layout = "#RINGGATE_OPTIONS=\"--layout /etc/ringgate/layout.toml\"";
