@@ -219,9 +219,9 @@ mod tests {
         }
         let mut spells = Vec::new();
         for _ in 0..9 {
-            assert!(standing.chosen(clock.now()));
             let is_last = !spells.is_empty();
-            assert!(standing.failed(clock.now(), true, EJECTION, is_last));
+            assert_eq!(standing.chosen(clock.now()), is_last);
+            assert!(standing.failed(clock.now(), is_last, EJECTION, is_last));
             let from = clock.now();
             while !standing.is_good(clock.now()) {
                 clock.advance(SECOND);
