@@ -1,6 +1,7 @@
 //! `ringgate ctl`: what a running process says, for people.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::admin::client::{self, Answered};
@@ -116,7 +117,10 @@ fn dry_run(outcome: &DryRun) -> String {
     for lost in &outcome.examples {
         shown.line(format!(
             "  {} {} on {}: {}",
-            lost.reason, lost.peer, lost.listener, lost.detail
+            lost.reason,
+            from(lost.peer, lost.via),
+            lost.listener,
+            lost.detail
         ));
     }
     shown.0
@@ -193,7 +197,10 @@ impl Shown {
             let subject = refusal.subject.as_deref().unwrap_or("no certificate");
             self.line(format!(
                 "  {at} {} {} on {}: {subject}: {}",
-                refusal.reason, refusal.peer, refusal.listener, refusal.detail
+                refusal.reason,
+                from(refusal.peer, refusal.via),
+                refusal.listener,
+                refusal.detail
             ));
         }
         self.0
@@ -278,6 +285,14 @@ impl Shown {
              flight",
             shard.open, shard.handshaking, shard.blocks_lent, shard.operations_in_flight
         ));
+    }
+}
+
+/// Where a client came from.
+fn from(peer: SocketAddr, via: Option<SocketAddr>) -> String {
+    match via {
+        Some(balancer) => format!("{peer} via {balancer}"),
+        None => peer.to_string(),
     }
 }
 

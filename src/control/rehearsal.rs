@@ -116,6 +116,7 @@ impl UnderWay {
                 reason: lost.reason.label().to_owned(),
                 listener: escaped(&lost.listener),
                 peer: lost.peer,
+                via: lost.via,
                 connection: format!("{:032x}", lost.unique_id),
                 detail: escaped(&lost.detail),
             });

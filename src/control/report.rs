@@ -67,6 +67,9 @@ pub struct Refusal {
     pub reason: String,
     pub listener: String,
     pub peer: SocketAddr,
+    /// The load balancer that it came from, if it came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<SocketAddr>,
     /// The connection's, as in the log.
     pub connection: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,6 +110,7 @@ impl Refusals {
             reason: report.reason.label().to_owned(),
             listener: escaped(&report.listener),
             peer: report.peer,
+            via: report.via,
             connection: format!("{:032x}", report.unique_id),
             subject: identity.map(|identity| escaped(&identity.subject)),
             server_name: report.server_name.as_deref().map(escaped),
@@ -173,6 +177,7 @@ pub(super) fn log_review(shard: usize, review: &Review) {
             reason = lost.reason.label(),
             listener = escaped(&lost.listener),
             peer = %lost.peer,
+            via = lost.via.map(|balancer| balancer.to_string()),
             connection = format!("{:032x}", lost.unique_id),
             detail = escaped(&lost.detail),
             "dry run: this client would no longer be let in"

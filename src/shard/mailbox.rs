@@ -138,6 +138,8 @@ pub struct Lost {
     pub detail: String,
     pub listener: Arc<str>,
     pub peer: SocketAddr,
+    /// The load balancer that it came from, if it came from one.
+    pub via: Option<SocketAddr>,
     pub unique_id: u128,
 }
 

@@ -176,6 +176,7 @@ pub(super) fn lost(entry: &Entry, refusal: Refusal) -> Lost {
         detail: refusal.detail,
         listener: entry.front.listener.name.clone(),
         peer: entry.connection.addresses().client,
+        via: entry.connection.via(),
         unique_id: entry.connection.unique_id(),
     }
 }

@@ -75,6 +75,9 @@ pub struct Withdrawn {
     pub reason: String,
     pub listener: String,
     pub peer: SocketAddr,
+    /// The load balancer that it came from, if it came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<SocketAddr>,
     /// As in the log.
     pub connection: String,
     pub detail: String,
