@@ -197,9 +197,11 @@ impl AccessLog {
 fn human(out: &mut Vec<u8>, line: &Line<'_>) {
     let _ = write!(
         out,
-        "{}  {} {} reason={:?} listener=\"{}\" peer={}",
-        line.timestamp, line.level, line.message, line.reason, line.listener, line.peer,
+        "{}  {} {} reason=\"{}\"",
+        line.timestamp, line.level, line.message, line.reason
     );
+    text(out, "listener", &line.listener);
+    let _ = write!(out, " peer={}", line.peer);
     if let Some(via) = line.via {
         let _ = write!(out, " via=\"{via}\"");
     }
@@ -215,16 +217,9 @@ fn human(out: &mut Vec<u8>, line: &Line<'_>) {
         ("rule", line.rule.as_deref()),
         ("upstream", line.upstream.as_deref()),
     ];
-    for (name, text) in texts {
-        if let Some(text) = text {
-            // Backslashes first: a text's own would take the quote's away.
-            let _ = match text.contains(['"', '\\']) {
-                true => {
-                    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
-                    write!(out, " {name}=\"{text}\"")
-                }
-                false => write!(out, " {name}=\"{text}\""),
-            };
+    for (name, value) in texts {
+        if let Some(value) = value {
+            text(out, name, value);
         }
     }
     for (name, bytes) in [("bytes_up", line.bytes_up), ("bytes_down", line.bytes_down)] {
@@ -235,4 +230,15 @@ fn human(out: &mut Vec<u8>, line: &Line<'_>) {
     if let Some(lasted) = line.lasted_s {
         let _ = write!(out, " lasted_s={lasted}");
     }
+}
+
+fn text(out: &mut Vec<u8>, name: &str, value: &str) {
+    // Backslashes first: a text's own would take the quote's away.
+    let _ = match value.contains(['"', '\\']) {
+        true => {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            write!(out, " {name}=\"{value}\"")
+        }
+        false => write!(out, " {name}=\"{value}\""),
+    };
 }
