@@ -208,6 +208,11 @@ impl<'a> Entry<'a> {
         value
     }
 
+    /// Whether it is `false`, which some keys take in place of what they are otherwise.
+    pub(super) fn is_false(&self) -> bool {
+        self.value.as_bool() == Some(false)
+    }
+
     /// A whole number within `range`.
     pub(super) fn count(&self, range: std::ops::RangeInclusive<usize>) -> Option<usize> {
         let Some(integer) = self.value.as_integer() else {

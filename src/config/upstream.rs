@@ -11,7 +11,7 @@ use crate::limits::{CONNECTIONS_PER_SHARD_MAX, EJECTED_MAX};
 
 pub(super) const UPSTREAM_EXAMPLE: &str = "upstream = \"127.0.0.1:8080\"";
 
-const CHECK_EXAMPLE: &str = "health_check = { interval = \"2s\" }";
+const CHECK_EXAMPLE: &str = "health_check = { interval = \"2s\" }, or false for none";
 
 /// Bytes of a Unix socket's path, its terminating NUL aside (sun_path has 108).
 pub(super) const UNIX_PATH_MAX: usize = 107;
@@ -90,14 +90,15 @@ impl Default for UpstreamTreatment {
     }
 }
 
-/// What a route or its listener says of that. `None`: not given.
+/// What a route or its listener says of that. `None`: not given. Within it `None`: turned off,
+/// whatever the listener has.
 #[derive(Clone, Default)]
 pub(super) struct UpstreamSettings {
-    connections_max: Option<usize>,
-    slow_start: Option<Duration>,
+    connections_max: Option<Option<usize>>,
+    slow_start: Option<Option<Duration>>,
     eject_after: Option<usize>,
     eject_for: Option<Duration>,
-    health_check: Option<HealthCheck>,
+    health_check: Option<Option<HealthCheck>>,
     resolve_every: Option<Duration>,
 }
 
@@ -107,18 +108,20 @@ impl UpstreamSettings {
             let entry = table.entry(key);
             entry.and_then(|entry| entry.duration(low..=high))
         };
+        let connections_max = table
+            .entry("upstream_max_connections")
+            .and_then(|entry| entry.count(0..=CONNECTIONS_PER_SHARD_MAX));
+        let slow_start = duration("slow_start", Duration::ZERO, HOUR);
         Self {
-            connections_max: table
-                .entry("upstream_max_connections")
-                .and_then(|entry| entry.count(1..=CONNECTIONS_PER_SHARD_MAX)),
-            slow_start: duration("slow_start", SECOND, HOUR),
+            connections_max: connections_max.map(|most| (most > 0).then_some(most)),
+            slow_start: slow_start.map(|takes| (!takes.is_zero()).then_some(takes)),
             eject_after: table
                 .entry("eject_after")
                 .and_then(|entry| entry.count(0..=1000)),
             eject_for: duration("eject_for", 100 * MILLISECOND, EJECTED_MAX),
             health_check: table
                 .entry("health_check")
-                .and_then(|entry| health_check(entry.table(CHECK_EXAMPLE)?)),
+                .and_then(|entry| health_check_or_none(&entry)),
             resolve_every: duration("resolve_every", SECOND, HOUR),
         }
     }
@@ -139,10 +142,10 @@ impl UpstreamSettings {
         let after = self.eject_after.map_or(3, small);
         let span = self.eject_for.unwrap_or(5 * SECOND);
         UpstreamTreatment {
-            connections_max: self.connections_max,
-            slow_start: self.slow_start,
+            connections_max: self.connections_max.flatten(),
+            slow_start: self.slow_start.flatten(),
             ejection: (after > 0).then_some(Ejection { after, span }),
-            health_check: self.health_check,
+            health_check: self.health_check.flatten(),
             resolve_every: self.resolve_every.unwrap_or(30 * SECOND),
         }
     }
@@ -151,6 +154,14 @@ impl UpstreamSettings {
 /// A count whose range was checked.
 fn small(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// A check, or `false` for none.
+fn health_check_or_none(entry: &Entry<'_>) -> Option<Option<HealthCheck>> {
+    match entry.is_false() {
+        true => Some(None),
+        false => health_check(entry.table(CHECK_EXAMPLE)?).map(Some),
+    }
 }
 
 fn health_check(table: Table<'_>) -> Option<HealthCheck> {

@@ -87,12 +87,30 @@ fn a_route_treats_its_upstreams_as_its_listener_does_where_it_says_nothing() {
 }
 
 #[test]
+fn a_route_turns_off_what_its_listener_has() {
+    let more = "upstream_max_connections = 100\neject_after = 5\nhealth_check = {}\n\
+                slow_start = \"7s\"\n\
+                [[listener.route]]\nserver_names = \"a.b\"\nupstream_max_connections = 0\n\
+                eject_after = 0\nhealth_check = false\nslow_start = \"0s\"\n";
+    let config = accepted(&front(more));
+    let off = UpstreamTreatment {
+        ejection: None,
+        ..UpstreamTreatment::default()
+    };
+    assert_eq!(config.listeners[0].routes[0].treatment, off);
+    let own = &config.listeners[0].routes[1].treatment;
+    assert_eq!(own.connections_max, Some(100));
+    assert_eq!(own.slow_start, Some(7 * SECOND));
+    assert!(own.health_check.is_some() && own.ejection.is_some());
+}
+
+#[test]
 fn treatment_that_makes_no_sense() {
     for (line, key, parts) in [
         (
-            "upstream_max_connections = 0",
+            "upstream_max_connections = -1",
             "upstream_max_connections",
-            ["out of range", "from 1 to"],
+            ["out of range", "from 0 to"],
         ),
         (
             "slow_start = \"30\"",
@@ -102,7 +120,7 @@ fn treatment_that_makes_no_sense() {
         (
             "slow_start = \"2h\"",
             "slow_start",
-            ["out of range", "from 1s to 1h"],
+            ["out of range", "from 0s to 1h"],
         ),
         (
             "eject_after = -1",
