@@ -17,17 +17,16 @@ use super::sources::Source;
 use super::{ACCEPT_PAUSE, Shard};
 use crate::close_reason::CloseReason;
 use crate::connection::{Addresses, Connection, Context};
-use crate::limits::{ACCEPTS_IN_FLIGHT, TAKEOVER_MAX};
+use crate::limits::ACCEPTS_IN_FLIGHT;
 use crate::ring::{Accepted, Listener, Operation};
 
-/// How long after the last one that came a listening socket closes which lets nobody new in: clients
-/// whose handshake of TCP had begun take a round trip to end it. And how long one goes on which cannot
-/// keep newcomers out.
+/// How long a listening socket goes on once a drain began: clients whose handshake of TCP had begun
+/// take a round trip to end it.
 const LAST_CALL: Duration = Duration::from_millis(250);
 
-/// Connections that are taken from a socket which is being closed: as many as may wait at one. Where
-/// the kernel lets newcomers in to the end, somebody may always be waiting.
-const TAKEN_MAX: usize = 4096;
+/// Accepts that are asked for at a socket which is being closed: as many as connections may wait at
+/// one. The kernel lets newcomers in to the end, so somebody may always be waiting.
+const ASKED_MAX: usize = 4096;
 
 /// A listening socket of this shard.
 pub(super) struct Gate {
@@ -37,18 +36,10 @@ pub(super) struct Gate {
     accepts: [Option<Operation>; ACCEPTS_IN_FLIGHT],
     /// When accepting goes on after the process ran out of something.
     pub(super) paused_until: Option<Instant>,
-    /// Until then a successor may be starting that has the socket too.
-    lent_until: Option<Instant>,
-    /// When it closes: nobody new comes, and whoever waits is taken until then.
+    /// When it closes.
     pub(super) last_call: Option<Instant>,
-    /// Nobody new is let in any more: who comes has begun before.
-    refuses_newcomers: bool,
-    /// Another process may have it, too, and takes whoever waits.
-    is_anothers: bool,
-    /// Another process accepts from it as well, and goes on.
-    is_handed_over: bool,
-    /// Connections that were taken since it closes.
-    taken: usize,
+    /// Accepts that were asked for since it closes.
+    asked: usize,
     /// Accepts no more; it stays until the accepts in flight have ended, which need the socket.
     closing: bool,
 }
@@ -56,16 +47,12 @@ pub(super) struct Gate {
 impl Gate {
     pub(super) fn new(socket: Listener, front: Rc<Front>) -> Self {
         Self {
-            is_anothers: socket.is_shared(),
             socket,
             front,
             accepts: [None; ACCEPTS_IN_FLIGHT],
             paused_until: None,
-            lent_until: None,
             last_call: None,
-            refuses_newcomers: false,
-            is_handed_over: false,
-            taken: 0,
+            asked: 0,
             closing: false,
         }
     }
@@ -95,12 +82,16 @@ impl Shard {
 
     /// Keeps a number of accepts in flight, so that a burst is taken in one turn.
     pub(super) fn accept_more(&mut self, gate: usize) {
+        let accepts = |gate: &&mut Gate| !gate.closing && gate.paused_until.is_none();
+        if self.gates.get_mut(gate).filter(accepts).is_some() {
+            self.arm_accepts(gate);
+        }
+    }
+
+    fn arm_accepts(&mut self, gate: usize) {
         let Some(gate_entry) = self.gates.get_mut(gate) else {
             return;
         };
-        if gate_entry.closing || gate_entry.paused_until.is_some() {
-            return;
-        }
         for index in 0..ACCEPTS_IN_FLIGHT {
             if gate_entry.accepts[index].is_some() {
                 continue;
@@ -135,14 +126,11 @@ impl Shard {
             Ok(accepted) if self.stopping => {
                 self.turn_away(gate, accepted, CloseReason::TooManyConnections);
             }
-            Ok(accepted) => {
-                if gate_entry.refuses_newcomers {
-                    gate_entry.last_call = gate_entry.last_call.map(|_| self.now + LAST_CALL);
-                }
-                self.admit(gate, accepted);
-            }
+            Ok(accepted) => self.admit(gate, accepted),
             // The client left before it was accepted.
             Err(error) if concerns_one_connection(&error) => {}
+            // There was nobody to accept when its socket was to close.
+            Err(error) if gate_entry.closing && is_cancelled(&error) => {}
             Err(_) => gate_entry.pause(self.now),
         }
         self.accept_more(gate);
@@ -259,10 +247,8 @@ impl Shard {
 
     /// Duplicates every listening socket for `borrower`, or none where one cannot be.
     pub(super) fn lend(&mut self, borrower: &mut Producer<Vec<Lent>>) {
-        let lent_until = Some(self.now + TAKEOVER_MAX);
-        let gates = self.gates.iter_mut().filter(|(_, gate)| !gate.closing);
+        let gates = self.gates.iter().filter(|(_, gate)| !gate.closing);
         let lent = gates.map(|(_, gate)| {
-            gate.lent_until = lent_until;
             Ok(Lent {
                 listener: Arc::from(&*gate.front.listener.name),
                 socket: gate.socket.duplicate()?,
@@ -274,17 +260,10 @@ impl Shard {
         }
     }
 
-    /// Lets nobody new in. Whoever waits at a listening socket is taken before it closes: the kernel
-    /// would reset it.
+    /// Closes the listening sockets soon. What another process keeps is left to it at once.
     pub(super) fn call_last(&mut self) {
         for (_, gate) in &mut self.gates {
-            // What is another's to go on with is closed at once: a successor's socket would never let
-            // anybody in again.
-            let is_lent = gate.lent_until.is_some_and(|until| self.now < until);
-            gate.is_anothers |= is_lent;
-            let is_left = gate.closing || gate.is_anothers;
-            gate.refuses_newcomers = !is_left && gate.socket.refuse_newcomers().is_ok();
-            let closes_at = match is_left {
+            let closes_at = match gate.socket.is_shared() {
                 true => self.now,
                 false => self.now + LAST_CALL,
             };
@@ -292,7 +271,7 @@ impl Shard {
         }
     }
 
-    /// Closes the listening sockets at which nobody has come since the last call.
+    /// Closes the listening sockets whose last call is over.
     pub(super) fn close_called(&mut self) {
         let is_over = |gate: &Gate| gate.last_call.is_some_and(|at| at <= self.now);
         let gates = self.gates.iter().filter(|(_, gate)| is_over(gate));
@@ -300,14 +279,6 @@ impl Shard {
         for gate in gates {
             self.close_gate(gate);
         }
-    }
-
-    /// Leaves the listening sockets to the process that accepts from them, too.
-    pub(super) fn hand_over(&mut self) {
-        for (_, gate) in &mut self.gates {
-            gate.is_handed_over = true;
-        }
-        self.stop_accepting();
     }
 
     /// Closes the listening sockets.
@@ -337,28 +308,42 @@ impl Shard {
         let Some(gate_entry) = self.gates.get_mut(gate).filter(|gate| is_over(gate)) else {
             return;
         };
-        // Whoever waits at it now would be reset with it. And of a socket that was handed over: the
-        // kernel wakes one who waits for each connection; where that was an accept which was being
-        // cancelled, the successor does not know of the connection. So they are taken, until there is
-        // none.
-        let takes = gate_entry.is_handed_over || !gate_entry.is_anothers;
-        if takes
-            && !self.stopping
-            && gate_entry.taken < TAKEN_MAX
-            && gate_entry.socket.has_waiting()
-            && let Ok(key) = u32::try_from(gate * ACCEPTS_IN_FLIGHT)
-            && let Ok(accept) = self
-                .ring
-                .accept(&gate_entry.socket, Kind::Accept.token(key))
-        {
-            gate_entry.taken += 1;
-            gate_entry.accepts[0] = Some(accept);
-            // It has been tried by then; it is not to wait.
-            self.ring.cancel(accept);
-            return;
+        // Whoever waits at it now would be reset with it. And where another process goes on with it:
+        // the kernel wakes one who waits for each connection; where that was an accept which was being
+        // cancelled, the other does not know of the connection. So they are taken, until there is none.
+        if self.stopping || gate_entry.asked >= ASKED_MAX || !gate_entry.socket.has_waiting() {
+            self.gates.remove(gate);
+        } else if gate_entry.paused_until.is_none() {
+            self.take_waiting(gate);
         }
-        self.gates.remove(gate);
     }
+
+    pub(super) fn forget_all_closed(&mut self) {
+        let gates: Vec<usize> = self.gates.iter().map(|(gate, _)| gate).collect();
+        for gate in gates {
+            self.forget_closed(gate);
+        }
+    }
+
+    /// Asks for as many of those who wait as accepts may be in flight. None of the accepts stays.
+    fn take_waiting(&mut self, gate: usize) {
+        self.arm_accepts(gate);
+        let Some(gate_entry) = self.gates.get_mut(gate) else {
+            return;
+        };
+        for accept in gate_entry.accepts.into_iter().flatten() {
+            gate_entry.asked += 1;
+            // It has been tried by then.
+            self.ring.cancel(accept);
+        }
+    }
+}
+
+/// Whether an operation ended because it was asked to.
+fn is_cancelled(error: &io::Error) -> bool {
+    // Linux's number; std has no kind for it.
+    const ECANCELED: i32 = 125;
+    error.raw_os_error() == Some(ECANCELED)
 }
 
 /// Whether only this one connection is lost, so that accepting may go on at once. After everything

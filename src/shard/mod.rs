@@ -264,7 +264,7 @@ impl Shard {
                 }
                 Command::HandOver { within } => {
                     self.draining.get_or_insert(self.now + within);
-                    self.hand_over();
+                    self.stop_accepting();
                 }
                 Command::Install(installation) => self.install(*installation),
                 Command::Renew(renewals) => self.renew_upstreams(renewals),
@@ -295,6 +295,7 @@ impl Shard {
         }
         if resumes {
             self.accept_everywhere();
+            self.forget_all_closed();
         }
         while let Some(key) = self.timers.pop(self.now) {
             let Some(entry) = self.connections.get_mut(key as usize) else {
