@@ -200,9 +200,6 @@ pub const LISTENERS_MAX: usize = 1024;
 /// Listening sockets that a process is started with: each shard's at each of 64 addresses.
 pub const INHERITED_SOCKETS_MAX: usize = SHARDS_MAX * 64;
 
-/// How long a process that takes over may take to start before its predecessor gives it up.
-pub const TAKEOVER_MAX: Duration = Duration::from_secs(120);
-
 /// Routes of a listener.
 pub const ROUTES_PER_LISTENER_MAX: usize = 4096;
 

@@ -257,7 +257,8 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
         false => Succession::default(),
     };
     for passed in succession.sockets() {
-        let added = inherited.add_predecessors(passed.socket, passed.listener, passed.is_shared);
+        let (name, number) = (passed.listener, passed.number);
+        let added = inherited.add_predecessors(passed.socket, name, passed.is_shared, number);
         added.map_err(|error| error.to_string())?;
     }
     let listening = Terminator::listen_on(&snapshot, &clock, &placement.layout, inherited)
@@ -269,16 +270,22 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
     let admin = control::admin(&source, &mut succession).map_err(|error| error.to_string())?;
     let control = Control::new(clock.clone()).map_err(|error| error.to_string())?;
     let mut control = control.with_admin(admin);
-    let mut terminator = listening.start().map_err(|error| error.to_string())?;
+    let (mut terminator, opening) = listening.start().map_err(|error| error.to_string())?;
     // The control plane knows when nobody needs it any more.
     drop(snapshot);
     control::log::notes(terminator.notes());
-    control::log::started(&terminator.addresses());
     control.look_after(terminator.upstreams());
-    control::log::notes(succession.complete().as_slice());
+    let addresses = terminator.addresses();
+    // Nothing may fail behind it: a predecessor accepts no more then.
+    let begin = || {
+        control::log::notes(&opening.open().map_err(|error| error.to_string())?);
+        control::log::started(&addresses);
+        succession.complete();
+        Ok(())
+    };
     let (mailboxes, mut changer) = terminator.controls();
     let prepare = move |snapshot: &_| changer.prepare(snapshot).map_err(|e| e.to_string());
-    let ending = control.run(mailboxes, source, Box::new(prepare));
+    let ending = control.run(mailboxes, source, Box::new(prepare), begin);
     if ending == Ending::Unresponsive {
         // Joining their threads would wait for ever.
         std::mem::forget(terminator);

@@ -23,6 +23,7 @@ use crate::shard::mailbox::{Change, Command, Inbox, Mailbox, mailbox};
 use crate::shard::{Parts, Shard};
 use crate::snapshot::{Rosters, Snapshot, Upstreams};
 pub use inherited::Inherited;
+use inherited::Unopened;
 use sockets::{OfShard, Sockets};
 
 /// Why a terminator did not start.
@@ -65,17 +66,42 @@ pub struct Listening<'a> {
     layout: &'a Layout,
     sockets: Sockets,
     listeners: Vec<OfShard>,
+    unopened: Unopened,
     notes: Vec<String>,
 }
 
 impl Listening<'_> {
-    /// Starts the shards.
+    /// Starts the shards, which accept once they are opened.
     ///
     /// # Errors
     ///
     /// When anything of them cannot be had; nothing runs then.
-    pub fn start(self) -> Result<Terminator, StartError> {
+    pub fn start(self) -> Result<(Terminator, Opening), StartError> {
         Terminator::start_shards(self)
+    }
+}
+
+/// What has the shards of a terminator accept. Dropped instead, it has them end.
+#[derive(Debug)]
+pub struct Opening {
+    unopened: Unopened,
+    /// Each shard waits for a word.
+    shards: Vec<mpsc::Sender<()>>,
+}
+
+impl Opening {
+    /// When this returns, every listener accepts; what could not be had and is done without.
+    ///
+    /// # Errors
+    ///
+    /// When a socket cannot listen; nobody accepts then.
+    pub fn open(self) -> Result<Vec<String>, StartError> {
+        let notes = self.unopened.open()?;
+        for shard in self.shards {
+            // One that has ended is found out by whoever looks after it.
+            let _ = shard.send(());
+        }
+        Ok(notes)
     }
 }
 
@@ -124,7 +150,10 @@ impl Terminator {
     ) -> Result<Self, StartError> {
         // Where the configuration was read with its names looked up there is none left.
         snapshot.look_up_names(None).map_err(lost_names)?;
-        Self::listen_on(snapshot, clock, layout, inherited)?.start()
+        let (mut terminator, opening) =
+            Self::listen_on(snapshot, clock, layout, inherited)?.start()?;
+        terminator.notes.extend(opening.open()?);
+        Ok(terminator)
     }
 
     /// The first half of [`Terminator::start_on`], which may need rights that shards do without.
@@ -139,7 +168,8 @@ impl Terminator {
         inherited: Inherited,
     ) -> Result<Listening<'a>, StartError> {
         let mut notes = Vec::new();
-        let (sockets, listeners) = Sockets::bind(snapshot, layout, inherited, &mut notes)?;
+        let (sockets, listeners, unopened) =
+            Sockets::bind(snapshot, layout, inherited, &mut notes)?;
         notes.extend(lock_secret(snapshot));
         Ok(Listening {
             snapshot,
@@ -147,17 +177,19 @@ impl Terminator {
             layout,
             sockets,
             listeners,
+            unopened,
             notes,
         })
     }
 
-    fn start_shards(listening: Listening<'_>) -> Result<Self, StartError> {
+    fn start_shards(listening: Listening<'_>) -> Result<(Self, Opening), StartError> {
         let Listening {
             snapshot,
             clock,
             layout,
             sockets,
             listeners,
+            unopened,
             notes,
         } = listening;
         let descriptors = sockets.table();
@@ -167,13 +199,21 @@ impl Terminator {
             sockets,
             notes,
         };
+        // Behind it: shards that wait for a word cannot be stopped before this is dropped.
+        let mut opening = Opening {
+            unopened,
+            shards: Vec::new(),
+        };
         let rosters = terminator.sockets.rosters(snapshot);
         for (shard, (listeners, rosters)) in listeners.into_iter().zip(rosters).enumerate() {
             let waker = Waker::new().map_err(|source| StartError::Thread { shard, source })?;
             let own = terminator.sockets.for_shard(snapshot)?;
             let (mut mailbox, inbox) = mailbox(waker.clone(), &own);
             terminator.sockets.serve(&own);
+            let (begin, begins) = mpsc::channel();
+            opening.shards.push(begin);
             let seed = Seed {
+                begins,
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
                 place: place(layout, shard),
                 memory: layout.memory,
@@ -199,7 +239,7 @@ impl Terminator {
                 thread_id,
             });
         }
-        Ok(terminator)
+        Ok((terminator, opening))
     }
 
     /// Starts what the configuration in `file` says.
@@ -303,6 +343,8 @@ impl Changer<'_> {
 
 /// What a shard's thread starts from.
 struct Seed {
+    /// When it begins to accept; abandoned where it never will.
+    begins: mpsc::Receiver<()>,
     id: u32,
     /// `None`: left to the scheduler.
     place: Option<Place>,
@@ -362,7 +404,10 @@ impl Seed {
             identifier_prefix: self.identifier_prefix,
         });
         let _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
-        shard.run()
+        match self.begins.recv() {
+            Ok(()) => shard.run(),
+            Err(mpsc::RecvError) => Ok(()),
+        }
     }
 }
 

@@ -118,12 +118,14 @@ impl Control {
 
     /// Looks after `shards`, which serve `source`, until all have ended: the first SIGTERM or SIGINT
     /// drains them, the second ends them at once; SIGHUP, or a change of the files, has them serve
-    /// what the files say then, once `prepare` has readied it.
+    /// what the files say then, once `prepare` has readied it. `begin` has them accept, once there is
+    /// somebody to control them; where it fails, the process ends.
     pub fn run<'a, P: Port>(
         mut self,
         shards: impl IntoIterator<Item = P>,
         source: Source,
         prepare: Box<Prepare<'a>>,
+        begin: impl FnOnce() -> Result<(), String>,
     ) -> Ending {
         let Self {
             executor,
@@ -156,6 +158,14 @@ impl Control {
                 keeper.stop(clock.now());
                 Collected::default()
             });
+            if keeper.is_out_of_control {
+                // Shards that wait for it end then.
+                drop(begin);
+            } else if let Err(problem) = begin() {
+                tracing::error!("{problem}; ending at once");
+                keeper.is_out_of_control = true;
+                keeper.stop(clock.now());
+            }
             keeper.keep(&signals, clock).await
         })
     }
@@ -410,7 +420,7 @@ mod tests {
         end.write_all(b"x").unwrap();
         let source = source(|| Ok(loaded()));
         assert_eq!(
-            control.run(shards.clone(), source, prepare(2)),
+            control.run(shards.clone(), source, prepare(2), || Ok(())),
             Ending::Drained
         );
         for shard in &shards {

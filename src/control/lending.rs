@@ -68,6 +68,7 @@ impl Lending {
             };
             self.passed.extend(lent.into_iter().map(|lent| Passed {
                 is_shared: lent.socket.is_shared(),
+                number: lent.socket.number(),
                 socket: lent.socket.into_fd(),
                 listener: lent.listener.to_string(),
             }));

@@ -4,13 +4,14 @@
 //! The successor connects to the admin socket of the process and says so instead of an HTTP request.
 //! It is given every socket, starts to accept from them, and says when it does; only then does the
 //! predecessor drain. Whatever ends the exchange before that, the predecessor serves on, and the
-//! sockets of the one that failed go with it.
+//! sockets of the one that failed go with it. It may take as long as it takes: the exchange ends with
+//! one of the two.
 //!
 //! | who | what |
 //! |---|---|
 //! | successor | [`GREETING`], whose number both must have |
 //! | predecessor | `SOCKETS n` and a line feed, or `REFUSED why` |
-//! | predecessor | for each socket: a byte, 1 where a third process keeps it; a byte of length, so many of its listener's name; SCM_RIGHTS |
+//! | predecessor | for each socket: a byte, 1 where a third process keeps it; its place among those at its address, 4 bytes, the highest first; a byte of length, so many of its listener's name; SCM_RIGHTS |
 //! | successor | [`STARTED`] |
 //! | predecessor | [`DRAINING`] |
 
@@ -23,14 +24,17 @@ use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    SendAncillaryMessage, SendFlags, sockopt::socket_peercred,
 };
+use rustix::process::Pid;
 
+use super::admin::{connect, is_late};
 use super::loader::Source;
+use super::report::escaped;
 use crate::limits::INHERITED_SOCKETS_MAX;
 
 /// What a successor begins with; the number changes with the exchange.
-pub(super) const GREETING: &str = "TAKEOVER ringgate 1\n";
+pub(super) const GREETING: &str = "TAKEOVER ringgate 2\n";
 
 /// The successor accepts connections.
 pub(super) const STARTED: &[u8] = b"STARTED\n";
@@ -38,9 +42,12 @@ pub(super) const STARTED: &[u8] = b"STARTED\n";
 /// The predecessor accepts no more.
 pub(super) const DRAINING: &[u8] = b"DRAINING\n";
 
-/// How long the predecessor may take for its part. The successor may take as long as it needs to
-/// start, see [`TAKEOVER_MAX`](crate::limits::TAKEOVER_MAX).
+/// How long the predecessor may take for its part before the successor gives up, or tells that both
+/// serve.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often that is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 /// Bytes of a line.
 const LINE_MAX: usize = 512;
@@ -48,11 +55,11 @@ const LINE_MAX: usize = 512;
 /// Why nothing was taken over. Whoever ran before goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeoverError {
-    #[error("taking over at {path}: {source}; the process there serves on")]
+    #[error("taking over at {path}: {source}; {}", remedy(.source))]
     Broken { path: PathBuf, source: io::Error },
     #[error("--takeover needs [admin] socket, by which the process that runs now is found")]
     NoSocket,
-    #[error("taking over at {path}: the process there refuses: {why}; it serves on")]
+    #[error("taking over at {path}: the process there refuses: {why}")]
     Refused { path: PathBuf, why: String },
 }
 
@@ -64,6 +71,8 @@ pub struct Passed {
     pub listener: String,
     /// Whether yet another process keeps it, such as a service manager.
     pub is_shared: bool,
+    /// Its place among the sockets at its address.
+    pub number: u32,
 }
 
 /// A predecessor that has given its sockets and serves on until it is told.
@@ -71,6 +80,8 @@ pub struct Passed {
 struct Predecessor {
     stream: UnixStream,
     path: PathBuf,
+    /// `None` where the kernel does not tell.
+    id: Option<Pid>,
 }
 
 impl Predecessor {
@@ -84,7 +95,7 @@ impl Predecessor {
             path: path.to_owned(),
             source,
         };
-        let stream = match UnixStream::connect(path) {
+        let stream = match connect(path) {
             Ok(stream) => stream,
             Err(error)
                 if matches!(
@@ -97,6 +108,7 @@ impl Predecessor {
             Err(error) => return Err(broken(error)),
         };
         let mut predecessor = Self {
+            id: socket_peercred(&stream).ok().map(|peer| peer.pid),
             stream,
             path: path.to_owned(),
         };
@@ -132,23 +144,32 @@ impl Predecessor {
         passed.collect::<io::Result<_>>().map(Ok)
     }
 
-    /// The sockets are being accepted from: it may drain.
-    ///
-    /// # Errors
-    ///
-    /// When it does not say that it does. Then both serve.
-    fn release(mut self) -> Result<(), TakeoverError> {
-        let told = self.stream.write_all(STARTED);
-        let told = told.and_then(|()| read_line(&mut self.stream));
-        let problem = match told {
-            Ok(line) if line.as_bytes() == DRAINING.trim_ascii_end() => return Ok(()),
-            Ok(line) => io::Error::new(ErrorKind::InvalidData, format!("it says {line:?}")),
-            Err(error) => error,
-        };
-        Err(TakeoverError::Broken {
-            path: self.path,
-            source: problem,
-        })
+    /// The sockets are being accepted from: it may drain. Returns when it does, or has ended; until then
+    /// both serve, which harms no client.
+    fn release(mut self) {
+        let mut told = self.stream.write_all(STARTED);
+        loop {
+            let answer = told.and_then(|()| read_line(&mut self.stream));
+            match answer {
+                Ok(line) if line.as_bytes() == DRAINING.trim_ascii_end() => return,
+                Ok(line) => {
+                    let path = escaped(&self.path.to_string_lossy());
+                    tracing::info!(path, "the process before says: {}", escaped(&line));
+                    return;
+                }
+                Err(error) if is_late(&error) => {}
+                Err(_) => {
+                    tracing::info!("the process before has ended by itself");
+                    return;
+                }
+            }
+            let who = self.id.map_or_else(String::new, |id| format!(" {id}"));
+            tracing::error!(
+                "the process before{who} was told that this one accepts its connections, and does not \
+                 answer: both serve; end it: kill -TERM{who}"
+            );
+            told = self.stream.set_read_timeout(Some(TOLD_AGAIN));
+        }
     }
 }
 
@@ -194,13 +215,35 @@ impl Succession {
         self.admin.take()
     }
 
-    /// Every socket is being accepted from: the predecessor may drain. What to tell where it does
-    /// not say that it does: it may have ended by itself, or serve on beside this process.
-    pub fn complete(self) -> Option<String> {
-        let error = self.predecessor?.release().err()?;
-        Some(format!(
-            "{error}; see that it ends: ringgate ctl status, ps"
-        ))
+    /// Every socket is being accepted from: the predecessor may drain. It is told on a thread of its own,
+    /// since it may take its time.
+    pub fn complete(self) {
+        let Some(predecessor) = self.predecessor else {
+            return;
+        };
+        let thread = std::thread::Builder::new().name("ringgate-release".to_owned());
+        if let Err(error) = thread.spawn(move || predecessor.release()) {
+            // Its stream is closed, so it serves on.
+            tracing::error!(
+                %error,
+                "the process before cannot be told that this one accepts its connections: both serve; \
+                 end it by its process id (ps)"
+            );
+        }
+    }
+}
+
+/// What to do about an exchange that broke off.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => "start as the user of the process there, or as root",
+        _ if is_late(error) => {
+            "the process there serves on but does not answer: see its log, or end it and start without \
+             --takeover"
+        }
+        _ => {
+            "where the process there has ended, start again; else it serves on, and its log says more"
+        }
     }
 }
 
@@ -225,7 +268,7 @@ fn read_line(stream: &mut UnixStream) -> io::Result<String> {
 }
 
 fn receive_socket(stream: &mut UnixStream) -> io::Result<Passed> {
-    let mut head = [0; 2];
+    let mut head = [0; 6];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
@@ -242,20 +285,21 @@ fn receive_socket(stream: &mut UnixStream) -> io::Result<Passed> {
     let socket = sockets
         .next()
         .and_then(|mut descriptors| descriptors.next());
-    let (2, Some(socket)) = (message.bytes, socket) else {
+    let (6, Some(socket)) = (message.bytes, socket) else {
         let cause = match message.flags.contains(ReturnFlags::CTRUNC) {
             true => "no descriptor is free for a socket: raise LimitNOFILE= or `ulimit -n`",
             false => "it ended before every socket had come",
         };
         return Err(io::Error::new(ErrorKind::UnexpectedEof, cause));
     };
-    let [is_shared, len] = head;
+    let [is_shared, number @ .., len] = head;
     let mut name = vec![0; usize::from(len)];
     stream.read_exact(&mut name)?;
     Ok(Passed {
         socket,
         listener: String::from_utf8_lossy(&name).into_owned(),
         is_shared: is_shared == 1,
+        number: u32::from_be_bytes(number),
     })
 }
 
@@ -268,7 +312,8 @@ pub(super) fn send_socket(stream: BorrowedFd<'_>, passed: &Passed) -> io::Result
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let bytes = [&[u8::from(passed.is_shared), len][..], name].concat();
+    let number = passed.number.to_be_bytes();
+    let bytes = [&[u8::from(passed.is_shared)], &number[..], &[len], name].concat();
     let sent = rustix::net::sendmsg(
         stream,
         &[IoSlice::new(&bytes)],

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::steering::Steering;
+use super::steering::{self, Steering};
 
 /// Connections that the kernel queues before they are accepted; it caps this at
 /// `net.core.somaxconn`.
@@ -20,6 +20,8 @@ pub struct Listener {
     address: SocketAddr,
     /// Another process may have it as well, so that it outlives this one.
     is_shared: bool,
+    /// Its place among the sockets at its address, in the order in which those began to listen.
+    number: u32,
 }
 
 /// Why a socket that was there before is no [`Listener`].
@@ -40,12 +42,13 @@ pub enum UnfitSocket {
 
 impl Listener {
     /// A socket that listens already, with the connections that wait at it. `is_shared` where another
-    /// process keeps it, and may go on with it when this one has ended.
+    /// process keeps it, and may go on with it when this one has ended; `number` is its place among the
+    /// sockets at its address.
     ///
     /// # Errors
     ///
     /// When it is not what [`Listener::bind`] would have made, as far as that matters.
-    pub fn adopt(fd: OwnedFd, is_shared: bool) -> Result<Self, UnfitSocket> {
+    pub fn adopt(fd: OwnedFd, is_shared: bool, number: u32) -> Result<Self, UnfitSocket> {
         let socket = Socket::from(fd);
         let is_tcp = match socket.domain() {
             Ok(domain) if domain == Domain::IPV4 || domain == Domain::IPV6 => {
@@ -74,17 +77,27 @@ impl Listener {
             fd: socket.into(),
             address,
             is_shared,
+            number,
         })
     }
 
-    /// One more socket at the same address, for connections that do not wait yet: the kernel spreads
-    /// them over all.
+    /// One more socket at the same address, which gets no connections before it listens. Then the
+    /// kernel spreads them over all.
     ///
     /// # Errors
     ///
     /// Unless this one has SO_REUSEPORT and was made by the same user.
-    pub fn bind_beside(&self) -> io::Result<Self> {
-        Self::listen(self.address, None)
+    pub fn bind_beside(&self, number: u32) -> io::Result<Self> {
+        Ok(Self {
+            number,
+            ..Self::bound(self.address)?
+        })
+    }
+
+    /// Listens, where it was only bound.
+    pub fn listen(&self) -> io::Result<()> {
+        rustix::net::listen(&self.fd, BACKLOG)?;
+        Ok(())
     }
 
     /// The same socket once more: whoever accepts first gets the connection.
@@ -93,6 +106,7 @@ impl Listener {
             fd: self.fd.try_clone()?,
             address: self.address,
             is_shared: self.is_shared,
+            number: self.number,
         })
     }
 
@@ -110,9 +124,16 @@ impl Listener {
         steering.attach(&self.fd)
     }
 
+    /// Has the kernel choose by a hash again, where it chose by a [`Steering`].
+    pub fn unsteer(&self) -> io::Result<()> {
+        steering::detach(&self.fd)
+    }
+
     /// Binds and listens. `address` with port 0 gets a free port, see [`Listener::address`].
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        Self::listen(address, None)
+        let socket = Self::bound(address)?;
+        socket.listen()?;
+        Ok(socket)
     }
 
     /// So many sockets at one address, which nobody else has. The kernel chooses among them by
@@ -123,19 +144,22 @@ impl Listener {
         steering: Option<&Steering>,
     ) -> io::Result<Vec<Self>> {
         let mut group: Vec<Self> = Vec::with_capacity(sockets);
-        for _ in 0..sockets {
-            let socket = match group.first() {
-                // A group has one program. One more socket that brings its own would not be let in.
-                None => Self::listen(address, steering)?,
-                // Port 0 was asked for: the others share what the first one got.
-                Some(first) => Self::listen(first.address(), None)?,
-            };
-            group.push(socket);
+        for number in 0..u32::try_from(sockets).unwrap_or(u32::MAX) {
+            // Port 0 was asked for: the others share what the first one got.
+            let address = group.first().map_or(address, Self::address);
+            let socket = Self::bound(address)?;
+            // Before it listens, so that no connection goes elsewhere. A group has one program: one
+            // more socket that brings its own would not be let in.
+            if let (Some(steering), 0) = (steering, number) {
+                steering.attach(&socket.fd)?;
+            }
+            socket.listen()?;
+            group.push(Self { number, ..socket });
         }
         Ok(group)
     }
 
-    fn listen(address: SocketAddr, steering: Option<&Steering>) -> io::Result<Self> {
+    fn bound(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
@@ -145,16 +169,12 @@ impl Listener {
             socket.set_only_v6(true)?;
         }
         socket.bind(&address.into())?;
-        if let Some(steering) = steering {
-            // Before it listens: no connection goes elsewhere.
-            steering.attach(&socket)?;
-        }
-        socket.listen(BACKLOG)?;
         let bound = socket.local_addr()?.as_socket().unwrap_or(address);
         Ok(Self {
             fd: socket.into(),
             address: bound,
             is_shared: false,
+            number: 0,
         })
     }
 
@@ -171,33 +191,6 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
             Err(error) => Err(error),
         }
-    }
-
-    /// Leaves clients unanswered from here on, but for those whose handshake of TCP has begun. Once the
-    /// socket is closed, they are told that nobody listens, as soon as they ask again.
-    ///
-    /// # Errors
-    ///
-    /// When another process may have the socket as well, and go on with it: whoever waits at it is not
-    /// lost then. When this process may not filter, for which kernels such as 6.18 ask CAP_NET_ADMIN, or
-    /// there is no memory for it.
-    pub fn refuse_newcomers(&self) -> io::Result<()> {
-        if self.is_shared {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        const FLAGS_AT: u32 = 13;
-        const SYN: u32 = 0x02;
-        const ACK: u32 = 0x10;
-        // What the filter sees begins with TCP's header. Accepted sockets inherit it, to which
-        // nobody sends a SYN any more.
-        let filter = [
-            statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS_AT),
-            statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, SYN | ACK),
-            SockFilter::new(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), 0, 1, SYN),
-            statement(libc::BPF_RET | libc::BPF_K, 0),
-            statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
-        ];
-        SockRef::from(&self.fd).attach_filter(&filter)
     }
 
     /// The address that it is bound to.
@@ -225,6 +218,11 @@ impl Listener {
         self.is_shared
     }
 
+    /// Its place among the sockets at its address, by which [`Steering`] names it.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
     /// What it is to the kernel.
     pub fn into_fd(self) -> OwnedFd {
         self.fd
@@ -243,51 +241,27 @@ impl Listener {
     }
 }
 
-fn statement(operation: u32, value: u32) -> SockFilter {
-    SockFilter::new(code(operation), 0, 0, value)
-}
-
-/// The kernel's codes of instructions have 16 bits.
-fn code(operation: u32) -> u16 {
-    u16::try_from(operation).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
-    use std::time::Duration;
 
     use super::*;
 
     #[test]
-    fn what_another_process_may_go_on_with_is_left_as_it_is() {
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let shared = Listener::adopt(listener.fd.try_clone().unwrap(), true).unwrap();
-        for shared in [shared.duplicate().unwrap(), shared] {
-            assert!(shared.refuse_newcomers().is_err());
-            let _newcomer = TcpStream::connect(listener.address()).unwrap();
-            assert_eq!(listener.accept_all(), 1);
-        }
-    }
-
-    #[test]
-    fn who_was_there_is_taken_and_newcomers_are_not_answered() {
-        const PATIENCE: Duration = Duration::from_millis(100);
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.address();
-        let _waits = TcpStream::connect(address).unwrap();
-        if let Err(error) = listener.refuse_newcomers() {
-            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-            return eprintln!("skipped: it takes CAP_NET_ADMIN");
-        }
-        let newcomer = TcpStream::connect_timeout(&address, PATIENCE);
-        assert_eq!(newcomer.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(listener.accept_all(), 1);
-        drop(listener);
-        let newcomer = TcpStream::connect(address);
-        assert_eq!(
-            newcomer.unwrap_err().kind(),
-            io::ErrorKind::ConnectionRefused
-        );
+    fn a_socket_beside_another_gets_nobody_before_it_listens() {
+        const CONNECTIONS: usize = 64;
+        let first = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let beside = first.bind_beside(1).unwrap();
+        let connect = || -> Vec<TcpStream> {
+            let streams = (0..CONNECTIONS).map(|_| TcpStream::connect(first.address()).unwrap());
+            streams.collect()
+        };
+        let streams = connect();
+        assert_eq!(first.accept_all(), streams.len());
+        beside.listen().unwrap();
+        let streams = connect();
+        let counts = [&first, &beside].map(Listener::accept_all);
+        assert_eq!(counts.iter().sum::<usize>(), streams.len());
+        assert!(counts[1] > 0, "of {CONNECTIONS} by a hash: {counts:?}");
     }
 }

@@ -61,11 +61,35 @@ impl Steering {
                 size,
             )
         };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        outcome(result)
+    }
+}
+
+/// Has the kernel ask no program any more for sockets at the address of `socket`; there may be none
+/// (SO_DETACH_REUSEPORT_BPF, Linux 5.3).
+pub(super) fn detach(socket: &impl AsRawFd) -> io::Result<()> {
+    let none: libc::c_int = 0;
+    let size = libc::socklen_t::try_from(size_of_val(&none)).unwrap_or(0);
+    // SAFETY: the option takes an int of this size, and heeds nothing of it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_REUSEPORT_BPF,
+            (&raw const none).cast(),
+            size,
+        )
+    };
+    match outcome(result) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn outcome(result: libc::c_int) -> io::Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -125,6 +149,19 @@ mod tests {
             let wanted = if at == 0 { [0, 16, 0] } else { [0, 0, 16] };
             assert_eq!(counts[..], wanted, "CPU number {at}");
         }
+    }
+
+    #[test]
+    fn steering_ends_where_it_is_not_wanted_any_more() {
+        let cpu = core_affinity::get_core_ids().unwrap()[0];
+        let to_second = Steering::by_cpu(&[(u32::try_from(cpu.id).unwrap(), 1)], 2);
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listeners = Listener::bind_group(address, 2, Some(&to_second)).unwrap();
+        assert_eq!(accepted(&listeners, cpu)[0], 0);
+        listeners[0].unsteer().unwrap();
+        let by_hash: usize = (0..4).map(|_| accepted(&listeners, cpu)[0]).sum();
+        assert!(by_hash > 0);
+        listeners[0].unsteer().unwrap();
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! that it takes over from.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use super::StartError;
+use super::sockets::bind_error;
 use crate::limits::INHERITED_SOCKETS_MAX;
 use crate::ring::{Listener, Steering, passed_descriptors};
 use crate::snapshot::Snapshot;
@@ -39,7 +41,20 @@ struct Socket {
 
 /// The sockets for each address of a snapshot that has some.
 #[derive(Debug, Default)]
-pub(super) struct Given(BTreeMap<At, Vec<Listener>>);
+pub(super) struct Given {
+    sockets: BTreeMap<At, Vec<Listener>>,
+    unopened: Unopened,
+}
+
+/// What is left to do at inherited addresses, once shards accept from all sockets that there are.
+/// Before, a connection might get lost: whoever has the address now goes on where a start fails.
+#[derive(Debug, Default)]
+pub(super) struct Unopened {
+    /// Bound beside others; they do not listen yet.
+    silent: Vec<Listener>,
+    /// A socket of each address, and how the kernel is to choose among all.
+    steered: Vec<(Listener, Option<Steering>)>,
+}
 
 impl Inherited {
     /// Those that a service manager passed (LISTEN_FDS, sd_listen_fds(3)). Call it first thing: they
@@ -59,8 +74,8 @@ impl Inherited {
         Ok(inherited)
     }
 
-    /// Adds a socket that listens, and whether another process keeps it beyond the end of this one. It serves the listener at whose address it is bound, failing that
-    /// the listener of this name.
+    /// Adds a socket that listens, and whether another process keeps it beyond the end of this one. It
+    /// serves the listener at whose address it is bound, failing that the listener of this name.
     ///
     /// # Errors
     ///
@@ -71,11 +86,22 @@ impl Inherited {
         name: Option<String>,
         is_shared: bool,
     ) -> Result<(), StartError> {
+        let number = u32::try_from(self.sockets.len()).unwrap_or(u32::MAX);
+        self.add_numbered(socket, name, is_shared, number)
+    }
+
+    fn add_numbered(
+        &mut self,
+        socket: OwnedFd,
+        name: Option<String>,
+        is_shared: bool,
+        number: u32,
+    ) -> Result<(), StartError> {
         if self.sockets.len() == INHERITED_SOCKETS_MAX {
             let problem = format!("there are more than {INHERITED_SOCKETS_MAX}: pass fewer");
             return Err(StartError::Inherited(problem.into()));
         }
-        let listener = Listener::adopt(socket, is_shared).map_err(|error| {
+        let listener = Listener::adopt(socket, is_shared, number).map_err(|error| {
             let which = match &name {
                 Some(name) => format!("`{name}`"),
                 None => format!("number {}", self.sockets.len() + 1),
@@ -91,7 +117,7 @@ impl Inherited {
     }
 
     /// Adds a socket of the process that this one takes over from, which served the listener of this
-    /// name. It serves the listener at whose address it is bound, or that of its name where that has
+    /// name, and was the one of this number at its address. It serves the listener at whose address it is bound, or that of its name where that has
     /// port 0; where neither is configured any more, nobody.
     ///
     /// # Errors
@@ -102,8 +128,9 @@ impl Inherited {
         socket: OwnedFd,
         name: String,
         is_shared: bool,
+        number: u32,
     ) -> Result<(), StartError> {
-        self.add(socket, Some(name), is_shared)?;
+        self.add_numbered(socket, Some(name), is_shared, number)?;
         if let Some(socket) = self.sockets.last_mut() {
             socket.is_predecessors = true;
         }
@@ -176,7 +203,10 @@ impl Inherited {
             sockets.push(listener);
         }
         if stray.is_empty() {
-            return Ok(Given(given));
+            return Ok(Given {
+                sockets: given,
+                unopened: Unopened::default(),
+            });
         }
         let problem = format!(
             "no listener is for {}: give a listener that address, or name the socket after its \
@@ -188,10 +218,57 @@ impl Inherited {
 }
 
 impl Given {
-    /// The sockets for this address of the snapshot; none are left then.
-    pub(super) fn take(&mut self, at: At) -> Vec<Listener> {
-        self.0.remove(&at).unwrap_or_default()
+    /// The sockets for this address of the snapshot, shared out to `shards`; `None` where there are
+    /// none. Every socket and every shard is in what is returned.
+    pub(super) fn share_out(
+        &mut self,
+        at: At,
+        shards: &[usize],
+        steering: Option<Steering>,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Vec<(usize, Listener)>>, StartError> {
+        let Some(sockets) = self.sockets.remove(&at) else {
+            return Ok(None);
+        };
+        let shared_out = share_out(sockets, shards, steering, notes, &mut self.unopened);
+        shared_out.map(Some).map_err(|(address, error)| {
+            let problem = format!("{address} cannot be shared by shards: {error}");
+            StartError::Inherited(problem.into())
+        })
     }
+
+    pub(super) fn into_unopened(self) -> Unopened {
+        self.unopened
+    }
+}
+
+impl Unopened {
+    /// Has every socket listen, and the kernel choose among them as is wanted; what is done without.
+    ///
+    /// # Errors
+    ///
+    /// When a socket cannot listen.
+    pub(super) fn open(self) -> Result<Vec<String>, StartError> {
+        for socket in &self.silent {
+            let heard = socket.listen();
+            heard.map_err(|error| bind_error(socket.address(), error))?;
+        }
+        let steered = self.steered.iter().filter_map(|(socket, steering)| {
+            let error = match steering {
+                Some(steering) => socket.steer(steering),
+                None => socket.unsteer(),
+            };
+            Some(not_steered(socket.address(), &error.err()?.to_string()))
+        });
+        Ok(steered.collect())
+    }
+}
+
+fn not_steered(address: SocketAddr, problem: &str) -> String {
+    format!(
+        "connections to {address} do not go to the shard that serves the CPU which takes them: \
+         {problem}; leave the address out of the socket unit, or `steering` out of the layout"
+    )
 }
 
 fn at_address(snapshot: &Snapshot, address: SocketAddr) -> Option<At> {
@@ -218,20 +295,28 @@ fn of_name(
     Some((index, at))
 }
 
-/// Shares `sockets`, of which there is at least one, all at one address, out to `shards`. Every
-/// socket and every shard is in what is returned.
-pub(super) fn share_out(
+/// Shares `sockets`, of which there is at least one, all at one address, out to `shards`; or which
+/// address cannot be.
+fn share_out(
     mut sockets: Vec<Listener>,
     shards: &[usize],
-    steering: Option<&Steering>,
+    steering: Option<Steering>,
     notes: &mut Vec<String>,
-) -> Result<Vec<(usize, Listener)>, StartError> {
+    unopened: &mut Unopened,
+) -> Result<Vec<(usize, Listener)>, (SocketAddr, io::Error)> {
     let address = sockets[0].address();
+    let failed = |error| (address, error);
+    // As the kernel counts them.
+    sockets.sort_by_key(Listener::number);
     let may_share = sockets.iter().all(Listener::shares_port);
     let mut beside = Ok(());
     while may_share && sockets.len() < shards.len() {
-        match sockets[0].bind_beside() {
-            Ok(socket) => sockets.push(socket),
+        let number = u32::try_from(sockets.len()).unwrap_or(u32::MAX);
+        match sockets[0].bind_beside(number) {
+            Ok(socket) => {
+                unopened.silent.push(socket.duplicate().map_err(failed)?);
+                sockets.push(socket);
+            }
             Err(error) => {
                 beside = Err(error);
                 break;
@@ -246,22 +331,15 @@ pub(super) fn share_out(
     }
     let own = sockets.len();
     for at in own..shards.len() {
-        let duplicate = sockets[at % own].duplicate();
-        let problem = |error| format!("{address} cannot be shared by shards: {error}");
-        sockets.push(duplicate.map_err(|error| StartError::Inherited(problem(error).into()))?);
+        sockets.push(sockets[at % own].duplicate().map_err(failed)?);
     }
-    if let Some(steering) = steering {
-        let steered = match own < shards.len() {
-            true => Err("shards share a socket there".to_owned()),
-            false => sockets[0].steer(steering).map_err(|it| it.to_string()),
-        };
-        if let Err(problem) = steered {
-            notes.push(format!(
-                "connections to {address} do not go to the shard that serves the CPU which takes \
-                 them: {problem}; leave the address out of the socket unit, or `steering` out of \
-                 the layout"
-            ));
+    if own < shards.len() {
+        if steering.is_some() {
+            notes.push(not_steered(address, "shards share a socket there"));
         }
+    } else if may_share {
+        let one = sockets[0].duplicate().map_err(failed)?;
+        unopened.steered.push((one, steering));
     }
     let shards = shards.iter().copied().cycle();
     Ok(shards.zip(sockets).collect())

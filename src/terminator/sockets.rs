@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::StartError;
-use super::inherited::{Given, Inherited, share_out};
+use super::inherited::{Given, Inherited, Unopened};
 use crate::layout::{Layout, Shards, Steering as Choice};
 use crate::limits::{ACCEPTS_IN_FLIGHT, HEALTH_CHECKS_IN_FLIGHT_MAX};
 use crate::ring::{Listener, Steering, raise_descriptor_limit};
@@ -74,7 +74,7 @@ impl Sockets {
         layout: &Layout,
         inherited: Inherited,
         notes: &mut Vec<String>,
-    ) -> Result<(Self, Vec<OfShard>), StartError> {
+    ) -> Result<(Self, Vec<OfShard>, Unopened), StartError> {
         let serving = serving(layout);
         let shards = serving.len();
         let mut sockets = Self {
@@ -106,7 +106,7 @@ impl Sockets {
             new.collect()
         });
         let by_shard = by_shard.collect();
-        Ok((sockets, by_shard))
+        Ok((sockets, by_shard, given.into_unopened()))
     }
 
     /// What it takes to serve `snapshot` instead: sockets for the addresses that are new.
@@ -117,12 +117,13 @@ impl Sockets {
     /// then.
     pub(super) fn change(&mut self, snapshot: &Arc<Snapshot>) -> Result<Change, StartError> {
         self.check_descriptors(snapshot)?;
-        let mut notes = Vec::new();
-        let (bound, by_shard) = self.plan(snapshot, &mut Given::default(), &mut notes)?;
         self.check_upstreams(snapshot)?;
         let own: Vec<Arc<Snapshot>> = (0..self.shards.len())
             .map(|_| self.for_shard(snapshot))
             .collect::<Result<_, _>>()?;
+        let mut notes = Vec::new();
+        // Last of what can fail: whoever connects to a socket that is let go again is reset.
+        let (bound, by_shard) = self.plan(snapshot, &mut Given::default(), &mut notes)?;
         let limits = self.limits(snapshot, &mut notes);
         self.bound = bound;
         let before = std::mem::replace(&mut self.served, own.clone());
@@ -229,13 +230,13 @@ impl Sockets {
                         bound.push(kept);
                         continue;
                     }
-                    None => match given.take((index, at)) {
-                        none if none.is_empty() => self.listen(configured, &serving)?,
-                        given => {
-                            let steering = self.by_cpu.then(|| self.steering(&serving));
-                            share_out(given, &serving, steering.as_ref(), notes)?
+                    None => {
+                        let steering = self.by_cpu.then(|| self.steering(&serving));
+                        match given.share_out((index, at), &serving, steering, notes)? {
+                            Some(given) => given,
+                            None => self.listen(configured, &serving)?,
                         }
-                    },
+                    }
                 };
                 let actual = new.first().map_or(configured, |(_, first)| first.address());
                 for (shard, socket) in new {
@@ -389,7 +390,7 @@ fn serving(layout: &Layout) -> Vec<Serving> {
     }
 }
 
-fn bind_error(address: SocketAddr, source: io::Error) -> StartError {
+pub(super) fn bind_error(address: SocketAddr, source: io::Error) -> StartError {
     let remedy = match source.kind() {
         io::ErrorKind::AddrInUse => "another process listens there: stop it or choose another port",
         io::ErrorKind::AddrNotAvailable => "no interface of this host has that address",

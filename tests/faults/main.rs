@@ -20,6 +20,7 @@ mod program;
 #[path = "../config/scratch.rs"]
 mod scratch;
 
+mod admin;
 mod load;
 mod plan;
 mod process;

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use crate::admin::{ADMIN, asked, connect, is_serving};
 use crate::gate::Gate;
 use crate::load::Load;
 use crate::plan::Plan;
@@ -12,13 +13,8 @@ use crate::program::until;
 const UPGRADES: usize = 20;
 
 fn gate() -> Gate {
-    gate_with("")
-}
-
-/// With more sections of its configuration.
-fn gate_with(more: &str) -> Gate {
     let gate = Plan {
-        more: format!("[admin]\nsocket = \"admin.sock\"\n[drain]\ntimeout = \"60s\"\n{more}"),
+        more: format!("{ADMIN}[drain]\ntimeout = \"60s\"\n"),
         ..Plan::new()
     }
     .start();
@@ -26,19 +22,6 @@ fn gate_with(more: &str) -> Gate {
         gate.scratch.path("admin.sock").exists().then_some(())
     });
     gate
-}
-
-/// What the process that answers at the admin socket says to `request`.
-fn asked(gate: &Gate, request: &[u8]) -> String {
-    let mut stream = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
-    stream.write_all(request).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-fn is_serving(gate: &Gate) -> bool {
-    asked(gate, b"GET /readyz HTTP/1.0\r\n\r\n").contains("200 OK")
 }
 
 /// Clients come and stay while one process takes over from the other, again and again.
@@ -82,8 +65,8 @@ fn a_takeover_that_fails_leaves_the_process_serving() {
     assert!(answer.contains("999"), "{answer}");
     gate.line("did not take over");
     // Half a greeting, and a greeting whose sockets nobody takes.
-    for greeting in [&b"TAKE"[..], b"TAKEOVER ringgate 1\n"] {
-        let mut stream = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
+    for greeting in [&b"TAKE"[..], b"TAKEOVER ringgate 2\n"] {
+        let mut stream = connect(&gate);
         stream.write_all(greeting).unwrap();
         if greeting.ends_with(b"\n") {
             let mut first = [0; 8];
@@ -95,8 +78,8 @@ fn a_takeover_that_fails_leaves_the_process_serving() {
     }
     gate.line("did not take over");
     // It has the sockets, and says something else than that it has started.
-    let mut stream = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
-    stream.write_all(b"TAKEOVER ringgate 1\nSTOPPED\n").unwrap();
+    let mut stream = connect(&gate);
+    stream.write_all(b"TAKEOVER ringgate 2\nSTOPPED\n").unwrap();
     gate.line("did not take over");
     assert!(is_serving(&gate));
     client.connect().unwrap();
@@ -133,18 +116,20 @@ fn a_successor_that_cannot_start_leaves_its_predecessor_serving() {
 #[test]
 fn a_second_successor_is_refused_while_the_first_one_starts() {
     let gate = gate();
-    let mut first = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
-    first.write_all(b"TAKEOVER ringgate 1\n").unwrap();
+    let mut first = connect(&gate);
+    first.write_all(b"TAKEOVER ringgate 2\n").unwrap();
     let mut start = [0; 8];
     first.read_exact(&mut start).unwrap();
     assert_eq!(start, *b"SOCKETS ");
-    let second = asked(&gate, b"TAKEOVER ringgate 1\n");
+    let second = asked(&gate, b"TAKEOVER ringgate 2\n");
     assert!(second.starts_with("REFUSED "), "{second}");
     assert!(second.contains("already"), "{second}");
+    let own = format!("process {}", std::process::id());
+    assert!(second.contains(&own), "{second}");
     drop(first);
     until("the next one to be heard", || {
-        let mut next = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
-        next.write_all(b"TAKEOVER ringgate 1\n").unwrap();
+        let mut next = connect(&gate);
+        next.write_all(b"TAKEOVER ringgate 2\n").unwrap();
         next.read_exact(&mut start).unwrap();
         (start == *b"SOCKETS ").then_some(())
     });
@@ -154,16 +139,15 @@ fn a_second_successor_is_refused_while_the_first_one_starts() {
 /// accept from.
 #[test]
 fn a_drain_meanwhile_leaves_the_successor_its_sockets() {
-    // With the right to filter, which is what would do harm.
-    let mut gate = gate_with("[confinement]\nprivileges = false\n");
+    let mut gate = gate();
     let client = gate.client(&gate.leaf());
-    let mut successor = UnixStream::connect(gate.scratch.path("admin.sock")).unwrap();
-    successor.write_all(b"TAKEOVER ringgate 1\n").unwrap();
+    let mut successor = connect(&gate);
+    successor.write_all(b"TAKEOVER ringgate 2\n").unwrap();
     let sockets = received(&mut successor);
     assert!(!sockets.is_empty());
     gate.signal(rustix::process::Signal::TERM);
     assert_eq!(gate.ended().code(), Some(0));
-    // Newcomers wait at the sockets, which the kernel would not let them where they are filtered.
+    // Newcomers wait at the sockets.
     for _ in 0..8 {
         let timeout = std::time::Duration::from_secs(5);
         std::net::TcpStream::connect_timeout(&gate.address, timeout).unwrap();
@@ -184,7 +168,7 @@ fn received(stream: &mut UnixStream) -> Vec<std::os::fd::OwnedFd> {
     let count: usize = count.parse().unwrap();
     let mut sockets = Vec::new();
     for _ in 0..count {
-        let mut head = [0; 2];
+        let mut head = [0; 6];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
         let read = rustix::net::recvmsg(
@@ -193,13 +177,13 @@ fn received(stream: &mut UnixStream) -> Vec<std::os::fd::OwnedFd> {
             &mut control,
             rustix::net::RecvFlags::empty(),
         );
-        assert_eq!(read.unwrap().bytes, 2);
+        assert_eq!(read.unwrap().bytes, head.len());
         for message in control.drain() {
             if let rustix::net::RecvAncillaryMessage::ScmRights(descriptors) = message {
                 sockets.extend(descriptors);
             }
         }
-        stream.read_exact(&mut vec![0; head[1].into()]).unwrap();
+        stream.read_exact(&mut vec![0; head[5].into()]).unwrap();
     }
     sockets
 }
@@ -208,7 +192,7 @@ fn received(stream: &mut UnixStream) -> Vec<std::os::fd::OwnedFd> {
 #[test]
 fn a_takeover_from_nobody_is_a_start() {
     let plan = Plan {
-        more: "[admin]\nsocket = \"admin.sock\"".to_owned(),
+        more: ADMIN.to_owned(),
         ..Plan::new()
     };
     let mut command = plan.command();

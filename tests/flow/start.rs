@@ -1,15 +1,19 @@
 //! What keeps a terminator from starting, and what one does that runs out of descriptors.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use ringgate::Terminator;
 use ringgate::close_reason::CloseReason;
+use ringgate::layout::Placement;
 use ringgate::shard::Counters;
-use ringgate::terminator::StartError;
+use ringgate::terminator::{Inherited, StartError};
+use socket2::{Domain, Socket, Type};
 
 use crate::upstream::{Manner, Upstream};
-use crate::world::{EVERYONE, FILES, World, finish};
+use crate::world::{EVERYONE, FILES, Site, World, finish};
 
 fn listener(address: &str) -> String {
     format!(
@@ -69,6 +73,50 @@ fn a_cpu_that_cannot_be_used() {
     assert!(matches!(error, StartError::Layout(_)), "{text}");
     assert!(text.starts_with("CPU 4095 is not among"), "{text}");
     assert!(text.contains("correct shards.cpus"), "{text}");
+}
+
+/// Of a start that takes over and fails in the end nobody notices: until shards accept, clients wait
+/// where whoever has the sockets already finds them.
+#[test]
+fn before_shards_accept_clients_wait_at_the_sockets_that_were_there() {
+    const CLIENTS: usize = 64;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    socket.listen(256).unwrap();
+    let before = TcpListener::from(socket);
+    let address = before.local_addr().unwrap();
+    let text = format!("{}[shards]\ncount = 2\n", listener(&address.to_string()));
+    let site = Site::new(|_, _, _| {}, &text);
+    let layout = Placement::planned(&site.snapshot.shards).unwrap().layout;
+    let mut inherited = Inherited::default();
+    let passed = before.try_clone().unwrap().into();
+    inherited.add(passed, None, false).unwrap();
+    let listening = Terminator::listen_on(&site.snapshot, &site.clock, &layout, inherited);
+    let (mut terminator, opening) = listening.unwrap().start().unwrap();
+    let come = || -> Vec<TcpStream> {
+        let clients = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap());
+        clients.collect()
+    };
+    let clients = come();
+    before.set_nonblocking(true).unwrap();
+    let taken = std::iter::from_fn(|| before.accept().ok());
+    assert_eq!(taken.count(), clients.len());
+    // Now they spread.
+    opening.open().unwrap();
+    let _clients = come();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mailboxes = terminator.mailboxes();
+        let accepted: Vec<u64> = mailboxes.map(|it| it.counters().accepted()).collect();
+        if accepted.iter().sum::<u64>() == CLIENTS as u64 {
+            assert!(accepted.iter().all(|&count| count > 0), "{accepted:?}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{accepted:?}");
+        std::thread::yield_now();
+    }
 }
 
 /// Set in a process of its own for one of the tests named `inside_…`, which do nothing elsewhere.

@@ -86,6 +86,36 @@ client_ca = "clients.pem"
 
 pub const EVERYONE: &str = r#"rule = [{ name = "everyone", allow = { any = true } }]"#;
 
+/// What a terminator starts from.
+pub struct Site {
+    pub folder: Folder,
+    pub clock: Clock,
+    pub client_ca: Ca,
+    pub server_ca: Ca,
+    pub snapshot: Arc<Snapshot>,
+}
+
+impl Site {
+    /// With exactly this configuration, after `prepare` has written its files.
+    pub fn new(prepare: impl FnOnce(&Folder, &Ca, &Ca), config: &str) -> Self {
+        let folder = Folder::new();
+        let (client_ca, server_ca) = (Ca::root("Clients"), Ca::root("Servers"));
+        write_leaf(&folder, "server", &server_leaf(&server_ca, SERVER_NAME));
+        folder.write("clients.pem", &pem("CERTIFICATE", &client_ca.certificate));
+        prepare(&folder, &client_ca, &server_ca);
+        let file = folder.write("ringgate.toml", config);
+        let clock = Clock::manual(Duration::from_secs(pki::NOW.unsigned_abs()));
+        let snapshot = Arc::new(load(&file, &clock));
+        Self {
+            folder,
+            clock,
+            client_ca,
+            server_ca,
+            snapshot,
+        }
+    }
+}
+
 impl World {
     /// A terminator with one listener: `FILES`, everyone let in, this upstream and `more` lines.
     pub fn new(upstream: &str, more: &str) -> Self {
@@ -121,14 +151,13 @@ impl World {
         config: &str,
         layout: Option<&Layout>,
     ) -> Result<Self, StartError> {
-        let folder = Folder::new();
-        let (client_ca, server_ca) = (Ca::root("Clients"), Ca::root("Servers"));
-        write_leaf(&folder, "server", &server_leaf(&server_ca, SERVER_NAME));
-        folder.write("clients.pem", &pem("CERTIFICATE", &client_ca.certificate));
-        prepare(&folder, &client_ca, &server_ca);
-        let file = folder.write("ringgate.toml", config);
-        let clock = Clock::manual(Duration::from_secs(pki::NOW.unsigned_abs()));
-        let snapshot = Arc::new(load(&file, &clock));
+        let Site {
+            folder,
+            clock,
+            client_ca,
+            server_ca,
+            snapshot,
+        } = Site::new(prepare, config);
         let terminator = match layout {
             Some(layout) => Terminator::start_on(&snapshot, &clock, layout, Inherited::default())?,
             None => Terminator::start(&snapshot, &clock)?,

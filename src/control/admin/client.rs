@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::{connect, is_late};
+
 /// Bytes of an answer, which is a status at the most.
 const ANSWER_MAX: u64 = 64 << 20;
 
@@ -46,9 +48,12 @@ impl Answered {
 ///
 /// When nobody answers there.
 pub fn ask(socket: &Path, method: &str, target: &str) -> Result<Answered, AskError> {
-    let mut stream = UnixStream::connect(socket).map_err(|source| AskError::Connect {
-        path: socket.to_owned(),
-        source,
+    let mut stream = connect(socket).map_err(|source| {
+        let path = socket.to_owned();
+        match is_late(&source) {
+            true => AskError::Answer { path, source },
+            false => AskError::Connect { path, source },
+        }
     })?;
     exchange(&mut stream, method, target).map_err(|source| AskError::Answer {
         path: socket.to_owned(),

@@ -2,22 +2,27 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::time::Duration;
 
 use glommio::io::PollableFd;
 use glommio::timer;
 use rustix::net::RecvFlags;
+use rustix::net::sockopt::socket_peercred;
 
-use super::House;
 use super::desk::Question;
 use super::stream::Socket;
+use super::{House, REQUEST_MAX, within};
 use crate::control::takeover::{DRAINING, GREETING, Passed, STARTED, send_socket};
 
 /// What every version of a takeover begins with, and no method of HTTP does.
 const ANY_GREETING: &str = "TAKEOVER ";
 
-/// How often a connection is looked at that has sent a part of a greeting.
+/// How often a connection is looked at that has sent a part of a greeting, and a desk that is full.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How long a successor starts before the log says so, and says so again.
+const SLOW_START: Duration = Duration::from_secs(60);
 
 /// Whether the other end wants to take over. It may not have sent anything at all.
 pub(super) async fn is_wanted(socket: &PollableFd<Socket>) -> bool {
@@ -43,13 +48,9 @@ pub(super) async fn is_wanted(socket: &PollableFd<Socket>) -> bool {
 /// Gives the sockets away, and drains once they are accepted from. Whatever fails before that leaves
 /// everything as it was.
 pub(super) async fn hand_over(socket: &PollableFd<Socket>, house: &House) {
-    let given = match house.hands_over.replace(true) {
-        true => refuse_second(socket).await,
-        false => {
-            let given = give(socket, house).await;
-            house.hands_over.set(false);
-            given
-        }
+    let given = match Turn::take(socket, house) {
+        Ok(turn) => give(socket, house, &turn).await,
+        Err(who) => refuse_second(socket, &who).await,
     };
     match given {
         Ok(()) => tracing::info!("a successor accepts the connections from here on"),
@@ -60,7 +61,61 @@ pub(super) async fn hand_over(socket: &PollableFd<Socket>, house: &House) {
     }
 }
 
-async fn give(socket: &PollableFd<Socket>, house: &House) -> io::Result<()> {
+/// One successor's turn, which ends when it is dropped.
+struct Turn<'h> {
+    house: &'h House,
+    who: String,
+}
+
+impl<'h> Turn<'h> {
+    /// Or whose turn it is.
+    fn take(socket: &PollableFd<Socket>, house: &'h House) -> Result<Self, String> {
+        if let Some(who) = &*house.successor.borrow() {
+            return Err(who.clone());
+        }
+        let peer = socket_peercred(socket.get_ref().as_fd());
+        let who = peer.map_or_else(
+            |_| "a process".to_owned(),
+            |peer| format!("process {}", peer.pid),
+        );
+        house.successor.replace(Some(who.clone()));
+        Ok(Self { house, who })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.house.successor.replace(None);
+    }
+}
+
+async fn give(socket: &PollableFd<Socket>, house: &House, turn: &Turn<'_>) -> io::Result<()> {
+    let mut sockets = pin!(give_sockets(socket, house));
+    let given = within(REQUEST_MAX, sockets.as_mut()).await;
+    given.unwrap_or_else(|| Err(ErrorKind::TimedOut.into()))?;
+    let mut started = pin!(read_line(socket));
+    let line = loop {
+        if let Some(line) = within(SLOW_START, started.as_mut()).await {
+            break line?;
+        }
+        tracing::warn!(
+            "{} was given the listening sockets and has not started to accept: this process serves \
+             on; end that one if it hangs",
+            turn.who
+        );
+    };
+    if line.as_bytes() != STARTED.trim_ascii_end() {
+        return Err(io::Error::other("it did not say that it had started"));
+    }
+    if !house.release().await {
+        return refuse(socket, "it is ending already").await;
+    }
+    // It serves already: whether it hears of this changes nothing.
+    let _ = write(socket, DRAINING).await;
+    Ok(())
+}
+
+async fn give_sockets(socket: &PollableFd<Socket>, house: &House) -> io::Result<()> {
     let greeting = read_line(socket).await?;
     let lent = match check(socket, &greeting) {
         Ok(()) => house.lend().await,
@@ -74,23 +129,16 @@ async fn give(socket: &PollableFd<Socket>, house: &House) -> io::Result<()> {
     for one in &passed {
         send(socket, one).await?;
     }
-    drop(passed);
-    if read_line(socket).await?.as_bytes() != STARTED.trim_ascii_end() {
-        return Err(io::Error::other("it did not say that it had started"));
-    }
-    if !house.release().await {
-        return refuse(socket, "it is ending already").await;
-    }
-    // It serves already: whether it hears of this changes nothing.
-    let _ = write(socket, DRAINING).await;
     Ok(())
 }
 
 /// There is one successor at a time: of two that have started, one could not be found any more.
-async fn refuse_second(socket: &PollableFd<Socket>) -> io::Result<()> {
+async fn refuse_second(socket: &PollableFd<Socket>, who: &str) -> io::Result<()> {
     // What is not read would reset the answer.
-    read_line(socket).await?;
-    refuse(socket, "another process is taking over already").await
+    let mut greeting = pin!(read_line(socket));
+    within(REQUEST_MAX, greeting.as_mut()).await;
+    let why = format!("{who} is taking over already; end that one first if it hangs");
+    refuse(socket, &why).await
 }
 
 /// Says why nothing is handed over, which is the error.
@@ -102,7 +150,7 @@ async fn refuse(socket: &PollableFd<Socket>, why: &str) -> io::Result<()> {
 /// Who may take over: this user or root, and only the same exchange.
 fn check(socket: &PollableFd<Socket>, greeting: &str) -> Result<(), String> {
     let own = rustix::process::geteuid();
-    let peer = rustix::net::sockopt::socket_peercred(socket.get_ref().as_fd());
+    let peer = socket_peercred(socket.get_ref().as_fd());
     let peer = peer.map_err(|error| format!("who asks is not known: {error}"))?;
     if peer.uid != own && !peer.uid.is_root() {
         return Err(format!(
@@ -175,6 +223,7 @@ impl House {
                 socket: socket.into(),
                 listener: String::new(),
                 is_shared: false,
+                number: 0,
             });
         }
         Ok(passed)
@@ -182,11 +231,17 @@ impl House {
 
     /// Drains, and answers over TCP no more. False where the process is ending already.
     async fn release(&self) -> bool {
-        self.tcp.borrow_mut().take();
-        let Some(draining) = self.desk.ask(Question::Release) else {
-            return false;
+        let draining = loop {
+            match self.desk.ask(Question::Release) {
+                Some(draining) => break draining,
+                None => timer::sleep(LOOK).await,
+            }
         };
         let answer = draining.recv().await;
-        answer.is_some_and(|answer| answer.status.is_success())
+        let is_draining = answer.is_some_and(|answer| answer.status.is_success());
+        if is_draining {
+            self.tcp.borrow_mut().take();
+        }
+        is_draining
     }
 }

@@ -27,7 +27,6 @@ use hyper::service::service_fn;
 
 use super::takeover::Succession;
 use crate::config::AdminOptions;
-use crate::limits::TAKEOVER_MAX;
 
 pub(super) use desk::{Answer, Asker, Desk, Lent, Question};
 pub(super) use metrics::metrics;
@@ -35,6 +34,7 @@ pub use observation::Stage;
 pub(super) use observation::{Known, Observation, observe};
 pub use socket::AdminError;
 use socket::{Listening, Published, Unpublished};
+pub(super) use socket::{connect, is_late};
 pub(super) use status::status;
 pub use status::{Counts, DryRun, Listener, Reloaded, Shard, Status, Upstream, Withdrawn};
 use stream::{Socket, Stream};
@@ -96,7 +96,7 @@ impl Admin {
             desk: desk.clone(),
             connections: Connections::default(),
             tcp: RefCell::default(),
-            hands_over: Cell::new(false),
+            successor: RefCell::default(),
         });
         if let Some(listener) = self.tcp
             && let Ok(own) = listener.try_clone()
@@ -143,8 +143,8 @@ struct House {
     connections: Connections,
     /// The listening socket over TCP, and who accepts from it.
     tcp: RefCell<Option<(TcpListener, Task<()>)>>,
-    /// A successor is being given the sockets, or was: there is one.
-    hands_over: Cell<bool>,
+    /// Who is being given the sockets: there is one.
+    successor: RefCell<Option<String>>,
 }
 
 /// Connections that are open, the oldest first, each with whether it is over.
@@ -212,11 +212,7 @@ async fn serve(socket: Socket, house: Rc<House>, state: &State, may_write: bool)
         is_done_within(REQUEST_MAX, std::pin::pin!(look)).await;
         if wanted {
             state.hands_over.set(true);
-            let handover = std::pin::pin!(handover::hand_over(&socket, &house));
-            if !is_done_within(TAKEOVER_MAX, handover).await {
-                tracing::warn!("a successor takes too long to start: this process serves on");
-            }
-            return;
+            return handover::hand_over(&socket, &house).await;
         }
     }
     let (socket, answered) = (Rc::new(socket), Rc::new(Cell::new(false)));
@@ -249,13 +245,18 @@ async fn serve(socket: Socket, house: Rc<House>, state: &State, may_write: bool)
 
 /// Whether `work` ends within `patience`, well or not: a client that errs or leaves ends its own
 /// connection and no more.
-async fn is_done_within<F: Future>(patience: Duration, mut work: Pin<&mut F>) -> bool {
+async fn is_done_within<F: Future>(patience: Duration, work: Pin<&mut F>) -> bool {
+    within(patience, work).await.is_some()
+}
+
+/// What comes of `work`, where it ends within `patience`.
+async fn within<F: Future>(patience: Duration, mut work: Pin<&mut F>) -> Option<F::Output> {
     let mut timer = Timer::new(patience);
     poll_fn(|context| {
-        if work.as_mut().poll(context).is_ready() {
-            return Poll::Ready(true);
+        if let Poll::Ready(output) = work.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
         }
-        Pin::new(&mut timer).poll(context).map(|_| false)
+        Pin::new(&mut timer).poll(context).map(|_| None)
     })
     .await
 }

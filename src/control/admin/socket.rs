@@ -3,10 +3,11 @@
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Type};
 
@@ -14,6 +15,9 @@ use super::stream::Socket;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
+
+/// How long one may wait until it may wait.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Why the admin interface cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +117,7 @@ pub(super) fn unix(path: &Path, takes_over: bool) -> Result<Unpublished, AdminEr
             let source = io::Error::from(ErrorKind::AlreadyExists);
             return Err(error("it is no socket", "remove the file, or name another")(source));
         }
-        Ok(_) if !takes_over && UnixStream::connect(path).is_ok() => {
+        Ok(_) if !takes_over && is_answered(path) => {
             return Err(AdminError::Taken {
                 path: path.to_owned(),
             });
@@ -146,6 +150,30 @@ pub(super) fn unix(path: &Path, takes_over: bool) -> Result<Unpublished, AdminEr
     })
 }
 
+/// Whether somebody listens at `path`, be it that it answers nobody.
+fn is_answered(path: &Path) -> bool {
+    match connect(path) {
+        Ok(_) => true,
+        Err(error) => is_late(&error),
+    }
+}
+
+/// Connects to a process's admin socket. Where so many wait there already that this one cannot, it
+/// fails after a while.
+pub(in crate::control) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // It holds for connecting, too.
+    socket.set_write_timeout(Some(CONNECT_MAX))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    socket.set_write_timeout(None)?;
+    Ok(UnixStream::from(OwnedFd::from(socket)))
+}
+
+/// Whether something was given up because it took too long.
+pub(in crate::control) fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
 fn is_socket(metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::FileTypeExt;
     metadata.file_type().is_socket()
@@ -154,6 +182,14 @@ fn is_socket(metadata: &fs::Metadata) -> bool {
 impl Unpublished {
     /// Takes the place of whatever had the name before.
     pub(super) fn publish(self) -> Result<(UnixListener, Published), AdminError> {
+        // Before the name is taken from whoever has it: what can fail fails here.
+        let listener = self.listener.try_clone();
+        let listener = listener.map_err(|source| AdminError::Socket {
+            path: self.path.clone(),
+            step: "listening",
+            remedy: "raise the limit of open files (ulimit -n)",
+            source,
+        })?;
         let publish = || {
             fs::rename(&self.own, &self.path)?;
             fs::symlink_metadata(&self.path).map(|metadata| metadata.ino())
@@ -168,13 +204,6 @@ impl Unpublished {
             path: self.path.clone(),
             inode,
         };
-        let listener = self.listener.try_clone();
-        let listener = listener.map_err(|source| AdminError::Socket {
-            path: self.path.clone(),
-            step: "listening",
-            remedy: "raise the limit of open files (ulimit -n)",
-            source,
-        })?;
         Ok((listener, published))
     }
 }
