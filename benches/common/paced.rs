@@ -1,5 +1,6 @@
-//! Requests at a set rate on connections that are kept: each is due at its moment, whatever has
-//! become of the one before.
+//! Requests at a set rate, on connections that are kept or on a new one each: each is due at its moment,
+//! whatever has become of the one before.
+#![allow(dead_code, reason = "each bench uses its part")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -31,6 +32,17 @@ pub struct Latencies {
     from_due: Vec<f64>,
     /// Of that, until it was sent: the client's own share.
     late: Vec<f64>,
+}
+
+impl Latencies {
+    /// The longest.
+    pub fn longest(&self) -> f64 {
+        at(&self.from_due, 100)
+    }
+
+    pub fn count(&self) -> usize {
+        self.from_due.len()
+    }
 }
 
 impl Latencies {
@@ -78,28 +90,65 @@ impl Kept {
 
     /// Sends requests from `begin` on, and measures those that are due within the second of the two
     /// times, which follows the first.
-    pub fn run(&mut self, begin: Instant, [warmup, duration]: [Duration; 2]) -> Latencies {
-        let Pace {
-            connections,
-            per_second,
-            payload,
-        } = self.pace;
-        let gap = Duration::from_secs(1) / per_second;
-        thread::scope(|scope| {
-            let run = |(connection, at): (_, u32)| {
-                // In turn, so that never two are due at once.
-                let first = begin + gap * at;
-                scope.spawn(move || {
-                    let schedule = Schedule {
-                        next: first,
-                        gap: gap * connections,
-                        measured: begin + warmup,
-                        end: begin + warmup + duration,
-                    };
-                    Connection::run(connection, schedule, &vec![7; payload])
+    pub fn run(&mut self, begin: Instant, times: [Duration; 2]) -> Latencies {
+        let request = &vec![7; self.pace.payload];
+        self.pace.run(
+            begin,
+            times,
+            self.connections.iter_mut(),
+            |connection, schedule| schedule.run(|| connection.exchange(request)),
+        )
+    }
+}
+
+/// Clients that come for one request each.
+pub struct Newcomers<'a> {
+    pub target: SocketAddr,
+    pub pace: Pace,
+    pub speech: Speech,
+    pub credential: &'a Credential,
+}
+
+impl Newcomers<'_> {
+    /// As [`Kept::run`]: from the moment that a client was due to the end of its answer, everything
+    /// before it included.
+    pub fn run(&self, begin: Instant, times: [Duration; 2]) -> Latencies {
+        let request = &vec![7; self.pace.payload];
+        self.pace
+            .run(begin, times, 0..self.pace.connections, |_, schedule| {
+                let client = Client::new(self.speech, self.credential);
+                schedule.run(|| {
+                    let mut connection = Connection::connect(self.target, &client);
+                    connection.exchange(request);
+                    connection.leave();
                 })
+            })
+    }
+}
+
+impl Pace {
+    /// Has as many threads as there are connections take their turns.
+    fn run<T: Send>(
+        self,
+        begin: Instant,
+        [warmup, duration]: [Duration; 2],
+        clients: impl Iterator<Item = T>,
+        work: impl Fn(T, Schedule) -> Latencies + Sync,
+    ) -> Latencies {
+        let gap = Duration::from_secs(1) / self.per_second;
+        let work = &work;
+        thread::scope(|scope| {
+            let run = |(client, at): (T, u32)| {
+                let schedule = Schedule {
+                    // In turn, so that never two are due at once.
+                    next: begin + gap * at,
+                    gap: gap * self.connections,
+                    measured: begin + warmup,
+                    end: begin + warmup + duration,
+                };
+                scope.spawn(move || work(client, schedule))
             };
-            let threads: Vec<_> = self.connections.iter_mut().zip(0..).map(run).collect();
+            let threads: Vec<_> = clients.zip(0..).map(run).collect();
             let ended = threads.into_iter().map(|thread| thread.join());
             Latencies::join(ended.map(|part| part.expect("a server that answers")))
         })
@@ -114,6 +163,26 @@ struct Schedule {
     end: Instant,
 }
 
+impl Schedule {
+    fn run(mut self, mut work: impl FnMut()) -> Latencies {
+        // By default a sleep ends up to 50 microseconds late (prctl, PR_SET_TIMERSLACK).
+        set_current_timer_slack(NonZeroU64::new(1)).expect("prctl");
+        let mut latencies = Latencies::default();
+        while self.next < self.end {
+            thread::sleep(self.next.saturating_duration_since(Instant::now()));
+            let begun = Instant::now();
+            work();
+            if self.next >= self.measured {
+                let micros = |moment: Instant| (moment - self.next).as_secs_f64() * 1e6;
+                latencies.from_due.push(micros(Instant::now()));
+                latencies.late.push(micros(begun));
+            }
+            self.next += self.gap;
+        }
+        latencies
+    }
+}
+
 struct Connection {
     stream: TcpStream,
     session: Session,
@@ -122,37 +191,30 @@ struct Connection {
 }
 
 impl Connection {
+    /// With the greeting to the upstream, so that all is set up.
     fn open(target: SocketAddr, client: &Client) -> Self {
-        let stream = TcpStream::connect(target).expect("a server that listens");
-        stream.set_nodelay(true).expect("a socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        let mut connection = Self {
-            stream,
-            session: client.session(),
-            block: Pool::new(1, 1).take().expect("a block"),
-            input: vec![0; 16 << 10],
-        };
-        // With the greeting to the upstream, so that all is set up.
+        let mut connection = Self::connect(target, client);
         connection.exchange(b"x");
         connection
     }
 
-    fn run(&mut self, mut schedule: Schedule, request: &[u8]) -> Latencies {
-        // By default a sleep ends up to 50 microseconds late (prctl, PR_SET_TIMERSLACK).
-        set_current_timer_slack(NonZeroU64::new(1)).expect("prctl");
-        let mut latencies = Latencies::default();
-        while schedule.next < schedule.end {
-            thread::sleep(schedule.next.saturating_duration_since(Instant::now()));
-            let begun = Instant::now();
-            self.exchange(request);
-            if schedule.next >= schedule.measured {
-                let micros = |moment: Instant| (moment - schedule.next).as_secs_f64() * 1e6;
-                latencies.from_due.push(micros(Instant::now()));
-                latencies.late.push(micros(begun));
-            }
-            schedule.next += schedule.gap;
+    fn connect(target: SocketAddr, client: &Client) -> Self {
+        let stream = TcpStream::connect(target).expect("a server that listens");
+        stream.set_nodelay(true).expect("a socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        Self {
+            stream,
+            session: client.session(),
+            block: Pool::new(1, 1).take().expect("a block"),
+            input: vec![0; 16 << 10],
         }
-        latencies
+    }
+
+    /// Ends it in due form, without waiting for the server to.
+    fn leave(mut self) {
+        if self.session.says_goodbye() {
+            self.send();
+        }
     }
 
     /// A request and its answer, after a handshake where there was none.

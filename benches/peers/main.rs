@@ -18,11 +18,11 @@ mod figures;
 mod flights;
 #[path = "../common/plain.rs"]
 mod plain;
+#[path = "../common/process.rs"]
+mod process;
 
 mod servers;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -33,7 +33,8 @@ use core_affinity::CoreId;
 use self::arguments::{argument, number};
 use self::figures::Spread;
 use self::plain::Manner;
-use self::servers::{Server, Setup};
+use self::process::Server;
+use self::servers::Setup;
 
 const SERVER_NAME: &str = "gate.test";
 
@@ -129,7 +130,12 @@ fn run() -> Result<(), String> {
         Some("itself") => {
             let (servers, admin) = servers::start_itself(&setup)?;
             // Ends with this program.
-            thread::spawn(move || scrape(admin));
+            thread::spawn(move || {
+                loop {
+                    thread::sleep(Duration::from_secs(1));
+                    process::scrape(admin).expect("a scrape");
+                }
+            });
             servers
         }
         Some(other) => return Err(format!("--against takes itself, not {other}")),
@@ -154,20 +160,6 @@ fn run() -> Result<(), String> {
     }
     print_table(&servers, &figures);
     Ok(())
-}
-
-/// Asks for every metric, once a second.
-fn scrape(admin: SocketAddr) {
-    loop {
-        thread::sleep(Duration::from_secs(1));
-        let Ok(mut stream) = TcpStream::connect(admin) else {
-            continue;
-        };
-        let mut answer = Vec::new();
-        let _ = stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n");
-        let _ = stream.read_to_end(&mut answer);
-        assert!(answer.ends_with(b"# EOF\n"), "a scrape failed");
-    }
 }
 
 /// As README has it.

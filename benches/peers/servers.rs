@@ -2,16 +2,14 @@
 //! X25519, AES-128-GCM and two tickets, a certificate required of clients, one worker, everything
 //! passed to the same upstream.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::process::{Command, Stdio};
+use std::{env, fs};
 
 use core_affinity::CoreId;
 
-/// How long a server may take until it listens.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::process::{Server, free_address};
 
 /// Where distributions keep nginx's stream module when it is not built in.
 const STREAM_MODULES: [&str; 3] = [
@@ -26,40 +24,6 @@ pub struct Setup<'a> {
     pub folder: &'a Path,
     pub upstream: SocketAddr,
     pub cpu: CoreId,
-}
-
-/// A server that runs; killed when dropped.
-pub struct Server {
-    pub name: String,
-    pub address: SocketAddr,
-    child: Child,
-}
-
-impl Server {
-    /// With its children, if it has any.
-    pub fn process_id(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(None)) {
-            return;
-        }
-        // Politely, so that those with workers end them, too.
-        let id = self.child.id().to_string();
-        let _ = Command::new("kill").args(["-s", "TERM", &id]).status();
-        let deadline = Instant::now() + PATIENCE;
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
 }
 
 /// What an operator may ask of Ringgate beside its work, all at once: a line for each connection,
@@ -314,41 +278,8 @@ impl Setup<'_> {
         address: SocketAddr,
     ) -> Result<Server, String> {
         let log = self.folder.join(format!("{name}.log"));
-        let file = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
-        let error_file = file.try_clone().map_err(|error| error.to_string())?;
-        command.stdin(Stdio::null()).stdout(file).stderr(error_file);
-        // What a thread starts runs where the thread may run.
-        let child = thread::scope(|scope| {
-            let spawn = || {
-                core_affinity::set_for_current(self.cpu);
-                command.spawn()
-            };
-            scope.spawn(spawn).join().expect("a thread that ends")
-        });
-        let child = child.map_err(|error| format!("{name}: {error}"))?;
-        let mut server = Server {
-            name,
-            address,
-            child,
-        };
-        let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(address).is_err() {
-            let ended = !matches!(server.child.try_wait(), Ok(None));
-            if ended || Instant::now() > deadline {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                return Err(format!("{} does not listen:\n{said}", server.name));
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        Ok(server)
+        Server::start(name, command, address, self.cpu, &log)
     }
-}
-
-fn free_address() -> Result<SocketAddr, String> {
-    let listener = TcpListener::bind("127.0.0.1:0");
-    listener
-        .and_then(|listener| listener.local_addr())
-        .map_err(|error| format!("no free port on 127.0.0.1: {error}"))
 }
 
 /// Where a program is, in the search path or where Debian keeps those of administrators.

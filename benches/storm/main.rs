@@ -29,31 +29,30 @@ mod figures;
 mod flights;
 #[path = "../common/load.rs"]
 mod load;
+#[path = "../common/paced.rs"]
+mod paced;
 #[path = "../../tests/interop/pki.rs"]
 #[allow(dead_code, reason = "the tests need all of it")]
 mod pki;
 #[path = "../common/plain.rs"]
 mod plain;
+#[path = "../common/priority.rs"]
+mod priority;
 #[path = "../common/running.rs"]
 mod running;
 #[path = "../common/session.rs"]
 mod session;
 
-mod paced;
-
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use rustix::process::setpriority_process;
-use rustix::thread::gettid;
 
 use self::arguments::{argument, number};
 use self::figures::Spread;
 use self::load::{CONNECT, Work};
 use self::paced::{Kept, Latencies, Pace};
 use self::plain::{Manner, Server};
+use self::priority::give_way;
 use self::running::Scratch;
 use self::session::{Credential, Offer, Speech};
 
@@ -267,20 +266,5 @@ impl Bench {
             "of the p99 under the storm the generator takes, by the control, at most {}",
             ratio(&control.p99, &storm.p99).text(2, "")
         );
-    }
-}
-
-/// Lets the calling thread, and those that it starts, run only while nobody else wants to; how.
-fn give_way() -> &'static str {
-    let thread = gettid().as_raw_nonzero().to_string();
-    let mut idle = Command::new("chrt");
-    idle.args(["--idle", "--pid", "0", &thread]);
-    idle.stdout(Stdio::null()).stderr(Stdio::null());
-    if idle.status().is_ok_and(|status| status.success()) {
-        return "SCHED_IDLE";
-    }
-    match setpriority_process(None, 19) {
-        Ok(()) => "nice 19",
-        Err(_) => "the same priority as the requests",
     }
 }
