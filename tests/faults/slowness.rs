@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::admin::{ADMIN, metric};
 use crate::gate::{Client, Gate, LIMIT, Stream, close};
 use crate::load::Load;
 use crate::plan::Plan;
@@ -198,6 +199,7 @@ fn buffer_exhaustion() {
     let gate = Plan {
         shards: 1,
         limits: "connections = 512",
+        more: ADMIN.to_owned(),
         ..Plan::new()
     }
     .start();
@@ -207,6 +209,10 @@ fn buffer_exhaustion() {
     for _ in 0..3 {
         speak_at_once(&gate, &mut streams, 20_000);
     }
+    assert!(
+        metric(&gate, "ringgate_ring_buffers_exhausted_total") > 0.0,
+        "it did not lack any"
+    );
     process::assert_idle(gate.id());
     streams.iter_mut().for_each(|it| close(it).unwrap());
 }
@@ -222,6 +228,7 @@ fn cq_overflow() {
     let gate = Plan {
         layout: Some(LAYOUT),
         limits: "connections = 1024",
+        more: ADMIN.to_owned(),
         ..Plan::new()
     }
     .start();
@@ -244,5 +251,9 @@ fn cq_overflow() {
     for mut stream in streams {
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     }
+    assert!(
+        metric(&gate, "ringgate_ring_overflows_total") > 0.0,
+        "all were kept"
+    );
     process::assert_idle(gate.id());
 }
