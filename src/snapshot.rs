@@ -29,9 +29,9 @@ use crate::trust::domain::TrustSources;
 use crate::trust::stek::{Secret, Stek};
 
 pub use crate::config::{
-    Balance, Ejection, Greeting, HalfOpenLimits, HealthCheck, HostPort, HttpCheck, LiveRevocation,
-    LogFormat, LogLevel, LogOptions, Network, RateLimit, ShardPlan, Tenure, Timeouts,
-    UpstreamAddress, UpstreamSetting, UpstreamTreatment,
+    Balance, DrainOptions, Ejection, Greeting, HalfOpenLimits, HealthCheck, HostPort, HttpCheck,
+    LiveRevocation, LogFormat, LogLevel, LogOptions, Network, RateLimit, ShardPlan, Tenure,
+    Timeouts, UpstreamAddress, UpstreamSetting, UpstreamTreatment,
 };
 pub use crate::tls::disclosure::to as disclose_secrets;
 pub use crate::trust::{span, utc};
@@ -51,7 +51,7 @@ pub use upstreams::{
 pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     pub limits: Limits,
-    pub drain_timeout: Duration,
+    pub drain: DrainOptions,
     pub shards: ShardPlan,
     pub log: LogOptions,
     /// What ticket keys come from; `None` where every handshake is a full one.
@@ -161,7 +161,7 @@ impl Snapshot {
                 .map(|listener| listener.for_shard(shards(&listener.name)).map(Arc::new))
                 .collect::<Result<_, _>>()?,
             limits: self.limits,
-            drain_timeout: self.drain_timeout,
+            drain: self.drain,
             shards: self.shards.clone(),
             log: self.log,
             stek: self.stek.clone(),
@@ -211,7 +211,7 @@ impl Snapshot {
                 half_open: limits.half_open,
                 buffer_blocks: usize::try_from(buffer_blocks).unwrap_or(usize::MAX),
             },
-            drain_timeout: config.drain_timeout,
+            drain: config.drain,
             shards: config.shards.clone(),
             log: config.log,
             stek: stek.map(|stek| Arc::clone(stek.secret())),

@@ -46,8 +46,7 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     pub shards: ShardPlan,
     pub limits: LimitOptions,
-    /// How long open connections may go on once the process is told to end.
-    pub drain_timeout: Duration,
+    pub drain: DrainOptions,
     pub log: LogOptions,
     pub resumption: ResumptionOptions,
     pub verdict_cache: VerdictCacheOptions,
@@ -309,6 +308,16 @@ pub struct VerdictCacheOptions {
 pub struct ReloadOptions {
     /// Whether files are watched, so that no signal is needed.
     pub watch: bool,
+}
+
+/// How the process ends once it is told to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DrainOptions {
+    /// How long it says that it is not ready before it ceases to accept: whoever sends clients is to
+    /// find out meanwhile.
+    pub notice: Duration,
+    /// How long open connections may go on from then on.
+    pub timeout: Duration,
 }
 
 /// What is logged, and how.

@@ -12,8 +12,8 @@ use super::document::Table;
 use super::listener::Listeners;
 use super::overload::HalfOpenLimits;
 use super::{
-    Config, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel, LogOptions,
-    ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    Config, DrainOptions, FileReferences, LimitOptions, LiveRevocation, LogFormat, LogLevel,
+    LogOptions, ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::limits::{
     BUFFER_BYTES_PER_SHARD, CONNECTIONS_PER_SHARD, CONNECTIONS_PER_SHARD_MAX, HANDSHAKES_PER_SHARD,
@@ -34,6 +34,7 @@ const CPU_MAX: usize = 4095;
 
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DRAIN_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+const DRAIN_NOTICE_MAX: Duration = Duration::from_secs(3600);
 
 /// From a rotation that a client can make use of to a lifetime that a ticket may claim.
 const RESUMPTION: std::ops::RangeInclusive<Duration> =
@@ -65,7 +66,7 @@ pub(super) fn config(file: &Arc<Path>, root: Table<'_>) -> Option<Config> {
         file: Arc::clone(file),
         shards: section(&root, "shards", shards),
         limits: section(&root, "limits", limits),
-        drain_timeout: section(&root, "drain", drain),
+        drain: section(&root, "drain", drain),
         log: section(&root, "log", log),
         resumption: section(&root, "resumption", resumption),
         verdict_cache: section(&root, "verdict_cache", verdict_cache),
@@ -152,11 +153,15 @@ fn limits(table: Option<&Table<'_>>) -> LimitOptions {
     }
 }
 
-fn drain(table: Option<&Table<'_>>) -> Duration {
-    table
-        .and_then(|table| table.entry("timeout"))
-        .and_then(|entry| entry.duration(Duration::ZERO..=DRAIN_TIMEOUT_MAX))
-        .unwrap_or(DRAIN_TIMEOUT)
+fn drain(table: Option<&Table<'_>>) -> DrainOptions {
+    let duration = |key, most| {
+        let entry = table.and_then(|table| table.entry(key));
+        entry.and_then(|entry| entry.duration(Duration::ZERO..=most))
+    };
+    DrainOptions {
+        notice: duration("notice", DRAIN_NOTICE_MAX).unwrap_or_default(),
+        timeout: duration("timeout", DRAIN_TIMEOUT_MAX).unwrap_or(DRAIN_TIMEOUT),
+    }
 }
 
 fn log(table: Option<&Table<'_>>) -> LogOptions {

@@ -9,8 +9,8 @@ use super::executor::{Keeper, Phase};
 use super::log;
 use super::reload::Cause;
 use super::shards::Port;
-use super::signals::Signal;
 use super::upstreams::Upkeep;
+use crate::limits::SHARD_PATIENCE;
 use crate::snapshot::Upstreams;
 
 const ENDING: &str = "the process is ending: nothing is reloaded";
@@ -49,7 +49,7 @@ impl<P: Port> Keeper<'_, P> {
     fn answer(&mut self, question: Question, asker: Asker) {
         let is_serving = matches!(self.phase, Phase::Serving);
         let answer = match question {
-            Question::Live => Answer::text(StatusCode::OK, "ok"),
+            Question::Live => self.liveness(),
             Question::Ready if is_serving => Answer::text(StatusCode::OK, "ok"),
             Question::Ready => {
                 Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the process is ending")
@@ -68,7 +68,7 @@ impl<P: Port> Keeper<'_, P> {
             },
             Question::Drain => {
                 if is_serving {
-                    self.take(Signal::End, self.clock.now());
+                    self.leave(self.clock.now());
                 }
                 Answer::text(StatusCode::ACCEPTED, "draining")
             }
@@ -94,12 +94,23 @@ impl<P: Port> Keeper<'_, P> {
         asker.answer(answer);
     }
 
+    /// Whether every shard that has not ended turns.
+    pub(super) fn liveness(&self) -> Answer {
+        match self.pulse.stands_still(self.clock.now(), SHARD_PATIENCE) {
+            None => Answer::text(StatusCode::OK, "ok"),
+            Some(shard) => {
+                let text = format!("shard {shard} stands still");
+                Answer::text(StatusCode::SERVICE_UNAVAILABLE, text)
+            }
+        }
+    }
+
     fn observe(&self) -> Observation {
         let upstreams = self.upkeep.as_ref().map(Upkeep::upstreams);
         let known = Known {
             stage: match self.phase {
                 Phase::Serving => Stage::Serving,
-                Phase::Draining { .. } => Stage::Draining,
+                Phase::Leaving { .. } | Phase::Draining { .. } => Stage::Draining,
                 Phase::Stopping { .. } => Stage::Stopping,
             },
             now: self.clock.unix(),

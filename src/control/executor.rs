@@ -9,6 +9,7 @@ use super::access::AccessLog;
 use super::admin::{Admin, Asker, Desk};
 use super::lending::Lending;
 use super::loader::Source;
+use super::pulse::Pulse;
 use super::rehearsal::Rehearsals;
 use super::reload::{Cause, Prepare, Reloader};
 use super::report::Refusals;
@@ -17,6 +18,7 @@ use super::signals::{Collected, Signal, Signals};
 use super::supervisor::Supervisor;
 use super::upstreams::Upkeep;
 use crate::clock::Clock;
+use crate::config::DrainOptions;
 use crate::shard::mailbox::Command;
 use crate::snapshot::Upstreams;
 
@@ -194,8 +196,16 @@ fn locked_memory(text: &str) -> Option<(u64, u64)> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
     Serving,
-    Draining { until: Instant },
-    Stopping { until: Instant },
+    /// It says that it is not ready, and serves whoever comes all the same.
+    Leaving {
+        until: Instant,
+    },
+    Draining {
+        until: Instant,
+    },
+    Stopping {
+        until: Instant,
+    },
 }
 
 /// Looks after the shards.
@@ -203,6 +213,8 @@ pub(super) struct Keeper<'a, P> {
     pub(super) shards: Vec<Shard<P>>,
     pub(super) reloader: Reloader<'a>,
     pub(super) phase: Phase,
+    /// A signal has told it to end; whoever else does sends none before.
+    is_signalled: bool,
     is_shard_lost: bool,
     /// Signals or the admin interface could not be had.
     is_out_of_control: bool,
@@ -210,6 +222,7 @@ pub(super) struct Keeper<'a, P> {
     /// How the process is confined.
     pub(super) confinement: Vec<(&'static str, String)>,
     supervisor: Supervisor,
+    pub(super) pulse: Pulse,
     pub(super) clock: Clock,
     /// Since the Unix epoch.
     pub(super) started: Duration,
@@ -230,11 +243,13 @@ impl<'a, P: Port> Keeper<'a, P> {
             shards,
             reloader,
             phase: Phase::Serving,
+            is_signalled: false,
             is_shard_lost: false,
             is_out_of_control: false,
             upkeep: None,
             confinement: Vec::new(),
             supervisor: Supervisor::default(),
+            pulse: Pulse::default(),
             started: clock.unix(),
             access: AccessLog::new(
                 log.format,
@@ -273,17 +288,18 @@ impl<'a, P: Port> Keeper<'a, P> {
     pub(super) fn take(&mut self, signal: Signal, now: Instant) {
         match (signal, self.phase) {
             (Signal::Reload, Phase::Serving) => self.reloader.request(Cause::Signal),
-            (Signal::Reload, Phase::Draining { .. } | Phase::Stopping { .. }) => {
+            (Signal::Reload, _) => {
                 tracing::warn!("the process is ending: SIGHUP reloads nothing");
             }
             (Signal::End, Phase::Serving) => {
-                tracing::info!(
-                    timeout_s = self.reloader.current().drain_timeout.as_secs_f64(),
-                    "draining; a second signal ends at once"
-                );
-                self.drain(now);
+                self.is_signalled = true;
+                self.leave(now);
             }
-            (Signal::End, Phase::Draining { .. }) => {
+            (Signal::End, Phase::Leaving { .. } | Phase::Draining { .. }) if !self.is_signalled => {
+                self.is_signalled = true;
+                tracing::info!("draining already; a second signal ends at once");
+            }
+            (Signal::End, Phase::Leaving { .. } | Phase::Draining { .. }) => {
                 tracing::info!("second signal: ending at once");
                 self.stop(now);
             }
@@ -291,7 +307,27 @@ impl<'a, P: Port> Keeper<'a, P> {
         }
     }
 
-    pub(super) fn drain(&mut self, now: Instant) {
+    /// Ends the process in due form: not ready first, where that is asked for, then a drain.
+    pub(super) fn leave(&mut self, now: Instant) {
+        let DrainOptions { notice, timeout } = self.reloader.current().drain;
+        tracing::info!(
+            notice_s = notice.as_secs_f64(),
+            timeout_s = timeout.as_secs_f64(),
+            "draining; a second signal ends at once"
+        );
+        if notice.is_zero() {
+            return self.drain(now);
+        }
+        self.reloader.give_up();
+        self.answer_in_vain();
+        self.supervisor
+            .stopping(notice + timeout + DRAIN_GRACE + STOP_PATIENCE);
+        self.phase = Phase::Leaving {
+            until: now + notice,
+        };
+    }
+
+    fn drain(&mut self, now: Instant) {
         self.end(now, |within| Command::Drain { within });
     }
 
@@ -303,7 +339,7 @@ impl<'a, P: Port> Keeper<'a, P> {
     fn end(&mut self, now: Instant, command: impl Fn(Duration) -> Command) {
         self.reloader.give_up();
         self.answer_in_vain();
-        let within = self.reloader.current().drain_timeout;
+        let within = self.reloader.current().drain.timeout;
         for shard in &mut self.shards {
             shard.command(command(within));
         }
@@ -344,14 +380,16 @@ impl<'a, P: Port> Keeper<'a, P> {
         }
         match self.phase {
             Phase::Serving => self.reloader.tick(&mut self.shards),
-            Phase::Draining { .. } | Phase::Stopping { .. } => self.reloader.sweep(),
+            Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Stopping { .. } => {
+                self.reloader.sweep();
+            }
         }
         self.reloader.tell(&mut self.supervisor);
-        let turns = self.shards.iter().map(Shard::turns);
-        self.supervisor.beat(now, turns);
+        self.pulse.feel(now, self.shards.iter().map(Shard::turns));
+        self.supervisor.beat(now, &self.pulse);
         if ended == self.shards.len() {
             return Some(match self.phase {
-                Phase::Serving => Ending::ShardLost,
+                Phase::Serving | Phase::Leaving { .. } => Ending::ShardLost,
                 _ if self.is_shard_lost => Ending::ShardLost,
                 _ if self.is_out_of_control => Ending::NotInControl,
                 Phase::Draining { .. } => Ending::Drained,
@@ -359,11 +397,12 @@ impl<'a, P: Port> Keeper<'a, P> {
             });
         }
         match self.phase {
-            Phase::Serving if ended > 0 => {
+            Phase::Serving | Phase::Leaving { .. } if ended > 0 => {
                 tracing::error!("a shard ended by itself; draining the others");
                 self.is_shard_lost = true;
                 self.drain(now);
             }
+            Phase::Leaving { until } if now >= until => self.drain(now),
             Phase::Draining { until } if now >= until => {
                 let left = self.shards.len() - ended;
                 tracing::warn!(shards = left, "the drain took too long; ending at once");
@@ -383,9 +422,11 @@ impl<'a, P: Port> Keeper<'a, P> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::sync::Arc;
 
     use super::*;
     use crate::control::fake::{DRAIN, FakeShard, Told, loaded, logged, prepare, source};
+    use crate::limits::SHARD_PATIENCE;
 
     fn clock() -> Clock {
         Clock::manual(Duration::from_secs(1))
@@ -437,6 +478,60 @@ mod tests {
         keeper.take(Signal::End, now);
         assert_eq!(keeper.tick(now), Some(Ending::Stopped));
         assert_eq!(*shard.commands.borrow(), [DRAIN, Told::Stop]);
+    }
+
+    #[test]
+    fn the_first_signal_behind_another_word_ends_nothing_at_once() {
+        let shard = FakeShard::default();
+        let (mut keeper, now) = (keeper(&[&shard]), clock().now());
+        keeper.leave(now);
+        keeper.take(Signal::End, now);
+        assert_eq!(keeper.tick(now), None);
+        assert_eq!(*shard.commands.borrow(), [DRAIN]);
+        keeper.take(Signal::End, now);
+        assert_eq!(*shard.commands.borrow(), [DRAIN, Told::Stop]);
+    }
+
+    #[test]
+    fn a_shard_that_stands_still_is_told_of() {
+        let (turns, stands, clock) = (FakeShard::default(), FakeShard::default(), clock());
+        let reloader = Reloader::new(source(|| Ok(loaded())), prepare(2), clock.clone());
+        let ports = [turns.clone(), stands.clone()];
+        let mut keeper = Keeper::new(ports, reloader, clock.clone());
+        let mut goes_on = |turning: &[&FakeShard]| {
+            for shard in turning {
+                shard.turns.set(shard.turns.get() + 1);
+            }
+            clock.advance(SHARD_PATIENCE / 2);
+            assert_eq!(keeper.tick(clock.now()), None);
+            let answer = keeper.liveness();
+            (answer.status.as_u16(), answer.body)
+        };
+        assert_eq!(goes_on(&[&turns, &stands]).0, 200);
+        assert_eq!(goes_on(&[&turns]).0, 200);
+        let still = (503, "shard 1 stands still\n".to_owned());
+        assert_eq!(goes_on(&[&turns]), still);
+        assert_eq!(goes_on(&[&turns, &stands]).0, 200);
+    }
+
+    #[test]
+    fn notice_is_given_before_a_drain() {
+        const NOTICE: Duration = Duration::from_secs(5);
+        let (shard, clock) = (FakeShard::ending_on(DRAIN), clock());
+        let mut source = source(|| Ok(loaded()));
+        let snapshot = Arc::get_mut(&mut source.loaded.snapshot).unwrap();
+        snapshot.drain.notice = NOTICE;
+        let reloader = Reloader::new(source, prepare(1), clock.clone());
+        let mut keeper = Keeper::new([shard.clone()], reloader, clock.clone());
+        keeper.take(Signal::End, clock.now());
+        clock.advance(NOTICE - Duration::from_millis(1));
+        assert_eq!(keeper.tick(clock.now()), None);
+        assert!(shard.commands.borrow().is_empty(), "it serves on");
+        assert!(matches!(keeper.phase, Phase::Leaving { .. }));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(keeper.tick(clock.now()), None);
+        assert_eq!(keeper.tick(clock.now()), Some(Ending::Drained));
+        assert_eq!(*shard.commands.borrow(), [DRAIN]);
     }
 
     #[test]

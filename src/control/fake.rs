@@ -12,9 +12,9 @@ use super::reload::Prepare;
 use super::shards::Port;
 use super::watch::Watch;
 use crate::config::{
-    AdminOptions, Config, ConfigError, ConfinementOptions, FileReferences, HalfOpenLimits,
-    LimitOptions, LiveRevocation, LogFormat, LogLevel, LogOptions, ProcessOptions, ReloadOptions,
-    ResumptionOptions, ShardPlan, VerdictCacheOptions,
+    AdminOptions, Config, ConfigError, ConfinementOptions, DrainOptions, FileReferences,
+    HalfOpenLimits, LimitOptions, LiveRevocation, LogFormat, LogLevel, LogOptions, ProcessOptions,
+    ReloadOptions, ResumptionOptions, ShardPlan, VerdictCacheOptions,
 };
 use crate::shard::mailbox::{
     Change, Command, Counters, Installation, ListenerCounters, Report, Review,
@@ -177,7 +177,10 @@ pub(super) fn loaded() -> Loaded {
         listeners: Vec::new(),
         shards: ShardPlan::Planned,
         limits,
-        drain_timeout: DRAIN_TIMEOUT,
+        drain: DrainOptions {
+            notice: Duration::ZERO,
+            timeout: DRAIN_TIMEOUT,
+        },
         log,
         resumption: ResumptionOptions {
             stek: None,
@@ -208,7 +211,7 @@ pub(super) fn loaded() -> Loaded {
             half_open: limits.half_open,
             buffer_blocks: 0,
         },
-        drain_timeout: config.drain_timeout,
+        drain: config.drain,
         shards: config.shards.clone(),
         log,
         stek: None,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::pulse::Pulse;
 use super::reload::Status;
 use super::report::escaped;
 use crate::limits::SHARD_PATIENCE;
@@ -37,8 +38,6 @@ struct Channel {
 struct Watchdog {
     interval: Duration,
     beat_at: Option<Instant>,
-    /// For every shard its turns, and since when they have been that many.
-    turns: Vec<(u64, Instant)>,
 }
 
 impl Supervisor {
@@ -66,7 +65,6 @@ impl Supervisor {
         let watchdog = interval.map(|interval| Watchdog {
             interval,
             beat_at: None,
-            turns: Vec::new(),
         });
         Self {
             channel: Some(channel),
@@ -118,25 +116,12 @@ impl Supervisor {
     }
 
     /// Gives a sign of life at half of the interval, unless a shard has given none for too long.
-    /// `turns` are each shard's; those that have ended owe none.
-    pub(super) fn beat(&mut self, now: Instant, turns: impl Iterator<Item = Option<u64>>) {
+    pub(super) fn beat(&mut self, now: Instant, pulse: &Pulse) {
         let Some(watchdog) = &mut self.watchdog else {
             return;
         };
-        let mut is_alive = true;
-        for (shard, turns) in turns.enumerate() {
-            if watchdog.turns.len() == shard {
-                watchdog.turns.push((turns.unwrap_or(0), now));
-            }
-            let known = &mut watchdog.turns[shard];
-            match turns {
-                Some(turns) if turns == known.0 => {
-                    let patience = watchdog.interval.max(SHARD_PATIENCE);
-                    is_alive &= now.saturating_duration_since(known.1) < patience;
-                }
-                _ => *known = (turns.unwrap_or(0), now),
-            }
-        }
+        let patience = watchdog.interval.max(SHARD_PATIENCE);
+        let is_alive = pulse.stands_still(now, patience).is_none();
         let is_due = |at| now.saturating_duration_since(at) >= watchdog.interval / 2;
         if is_alive && watchdog.beat_at.is_none_or(is_due) {
             watchdog.beat_at = Some(now);
@@ -209,6 +194,7 @@ mod tests {
         let (manager, channel) = listening("beats");
         let interval = SHARD_PATIENCE * 2;
         let mut supervisor = Supervisor::with(channel, Some(interval));
+        let mut pulse = Pulse::default();
         let start = Instant::now();
         for (quarters, turns, beats) in [
             (0, [Some(0), Some(7)], 1),
@@ -225,7 +211,8 @@ mod tests {
             (30, [Some(8), None], 1),
         ] {
             let now = start + interval * quarters / 4;
-            supervisor.beat(now, turns.into_iter());
+            pulse.feel(now, turns.into_iter());
+            supervisor.beat(now, &pulse);
             assert_eq!(told(&manager), vec!["WATCHDOG=1"; beats], "at {quarters}");
         }
     }
@@ -234,10 +221,12 @@ mod tests {
     fn an_interval_shorter_than_a_rest_does_not_end_a_shard_that_rests() {
         let (manager, channel) = listening("rests");
         let mut supervisor = Supervisor::with(channel, Some(SHARD_PATIENCE / 4));
+        let mut pulse = Pulse::default();
         let start = Instant::now();
         for (eighths, beats) in [(0, 1), (3, 1), (7, 1), (8, 0), (20, 0)] {
             let now = start + SHARD_PATIENCE * eighths / 8;
-            supervisor.beat(now, [Some(1)].into_iter());
+            pulse.feel(now, [Some(1)].into_iter());
+            supervisor.beat(now, &pulse);
             assert_eq!(told(&manager).len(), beats, "at {eighths}");
         }
     }

@@ -10,8 +10,8 @@ use rustls_pki_types::CertificateDer;
 
 use super::Snapshot;
 use crate::config::{
-    Config, Ejection, HalfOpenLimits, LimitOptions, ListenerConfig, LogOptions, RateLimit,
-    ReloadOptions, ResumptionOptions, RouteConfig, Tenure, Timeouts, UpstreamTreatment,
+    Config, DrainOptions, Ejection, HalfOpenLimits, LimitOptions, ListenerConfig, LogOptions,
+    RateLimit, ReloadOptions, ResumptionOptions, RouteConfig, Tenure, Timeouts, UpstreamTreatment,
     VerdictCacheOptions, show_duration, show_size,
 };
 use crate::tls::Route;
@@ -501,7 +501,7 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
                 access_rate,
             },
         limits,
-        drain_timeout,
+        drain: DrainOptions { notice, timeout },
         resumption,
         verdict_cache,
         reload: ReloadOptions { watch },
@@ -519,7 +519,8 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
     change_half_open(note, &old.limits.half_open, half_open);
     let buffers = &old.limits.buffer_bytes;
     note.change_as("limits.buffers", buffers, buffer_bytes, |b| show_size(*b));
-    note.change_as("drain.timeout", &old.drain_timeout, drain_timeout, duration);
+    note.change_as("drain.notice", &old.drain.notice, notice, duration);
+    note.change_as("drain.timeout", &old.drain.timeout, timeout, duration);
     note.change("log.access", &old.log.access, access);
     note.change("log.access_rate", &old.log.access_rate, access_rate);
     let ResumptionOptions {

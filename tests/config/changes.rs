@@ -262,6 +262,7 @@ fn settings_are_told_with_both_values_and_secrets_without() {
             "limits.buffers 256MiB -> 64MiB",
         ),
         ("[drain]\ntimeout = \"7s\"", "drain.timeout 30s -> 7s"),
+        ("[drain]\nnotice = \"7s\"", "drain.notice 0s -> 7s"),
         ("[log]\naccess = true", "log.access false -> true"),
         (
             "[resumption]\nrotation = \"7h\"",

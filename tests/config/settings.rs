@@ -17,7 +17,8 @@ fn defaults() {
     assert_eq!(config.limits.connections, limits::CONNECTIONS_PER_SHARD);
     assert_eq!(config.limits.handshakes, limits::HANDSHAKES_PER_SHARD);
     assert_eq!(config.limits.buffer_bytes, 256 << 20);
-    assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.drain.timeout, Duration::from_secs(30));
+    assert_eq!(config.drain.notice, Duration::ZERO);
     assert_eq!(
         (config.log.format, config.log.level),
         (LogFormat::Human, LogLevel::Info)
@@ -49,7 +50,7 @@ fn everything_set() {
          proxy_client_certificate = true\nhandshake_timeout = \"500ms\"\nidle_timeout = \"1h\"\n\
          connect_timeout = \"2s\"\nhalf_close_timeout = \"3m\"\n\
          [shards]\ncpus = [2, 0]\n[limits]\nconnections = 0x10\nhandshakes = 8\n\
-         buffers = \"1GiB\"\n[drain]\ntimeout = \"0s\"\n\
+         buffers = \"1GiB\"\n[drain]\nnotice = \"7s\"\ntimeout = \"0s\"\n\
          [log]\nformat = \"json\"\nlevel = \"debug\"\naccess = true\n",
     ));
     let listener = &config.listeners[0];
@@ -70,9 +71,10 @@ fn everything_set() {
         (16, 8)
     );
     assert_eq!(
-        (config.limits.buffer_bytes, config.drain_timeout),
+        (config.limits.buffer_bytes, config.drain.timeout),
         (1 << 30, Duration::ZERO)
     );
+    assert_eq!(config.drain.notice, Duration::from_secs(7));
     assert_eq!(
         (config.log.format, config.log.level),
         (LogFormat::Json, LogLevel::Debug)
@@ -95,6 +97,7 @@ fn what_is_out_of_range_is_told_the_range() {
         ),
         ("[limits]\nbuffers = \"1KiB\"", "from 16MiB to 1024GiB"),
         ("[drain]\ntimeout = \"25h\"", "from 0s to 24h"),
+        ("[drain]\nnotice = \"2h\"", "from 0s to 1h"),
     ] {
         assert_error(&front(more), "ringgate.toml:", &["out of range", remedy]);
     }
