@@ -57,12 +57,9 @@ impl Gate {
         }
     }
 
-    /// Stops accepting for a while. Nobody can be taken meanwhile, so a last call goes on behind it;
-    /// a drain that is over ends that.
+    /// Stops accepting for a while.
     fn pause(&mut self, now: Instant) {
-        let until = now + ACCEPT_PAUSE;
-        self.paused_until = Some(until);
-        self.last_call = behind_pause(self.last_call, until);
+        self.paused_until = Some(now + ACCEPT_PAUSE);
     }
 
     /// Whether this is the socket at `address`, and accepts.
@@ -355,26 +352,4 @@ fn concerns_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
     ) || error.raw_os_error() == Some(EPROTO)
-}
-
-/// When a last call is over where accepting pauses until `until`.
-fn behind_pause(last_call: Option<Instant>, until: Instant) -> Option<Instant> {
-    last_call.map(|at| at.max(until + LAST_CALL))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_last_call_is_not_over_in_a_pause() {
-        let now = Instant::now();
-        let until = now + ACCEPT_PAUSE;
-        assert_eq!(behind_pause(None, until), None);
-        for at in [now, until, until + LAST_CALL] {
-            assert_eq!(behind_pause(Some(at), until), Some(until + LAST_CALL));
-        }
-        let later = until + 2 * LAST_CALL;
-        assert_eq!(behind_pause(Some(later), until), Some(later));
-    }
 }
