@@ -35,15 +35,4 @@ mod starting;
 mod upgrades;
 mod upstreams;
 
-/// A listener that lacks nothing; [`plan::Plan`] says what a scenario needs instead.
-const FRONT: &str = r#"
-[[listener]]
-name = "front"
-address = "127.0.0.1:0"
-certificate = "server.pem"
-key = "server.key"
-client_ca = "clients-ca.pem"
-upstream = "127.0.0.1:8080"
-proxy_protocol = "off"
-rule = [{ name = "in", allow = { uri = "spiffe://x/in" } }]
-"#;
+use gate::FRONT;

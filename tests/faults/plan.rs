@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::FRONT;
-use crate::gate::{Gate, echo, folder};
+use crate::gate::{FRONT, Gate, echo, folder};
 use crate::scratch::Scratch;
 
 /// A configuration, and what the program is started with.

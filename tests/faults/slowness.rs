@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::admin::{ADMIN, metric};
-use crate::gate::{Client, Gate, LIMIT, Stream, close};
+use crate::gate::{Client, FRONT, Gate, LIMIT, Stream, close};
 use crate::load::Load;
 use crate::plan::Plan;
 use crate::process;
@@ -136,7 +136,7 @@ fn slow_reader() {
 
 /// A second listener that leads to `upstream`.
 fn second_listener(upstream: SocketAddr) -> String {
-    crate::FRONT
+    FRONT
         .replace("\"front\"", "\"second\"")
         .replace("127.0.0.1:8080", &upstream.to_string())
 }

@@ -13,10 +13,22 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use time::OffsetDateTime;
 
-use crate::FRONT;
 use crate::pem::pem;
 use crate::pki::{Leaf, client_with, uri};
 use crate::scratch::Scratch;
+
+/// A listener that lacks nothing.
+pub const FRONT: &str = r#"
+[[listener]]
+name = "front"
+address = "127.0.0.1:0"
+certificate = "server.pem"
+key = "server.key"
+client_ca = "clients-ca.pem"
+upstream = "127.0.0.1:8080"
+proxy_protocol = "off"
+rule = [{ name = "in", allow = { uri = "spiffe://x/in" } }]
+"#;
 
 /// How long anything may take before a test fails.
 pub const LIMIT: Duration = Duration::from_secs(30);
