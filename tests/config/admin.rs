@@ -240,6 +240,20 @@ fn what_is_measured_is_what_the_list_says() {
             .collect();
         assert_eq!(labels, expected, "{line}");
     }
+    let sample = |name: &str, labels: &str| -> f64 {
+        let line = answer
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
+        let value = line.and_then(|line| line.rsplit_once(' '));
+        value
+            .unwrap_or_else(|| panic!("{name} {labels}"))
+            .1
+            .parse()
+            .unwrap()
+    };
+    // There before the first: an increase is asked for.
+    let internal = "reason=\"internal\"";
+    assert_eq!(sample("ringgate_connections_closed_total", internal), 0.0);
 }
 
 #[test]
