@@ -254,6 +254,11 @@ fn what_is_measured_is_what_the_list_says() {
     // There before the first: an increase is asked for.
     let internal = "reason=\"internal\"";
     assert_eq!(sample("ringgate_connections_closed_total", internal), 0.0);
+    // Alerts are on the part of a lifetime that is left.
+    let certificate = "kind=\"certificate\"";
+    let left = sample("ringgate_expiry_days", certificate);
+    let lifetime = sample("ringgate_expiry_lifetime_days", certificate);
+    assert!(0.0 < left && left < lifetime, "{left} of {lifetime}");
 }
 
 #[test]

@@ -409,17 +409,27 @@ impl Observation {
     fn write_configuration(&self, families: &mut Families<'_>) -> Result<(), Error> {
         let now = i64::try_from(self.now.as_secs()).unwrap_or(i64::MAX);
         // Several listeners may name one file.
-        let mut rows: Vec<(Labels, f64)> = Vec::new();
+        let mut rows: Vec<(Labels, &Expiry)> = Vec::new();
         for expiry in &self.expiries {
             let labels = expiry_labels(expiry);
             if !rows.iter().any(|(known, _)| *known == labels) {
-                rows.push((labels, days(expiry.left(now))));
+                rows.push((labels, expiry));
             }
         }
+        let each = |of: &dyn Fn(&Expiry) -> i64| -> Vec<(Labels, f64)> {
+            let rows = rows.iter();
+            rows.map(|(labels, expiry)| (labels.clone(), days(of(expiry))))
+                .collect()
+        };
         families.gauge(
             "ringgate_expiry_days",
             "Days until a certificate, trust anchor or CRL expires; negative afterwards",
-            rows,
+            each(&|expiry| expiry.left(now)),
+        )?;
+        families.gauge(
+            "ringgate_expiry_lifetime_days",
+            "Days from the beginning to the end of what expires",
+            each(&Expiry::lifetime),
         )?;
         let reload = &self.reload;
         families.gauge(
