@@ -261,6 +261,30 @@ fn what_is_measured_is_what_the_list_says() {
     assert!(0.0 < left && left < lifetime, "{left} of {lifetime}");
 }
 
+/// A reload cannot make a ring larger, and an alert has to know.
+#[test]
+fn the_limit_that_is_told_is_the_one_that_holds() {
+    let interface = Interface::start("[reload]\nwatch = false\n");
+    let limit = || -> u64 {
+        let answer = interface.get("/metrics");
+        let (_, rest) = answer
+            .split_once("\nringgate_connections_limit{shard=\"0\"} ")
+            .unwrap();
+        rest.lines().next().unwrap().parse().unwrap()
+    };
+    assert_eq!(limit(), 64);
+    for (connections, holds) in [(32, 32..33), (100_000, 64..1000)] {
+        let old = fs::read_to_string(interface.scratch.path("ringgate.toml")).unwrap();
+        let (before, after) = old.split_once("\nconnections = ").unwrap();
+        let (_, after) = after.split_once('\n').unwrap();
+        let new = format!("{before}\nconnections = {connections}\n{after}");
+        interface.scratch.write("ringgate.toml", new);
+        let reloaded = interface.ctl(&["reload"]);
+        assert!(reloaded.status.success(), "{}", text(&reloaded));
+        assert!(holds.contains(&limit()), "{connections}: {}", limit());
+    }
+}
+
 #[test]
 fn bad_requests_get_the_status_that_says_why() {
     let interface = Interface::start("");

@@ -331,11 +331,16 @@ impl Observation {
         for (name, help, of) in counters {
             families.counter(name, help, self.by_shard(of))?;
         }
-        let gauges: [(&str, &str, OfShard); 6] = [
+        let gauges: [(&str, &str, OfShard); 7] = [
             (
                 "ringgate_shard_connections_open",
                 "Connections open now, by shard",
                 |shard| shard.open,
+            ),
+            (
+                "ringgate_connections_limit",
+                "Connections that may be open at once, by shard",
+                |shard| shard.connections_max,
             ),
             (
                 "ringgate_handshakes_open",
