@@ -277,3 +277,13 @@ fn manifests_hold_no_private_key() {
     fs::remove_dir_all(&scratch).unwrap();
     assert_eq!(found.len(), 1, "{found:?}");
 }
+
+#[test]
+fn configurations_here_check_their_upstreams() {
+    // Without it nothing but failed connects tells of an upstream that is gone.
+    for path in ["debian", "kubernetes", "kubernetes/sidecar"] {
+        let text = text(&format!("tuning/operating/{path}/ringgate.toml"));
+        assert!(text.contains("\n[listener.health_check]\n"), "{path}");
+    }
+}
+
