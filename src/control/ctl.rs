@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::admin::client::{self, Answered};
 use super::admin::{Counts, DryRun, Listener, Reloaded, Shard, Stage, Status, Upstream};
-use crate::config::{Config, LogLevel};
+use crate::config::{Config, LogLevel, admin_socket};
 use crate::snapshot::{span, utc};
 
 /// Where the packages have the admin socket.
@@ -27,16 +27,22 @@ pub enum Request<'a> {
     Status,
 }
 
-/// The admin socket that the configuration in `file` names.
+/// The admin socket that the configuration in `file` names. The rest of it may be wrong: the process
+/// runs with what it said before, and is asked why it does not take this up.
 ///
 /// # Errors
 ///
-/// Where it names none, or is wrong.
+/// Where it names none, or that cannot be told.
 pub fn socket_of(file: &Path) -> Result<PathBuf, String> {
-    let config = Config::load(file).map_err(|rejected| {
-        let errors = crate::config::render(&rejected.errors);
-        format!("{errors}name the admin socket itself: ringgate ctl --socket PATH")
-    })?;
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(rejected) => {
+            return admin_socket(file).ok_or_else(|| {
+                let errors = crate::config::render(&rejected.errors);
+                format!("{errors}name the admin socket itself: ringgate ctl --socket PATH")
+            });
+        }
+    };
     config.admin.socket.ok_or_else(|| {
         format!(
             "{} names no admin socket: add [admin] socket = \"{DEFAULT_SOCKET}\" and start anew",

@@ -285,6 +285,30 @@ fn the_limit_that_is_told_is_the_one_that_holds() {
     }
 }
 
+/// Just when a reload has failed, somebody asks what is served.
+#[test]
+fn the_socket_is_found_in_a_file_with_errors() {
+    let interface = Interface::start("[reload]\nwatch = false\n");
+    let sound = fs::read_to_string(interface.scratch.path("ringgate.toml")).unwrap();
+    for broken in ["nonsense = 1\n", "a line that is none\n", "x = [\n"] {
+        interface
+            .scratch
+            .write("ringgate.toml", sound.clone() + broken);
+        let ready = interface.ctl(&["ready"]);
+        assert!(ready.status.success(), "{broken}: {}", text(&ready));
+    }
+    for (socket, broken) in [
+        ("socket = \"admin.sock\"", "socket = 7"),
+        ("[admin]", "[admins]"),
+    ] {
+        let broken = sound.replace(socket, broken);
+        interface.scratch.write("ringgate.toml", broken);
+        let lost = interface.ctl(&["ready"]);
+        assert!(!lost.status.success());
+        assert!(text(&lost).contains("--socket PATH"), "{}", text(&lost));
+    }
+}
+
 #[test]
 fn bad_requests_get_the_status_that_says_why() {
     let interface = Interface::start("");
