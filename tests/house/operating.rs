@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use toml::de::{DeTable, DeValue};
 
@@ -287,3 +289,55 @@ fn configurations_here_check_their_upstreams() {
     }
 }
 
+/// What `secrets.sh` prints for a cluster whose `kubectl get` does as `get` says.
+fn secrets(get: &str, arguments: &[&str]) -> (bool, String) {
+    use std::os::unix::fs::PermissionsExt;
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let scratch = std::env::temp_dir().join(format!(
+        "ringgate-secrets-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    ));
+    fs::create_dir(&scratch).unwrap();
+    let kubectl = format!("#!/bin/sh\nif [ $1 = get ]; then {get}; else echo \"$@\"; fi\n");
+    for (name, script) in [
+        ("kubectl", kubectl.as_str()),
+        ("ringgate", "#!/bin/sh\n: >$3\n"),
+    ] {
+        let path = scratch.join(name);
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", scratch.display(), std::env::var("PATH").unwrap());
+    let script = Path::new(ROOT).join("tuning/operating/kubernetes/secrets.sh");
+    let mut command = Command::new("sh");
+    command.arg(script).args(arguments).env("PATH", path);
+    let output = command.output().unwrap();
+    fs::remove_dir_all(&scratch).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.success(), text)
+}
+
+#[test]
+fn a_renewed_certificate_leaves_the_secret_of_tickets_alone() {
+    const THERE: &str = "echo secret/ringgate-stek";
+    for (get, arguments, is_made) in [
+        (":", &["dir"][..], true),
+        (THERE, &["dir"], false),
+        (THERE, &["--new-stek", "dir"], true),
+    ] {
+        let (success, text) = secrets(get, arguments);
+        assert!(
+            success && text.contains("generic ringgate-server"),
+            "{text}"
+        );
+        assert_eq!(
+            text.contains("ringgate-stek"),
+            is_made,
+            "{arguments:?}: {text}"
+        );
+    }
+    // Whether there is one is not known then.
+    assert!(!secrets("exit 1", &["dir"]).0);
+    assert!(!secrets(":", &["--new-stek"]).0);
+}
