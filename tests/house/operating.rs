@@ -280,6 +280,25 @@ fn manifests_hold_no_private_key() {
     assert_eq!(found.len(), 1, "{found:?}");
 }
 
+/// Lines that install a file under another name without making its directory.
+fn installs_into_the_void(text: &str) -> Vec<&str> {
+    let installs = text.lines().filter(|line| line.starts_with("install -m"));
+    let target = |line: &&str| {
+        let command = line.split(" && ").next().unwrap_or_default();
+        command.ends_with('/')
+    };
+    installs.filter(|line| !target(line)).collect()
+}
+
+#[test]
+fn what_is_installed_by_hand_finds_its_directory() {
+    let readme = text("tuning/operating/README.md");
+    assert!(readme.contains("\ninstall -D"));
+    assert_eq!(installs_into_the_void(&readme), [""; 0]);
+    let broken = "install -m644 a /etc/\ninstall -m644 a /etc/a/b && x\ninstall -Dm644 a /a/b";
+    assert_eq!(installs_into_the_void(broken).len(), 1);
+}
+
 #[test]
 fn configurations_here_check_their_upstreams() {
     // Without it nothing but failed connects tells of an upstream that is gone.
