@@ -280,6 +280,13 @@ fn manifests_hold_no_private_key() {
     assert_eq!(found.len(), 1, "{found:?}");
 }
 
+#[test]
+fn the_socket_unit_asks_for_nothing_that_fails() {
+    // systemd binds as root, and the kernel lets no other user's socket into the group.
+    let unit = text("tuning/operating/systemd/ringgate.socket");
+    assert!(!unit.lines().any(|line| line.starts_with("ReusePort=")));
+}
+
 /// Lines that install a file under another name without making its directory.
 fn installs_into_the_void(text: &str) -> Vec<&str> {
     let installs = text.lines().filter(|line| line.starts_with("install -m"));
