@@ -58,7 +58,7 @@ fn run_once(args: &RunArgs) -> Result<Status, Refused> {
     let plan = &prepared.plan;
     let stop = Arc::new(AtomicBool::new(false));
     heed_signals(&stop);
-    wait_for_start(args, &stop);
+    wait_for_start(args, &stop)?;
     let measured = {
         let interval_s = interval_len(plan.duration).as_secs_f64();
         let mut progress = Progress::new(!args.quiet, interval_s, plan.duration.as_secs_f64());
@@ -79,19 +79,34 @@ fn run_once(args: &RunArgs) -> Result<Status, Refused> {
     Ok(report.status)
 }
 
-/// Waits for the common start of several hosts, or for Ctrl-C.
-fn wait_for_start(args: &RunArgs, stop: &AtomicBool) {
+/// Waits for the common start of several hosts, or for Ctrl-C. Who comes too late would measure at
+/// another time than the others, and nobody would know.
+fn wait_for_start(args: &RunArgs, stop: &AtomicBool) -> Result<(), Refused> {
     const LOOK: Duration = Duration::from_millis(50);
+    /// Nothing to those who look at minutes.
+    const LATE_MAX: Duration = Duration::from_secs(1);
     let Some(start) = args.start_at.map(Duration::from_secs) else {
-        return;
+        return Ok(());
     };
-    let left = || {
+    let now = || {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        start.saturating_sub(now.unwrap_or_default())
+        now.unwrap_or_default()
     };
+    let came = now();
+    if came.saturating_sub(start) > LATE_MAX {
+        let problem = format!(
+            "--start-at {} is past: it is {} now, and the other hosts have begun; give all of them \
+             a later moment, such as $(date -d '+1 minute' +%s)",
+            start.as_secs(),
+            came.as_secs()
+        );
+        return Err(Refused(Status::Usage, problem));
+    }
+    let left = || start.saturating_sub(now());
     while !left().is_zero() && !stop.load(Ordering::Relaxed) {
         std::thread::sleep(left().min(LOOK));
     }
+    Ok(())
 }
 
 /// Lets Ctrl-C and SIGTERM end a run.

@@ -41,6 +41,12 @@ impl<'a> Document<'a> {
 
     /// Parses the text; `None` when its syntax is wrong.
     pub(super) fn parse(&self) -> Option<Spanned<DeTable<'a>>> {
+        let root = self.parse_leniently();
+        self.errors.borrow().is_empty().then_some(root)
+    }
+
+    /// Parses the text; what there is of it when its syntax is wrong.
+    pub(super) fn parse_leniently(&self) -> Spanned<DeTable<'a>> {
         let (root, errors) = DeTable::parse_recoverable(self.text);
         for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
             let line = error.span().map_or(0, |span| self.line(span.start));
@@ -51,7 +57,7 @@ impl<'a> Document<'a> {
             let problem = format!("not valid TOML: {}", error.message());
             self.report(place.error(problem, "correct the syntax of this line (https://toml.io)"));
         }
-        errors.is_empty().then_some(root)
+        root
     }
 
     pub(super) fn report(&self, error: ConfigError) {

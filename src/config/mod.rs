@@ -409,6 +409,20 @@ impl Config {
     }
 }
 
+/// The admin socket that `file` names, whatever else is wrong with it: a process that runs may have to
+/// be asked just then.
+pub fn admin_socket(file: &Path) -> Option<PathBuf> {
+    let text = read(file).ok()?;
+    let shared: Arc<Path> = Arc::from(file);
+    let directory = file.parent().unwrap_or_else(|| Path::new(""));
+    let document = document::Document::new(&shared, directory, &text);
+    // Of a text that is no TOML, what could be read.
+    let root = document.parse_leniently();
+    let root = document::Table::root(&document, root.get_ref());
+    let admin = root.entry("admin")?.table("a section [admin]")?;
+    admin::admin(Some(&admin)).socket
+}
+
 impl std::fmt::Display for UpstreamAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::admin::client::{self, Answered};
-use super::admin::{Counts, DryRun, Listener, Reloaded, Shard, Stage, Status, Upstream};
-use crate::config::{Config, LogLevel};
+use super::admin::{Counts, DryRun, Listener, Name, Reloaded, Shard, Stage, Status, Upstream};
+use crate::config::{Config, LogLevel, admin_socket};
 use crate::snapshot::{span, utc};
 
 /// Where the packages have the admin socket.
@@ -27,16 +27,22 @@ pub enum Request<'a> {
     Status,
 }
 
-/// The admin socket that the configuration in `file` names.
+/// The admin socket that the configuration in `file` names. The rest of it may be wrong: the process
+/// runs with what it said before, and is asked why it does not take this up.
 ///
 /// # Errors
 ///
-/// Where it names none, or is wrong.
+/// Where it names none, or that cannot be told.
 pub fn socket_of(file: &Path) -> Result<PathBuf, String> {
-    let config = Config::load(file).map_err(|rejected| {
-        let errors = crate::config::render(&rejected.errors);
-        format!("{errors}name the admin socket itself: ringgate ctl --socket PATH")
-    })?;
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(rejected) => {
+            return admin_socket(file).ok_or_else(|| {
+                let errors = crate::config::render(&rejected.errors);
+                format!("{errors}name the admin socket itself: ringgate ctl --socket PATH")
+            });
+        }
+    };
     config.admin.socket.ok_or_else(|| {
         format!(
             "{} names no admin socket: add [admin] socket = \"{DEFAULT_SOCKET}\" and start anew",
@@ -165,6 +171,9 @@ impl Shown {
         for upstream in &status.upstreams {
             self.upstream(upstream);
         }
+        for name in &status.names {
+            self.name(name);
+        }
         for (at, shard) in status.shards.iter().enumerate() {
             self.shard(at, shard);
         }
@@ -272,6 +281,18 @@ impl Shown {
         ));
     }
 
+    /// A DNS name that could not always be looked up; of others the upstreams say enough.
+    fn name(&mut self, name: &Name) {
+        if name.failures > 0 {
+            self.line(format!(
+                "name {}: leads to {} addresses; {} look-ups failed since the start",
+                name.name,
+                name.addresses.len(),
+                name.failures
+            ));
+        }
+    }
+
     fn shard(&mut self, at: usize, shard: &Shard) {
         if shard.ended {
             return self.line(format!("shard {at}: ended"));
@@ -313,4 +334,24 @@ fn counts(counts: &Counts) -> String {
 )]
 fn whole(seconds: f64) -> i64 {
     seconds as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_whose_look_ups_fail_are_shown_and_no_others() {
+        let shown = |failures| {
+            let mut shown = Shown(String::new());
+            shown.name(&Name {
+                name: "app.example:8080".to_owned(),
+                addresses: vec![([10, 0, 0, 1], 8080).into()],
+                failures,
+            });
+            shown.0
+        };
+        assert_eq!(shown(0), "");
+        assert!(shown(3).contains("app.example:8080: leads to 1 addresses; 3 look-ups failed"));
+    }
 }

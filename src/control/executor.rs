@@ -47,6 +47,13 @@ pub enum ControlError {
     )]
     LockedMemory { limit: u64, needed: u64 },
     #[error(
+        "the control plane's io_uring cannot be set up: {0}; rings count as locked memory, which all \
+         processes of this user on the host share: raise the limit by LimitMEMLOCK=infinity in a \
+         systemd unit, ulimit -l unlimited, --ulimit memlock=-1 for a container, or for a pod \
+         LimitMEMLOCK=infinity in the container runtime's own unit"
+    )]
+    NoMemory(String),
+    #[error(
         "the control plane's io_uring cannot be set up: {0}; allow io_uring (sysctl \
          kernel.io_uring_disabled=0, and a seccomp profile that permits it) on Linux 6.1 or newer"
     )]
@@ -180,8 +187,14 @@ fn set_up_error(error: GlommioError<()>) -> ControlError {
     let text = error.to_string();
     match locked_memory(&text) {
         Some((limit, needed)) => ControlError::LockedMemory { limit, needed },
+        None if is_out_of_memory(&text) => ControlError::NoMemory(text),
         None => ControlError::Ring(text),
     }
+}
+
+/// Whether the kernel had no memory for a ring (ENOMEM), which on its way out may become text, too.
+fn is_out_of_memory(text: &str) -> bool {
+    text.contains("(os error 12)")
 }
 
 /// The figures of the executor's memlock error, which on its way out becomes the text of an I/O
@@ -609,6 +622,14 @@ mod tests {
             let text = set_up_error(error).to_string();
             assert!(
                 text.contains("65536 bytes") && text.contains("LimitMEMLOCK"),
+                "{text}"
+            );
+        }
+        let full = io::Error::from(rustix::io::Errno::NOMEM);
+        for error in [io::Error::other(full.to_string()), full] {
+            let text = set_up_error(GlommioError::IoError(error)).to_string();
+            assert!(
+                text.contains("of this user") && !text.contains("io_uring_disabled"),
                 "{text}"
             );
         }

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::RELOAD_ERRORS_LOGGED_MAX;
 use crate::shard::mailbox::{Change, Command};
-use crate::snapshot::{Changes, Snapshot, needs_restart};
+use crate::snapshot::{Changes, Limits, Snapshot, needs_restart};
 
 /// How long a load or an installation may take before a line in the log says so.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +63,8 @@ pub(super) struct Status {
     pub(super) attempts: u64,
     /// What was wrong at the last attempt; empty after a good one.
     pub(super) errors: Vec<String>,
+    /// What the shards were told by the last one; their rings may have no room for what is configured.
+    pub(super) limits: Option<Limits>,
 }
 
 /// A reload on its way.
@@ -286,10 +288,11 @@ impl<'a> Reloader<'a> {
             Ok(change) => change,
             Err(problem) => return self.fail(Failure::Refused(problem), going.cause),
         };
-        let installations = &change.installations;
-        let Some(generation) = installations.first().map(|first| first.generation) else {
+        let Some(first) = change.installations.first() else {
             return;
         };
+        let generation = first.generation;
+        self.status.limits = Some(first.limits);
         for warning in &loaded.snapshot.warnings {
             log::warning(warning);
         }
@@ -329,11 +332,11 @@ impl<'a> Reloader<'a> {
         }
         let now = self.clock.unix();
         self.status = Status {
-            generation: self.status.generation,
             last_attempt: Some(now),
             last_success: Some(now),
             attempts: self.status.attempts + 1,
             errors: Vec::new(),
+            ..std::mem::take(&mut self.status)
         };
     }
 
@@ -345,6 +348,7 @@ impl<'a> Reloader<'a> {
             last_success: Some(now),
             attempts: self.status.attempts + 1,
             errors: Vec::new(),
+            limits: self.status.limits,
         };
         let took = self.clock.now().duration_since(going.since);
         log::reloaded(changes, going.cause.label(), generation, took);

@@ -118,16 +118,27 @@ pub(super) fn setup_remedy(error: &io::Error) -> String {
                 .into()
         }
         Some(libc::EINVAL) => "the kernel lacks DEFER_TASKRUN: 6.1 or newer is needed".into(),
-        Some(libc::ENOMEM) => {
-            "no memory for the ring: raise LimitMEMLOCK= or `ulimit -l`, or the memory limit of the \
-             container"
-                .into()
-        }
+        Some(libc::ENOMEM) => locked_memory_remedy(),
         Some(libc::EMFILE | libc::ENFILE) => {
             "no descriptor is left: raise LimitNOFILE= or `ulimit -n`".into()
         }
         _ => "see `ringgate doctor`".into(),
     }
+}
+
+/// What to do where the kernel has no memory for a ring. It may count rings as memory that their user
+/// locked, and then every process of that user takes from the one limit, in other containers too.
+pub(super) fn locked_memory_remedy() -> String {
+    let limit = match getrlimit(Resource::Memlock).current {
+        None => "unlimited".to_owned(),
+        Some(bytes) => format!("{} KiB", bytes >> 10),
+    };
+    format!(
+        "rings count as locked memory, of which all processes of this user on the host may have \
+         {limit} together: raise it by LimitMEMLOCK=infinity in the unit, `ulimit -l unlimited`, \
+         --ulimit memlock=-1 for a container, or for a pod LimitMEMLOCK=infinity in the container \
+         runtime's own unit; where it is unlimited, raise the memory limit of the container"
+    )
 }
 
 fn kernel() -> Finding {
@@ -163,11 +174,20 @@ fn locked_memory() -> Finding {
     let limit = getrlimit(Resource::Memlock).current;
     match limit {
         None => Finding::Fine("unlimited".into()),
-        Some(bytes) if bytes < 1 << 20 => Finding::Lacking(format!(
-            "{} KiB: kernels that charge rings to it refuse large ones; LimitMEMLOCK=infinity",
-            bytes >> 10
-        )),
-        Some(bytes) => Finding::Fine(format!("{} KiB", bytes >> 10)),
+        Some(bytes) => {
+            let shared = format!(
+                "{} KiB, which all processes of this user on the host share",
+                bytes >> 10
+            );
+            if bytes < 1 << 20 {
+                Finding::Lacking(format!(
+                    "{shared}: kernels that charge rings to it refuse large ones; \
+                     LimitMEMLOCK=infinity"
+                ))
+            } else {
+                Finding::Fine(shared)
+            }
+        }
     }
 }
 

@@ -83,7 +83,10 @@ pub(super) fn build(options: &RingOptions) -> Result<Ring, RingError> {
     let buffers = BufferRing::new(options.receive_buffers, options.receive_buffer_len);
     buffers.register(submitter).map_err(|source| RingError {
         step: "registering the receive buffers",
-        remedy: "a kernel of at least 6.1 is needed, and locked memory: raise LimitMEMLOCK=".into(),
+        remedy: match source.raw_os_error() {
+            Some(libc::ENOMEM) => probe::locked_memory_remedy(),
+            _ => "a kernel of at least 6.1 is needed".into(),
+        },
         source,
     })?;
     if let Some(time) = options.busy_poll {
@@ -224,5 +227,20 @@ mod tests {
         restrict(&uring.submitter(), true).unwrap();
         let forbidden = uring.submitter().register_files_sparse(1).unwrap_err();
         assert_eq!(forbidden.raw_os_error(), Some(libc::EACCES));
+    }
+
+    /// Whose limit it is that others have used up is not to be guessed.
+    #[test]
+    fn a_ring_without_memory_names_the_limit_and_who_shares_it() {
+        let remedy = probe::setup_remedy(&io::Error::from_raw_os_error(libc::ENOMEM));
+        for part in [
+            "all processes of this user",
+            "LimitMEMLOCK=infinity",
+            "ulimit -l",
+            "memlock=-1",
+            "runtime's own unit",
+        ] {
+            assert!(remedy.contains(part), "{part}: {remedy}");
+        }
     }
 }

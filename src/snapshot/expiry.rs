@@ -59,10 +59,14 @@ impl Expiry {
         self.until.saturating_sub(now)
     }
 
+    /// Seconds from its beginning to its end.
+    pub fn lifetime(&self) -> i64 {
+        self.until.saturating_sub(self.from)
+    }
+
     /// Whether so little is left that its renewal must have failed, or been forgotten.
     pub fn is_late(&self, now: i64) -> bool {
-        let lifetime = self.until.saturating_sub(self.from);
-        self.left(now) < (lifetime / LATE_FRACTION).min(LATE_MAX)
+        self.left(now) < (self.lifetime() / LATE_FRACTION).min(LATE_MAX)
     }
 
     /// One line for people, such as `crl revoked.pem (issuer CN=clients): 6 days left`.

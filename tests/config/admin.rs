@@ -240,6 +240,73 @@ fn what_is_measured_is_what_the_list_says() {
             .collect();
         assert_eq!(labels, expected, "{line}");
     }
+    let sample = |name: &str, labels: &str| -> f64 {
+        let line = answer
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
+        let value = line.and_then(|line| line.rsplit_once(' '));
+        value
+            .unwrap_or_else(|| panic!("{name} {labels}"))
+            .1
+            .parse()
+            .unwrap()
+    };
+    // There before the first: an increase is asked for.
+    let internal = "reason=\"internal\"";
+    assert_eq!(sample("ringgate_connections_closed_total", internal), 0.0);
+    // Alerts are on the part of a lifetime that is left.
+    let certificate = "kind=\"certificate\"";
+    let left = sample("ringgate_expiry_days", certificate);
+    let lifetime = sample("ringgate_expiry_lifetime_days", certificate);
+    assert!(0.0 < left && left < lifetime, "{left} of {lifetime}");
+}
+
+/// A reload cannot make a ring larger, and an alert has to know.
+#[test]
+fn the_limit_that_is_told_is_the_one_that_holds() {
+    let interface = Interface::start("[reload]\nwatch = false\n");
+    let limit = || -> u64 {
+        let answer = interface.get("/metrics");
+        let (_, rest) = answer
+            .split_once("\nringgate_connections_limit{shard=\"0\"} ")
+            .unwrap();
+        rest.lines().next().unwrap().parse().unwrap()
+    };
+    assert_eq!(limit(), 64);
+    for (connections, holds) in [(32, 32..33), (100_000, 64..1000)] {
+        let old = fs::read_to_string(interface.scratch.path("ringgate.toml")).unwrap();
+        let (before, after) = old.split_once("\nconnections = ").unwrap();
+        let (_, after) = after.split_once('\n').unwrap();
+        let new = format!("{before}\nconnections = {connections}\n{after}");
+        interface.scratch.write("ringgate.toml", new);
+        let reloaded = interface.ctl(&["reload"]);
+        assert!(reloaded.status.success(), "{}", text(&reloaded));
+        assert!(holds.contains(&limit()), "{connections}: {}", limit());
+    }
+}
+
+/// Just when a reload has failed, somebody asks what is served.
+#[test]
+fn the_socket_is_found_in_a_file_with_errors() {
+    let interface = Interface::start("[reload]\nwatch = false\n");
+    let sound = fs::read_to_string(interface.scratch.path("ringgate.toml")).unwrap();
+    for broken in ["nonsense = 1\n", "a line that is none\n", "x = [\n"] {
+        interface
+            .scratch
+            .write("ringgate.toml", sound.clone() + broken);
+        let ready = interface.ctl(&["ready"]);
+        assert!(ready.status.success(), "{broken}: {}", text(&ready));
+    }
+    for (socket, broken) in [
+        ("socket = \"admin.sock\"", "socket = 7"),
+        ("[admin]", "[admins]"),
+    ] {
+        let broken = sound.replace(socket, broken);
+        interface.scratch.write("ringgate.toml", broken);
+        let lost = interface.ctl(&["ready"]);
+        assert!(!lost.status.success());
+        assert!(text(&lost).contains("--socket PATH"), "{}", text(&lost));
+    }
 }
 
 #[test]

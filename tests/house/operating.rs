@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use toml::de::{DeTable, DeValue};
 
@@ -276,4 +278,92 @@ fn manifests_hold_no_private_key() {
     let found = keys(&scratch);
     fs::remove_dir_all(&scratch).unwrap();
     assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn the_socket_unit_asks_for_nothing_that_fails() {
+    // systemd binds as root, and the kernel lets no other user's socket into the group.
+    let unit = text("tuning/operating/systemd/ringgate.socket");
+    assert!(!unit.lines().any(|line| line.starts_with("ReusePort=")));
+}
+
+/// Lines that install a file under another name without making its directory.
+fn installs_into_the_void(text: &str) -> Vec<&str> {
+    let installs = text.lines().filter(|line| line.starts_with("install -m"));
+    let target = |line: &&str| {
+        let command = line.split(" && ").next().unwrap_or_default();
+        command.ends_with('/')
+    };
+    installs.filter(|line| !target(line)).collect()
+}
+
+#[test]
+fn what_is_installed_by_hand_finds_its_directory() {
+    let readme = text("tuning/operating/README.md");
+    assert!(readme.contains("\ninstall -D"));
+    assert_eq!(installs_into_the_void(&readme), [""; 0]);
+    let broken = "install -m644 a /etc/\ninstall -m644 a /etc/a/b && x\ninstall -Dm644 a /a/b";
+    assert_eq!(installs_into_the_void(broken).len(), 1);
+}
+
+#[test]
+fn configurations_here_check_their_upstreams() {
+    // Without it nothing but failed connects tells of an upstream that is gone.
+    for path in ["debian", "kubernetes", "kubernetes/sidecar"] {
+        let text = text(&format!("tuning/operating/{path}/ringgate.toml"));
+        assert!(text.contains("\n[listener.health_check]\n"), "{path}");
+    }
+}
+
+/// What `secrets.sh` prints for a cluster whose `kubectl get` does as `get` says.
+fn secrets(get: &str, arguments: &[&str]) -> (bool, String) {
+    use std::os::unix::fs::PermissionsExt;
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let scratch = std::env::temp_dir().join(format!(
+        "ringgate-secrets-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    ));
+    fs::create_dir(&scratch).unwrap();
+    let kubectl = format!("#!/bin/sh\nif [ $1 = get ]; then {get}; else echo \"$@\"; fi\n");
+    for (name, script) in [
+        ("kubectl", kubectl.as_str()),
+        ("ringgate", "#!/bin/sh\n: >$3\n"),
+    ] {
+        let path = scratch.join(name);
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", scratch.display(), std::env::var("PATH").unwrap());
+    let script = Path::new(ROOT).join("tuning/operating/kubernetes/secrets.sh");
+    let mut command = Command::new("sh");
+    command.arg(script).args(arguments).env("PATH", path);
+    let output = command.output().unwrap();
+    fs::remove_dir_all(&scratch).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.success(), text)
+}
+
+#[test]
+fn a_renewed_certificate_leaves_the_secret_of_tickets_alone() {
+    const THERE: &str = "echo secret/ringgate-stek";
+    for (get, arguments, is_made) in [
+        (":", &["dir"][..], true),
+        (THERE, &["dir"], false),
+        (THERE, &["--new-stek", "dir"], true),
+    ] {
+        let (success, text) = secrets(get, arguments);
+        assert!(
+            success && text.contains("generic ringgate-server"),
+            "{text}"
+        );
+        assert_eq!(
+            text.contains("ringgate-stek"),
+            is_made,
+            "{arguments:?}: {text}"
+        );
+    }
+    // Whether there is one is not known then.
+    assert!(!secrets("exit 1", &["dir"]).0);
+    assert!(!secrets(":", &["--new-stek"]).0);
 }

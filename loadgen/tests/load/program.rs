@@ -92,6 +92,12 @@ fn exit_codes_say_how_it_went() {
         ),
         ("-c 1000000 -d 300ms", 3, "descriptors"),
         ("-d 300ms --sources 0", 1, "1 to"),
+        // Alone, when the other hosts are through.
+        (
+            "-d 300ms --start-at 1700000000",
+            1,
+            "1700000000 is past: it is ",
+        ),
     ] {
         let (got, text) = world.run(more);
         if is_host_to_blame(got, &text) {

@@ -331,11 +331,16 @@ impl Observation {
         for (name, help, of) in counters {
             families.counter(name, help, self.by_shard(of))?;
         }
-        let gauges: [(&str, &str, OfShard); 6] = [
+        let gauges: [(&str, &str, OfShard); 7] = [
             (
                 "ringgate_shard_connections_open",
                 "Connections open now, by shard",
                 |shard| shard.open,
+            ),
+            (
+                "ringgate_connections_limit",
+                "Connections that may be open at once, by shard",
+                |shard| shard.connections_max,
             ),
             (
                 "ringgate_handshakes_open",
@@ -409,17 +414,27 @@ impl Observation {
     fn write_configuration(&self, families: &mut Families<'_>) -> Result<(), Error> {
         let now = i64::try_from(self.now.as_secs()).unwrap_or(i64::MAX);
         // Several listeners may name one file.
-        let mut rows: Vec<(Labels, f64)> = Vec::new();
+        let mut rows: Vec<(Labels, &Expiry)> = Vec::new();
         for expiry in &self.expiries {
             let labels = expiry_labels(expiry);
             if !rows.iter().any(|(known, _)| *known == labels) {
-                rows.push((labels, days(expiry.left(now))));
+                rows.push((labels, expiry));
             }
         }
+        let each = |of: &dyn Fn(&Expiry) -> i64| -> Vec<(Labels, f64)> {
+            let rows = rows.iter();
+            rows.map(|(labels, expiry)| (labels.clone(), days(of(expiry))))
+                .collect()
+        };
         families.gauge(
             "ringgate_expiry_days",
             "Days until a certificate, trust anchor or CRL expires; negative afterwards",
-            rows,
+            each(&|expiry| expiry.left(now)),
+        )?;
+        families.gauge(
+            "ringgate_expiry_lifetime_days",
+            "Days from the beginning to the end of what expires",
+            each(&Expiry::lifetime),
         )?;
         let reload = &self.reload;
         families.gauge(
@@ -505,10 +520,11 @@ fn handshake(listener: &ListenerFigures, kind: &str, result: &str) -> Labels {
     ]
 }
 
-/// Reasons that were counted at all: most never are, and would be most of the text.
+/// Reasons that were counted at all: most never are, and would be most of the text. Faults of ours are
+/// there from the start, at 0: a series that begins at 1 has no increase, and the first is one too many.
 fn counted(counts: &[u64]) -> impl Iterator<Item = (CloseReason, u64)> + '_ {
     let reasons = CloseReason::ALL.iter().zip(counts);
-    let reasons = reasons.filter(|&(_, &count)| count > 0);
+    let reasons = reasons.filter(|&(reason, &count)| count > 0 || *reason == CloseReason::Internal);
     reasons.map(|(&reason, &count)| (reason, count))
 }
 

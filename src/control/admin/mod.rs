@@ -36,7 +36,7 @@ pub use socket::AdminError;
 use socket::{Listening, Published, Unpublished};
 pub(super) use socket::{connect, is_late};
 pub(super) use status::status;
-pub use status::{Counts, DryRun, Listener, Reloaded, Shard, Status, Upstream, Withdrawn};
+pub use status::{Counts, DryRun, Listener, Name, Reloaded, Shard, Status, Upstream, Withdrawn};
 use stream::{Socket, Stream};
 
 /// Connections that may be open; the oldest gives way to a new one.

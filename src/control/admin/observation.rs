@@ -54,6 +54,7 @@ pub(super) struct ShardFigures {
     pub(super) cpu: Option<Duration>,
     pub(super) accepted: u64,
     pub(super) open: u64,
+    pub(super) connections_max: u64,
     pub(super) handshaking: u64,
     pub(super) handshakes_max: u64,
     pub(super) handshakes_waiting: u64,
@@ -122,6 +123,7 @@ pub(in crate::control) fn observe<P: Port>(known: Known<'_>, shards: &[Shard<P>]
     for shard in shards {
         verdict_times.add(&shard.port().counters().verdict_times.durations());
     }
+    let limits = known.reload.limits.unwrap_or(known.snapshot.limits);
     Observation {
         stage: known.stage,
         now: known.now,
@@ -129,7 +131,7 @@ pub(in crate::control) fn observe<P: Port>(known: Known<'_>, shards: &[Shard<P>]
         reload: known.reload.clone(),
         shards: shards
             .iter()
-            .map(|shard| of_shard(shard.port(), &known.snapshot.limits))
+            .map(|shard| of_shard(shard.port(), &limits))
             .collect(),
         skew: Spread::of(shards).skew(),
         listeners: listeners(known.snapshot, shards),
@@ -152,6 +154,7 @@ fn of_shard(port: &impl Port, limits: &Limits) -> ShardFigures {
         cpu: port.thread_id().and_then(cpu_of_thread),
         accepted: counters.accepted(),
         open: counters.open(),
+        connections_max: limits.connections as u64,
         handshaking: counters.handshaking(),
         handshakes_max: limits.handshakes as u64,
         handshakes_waiting: counters.handshakes_waiting(),

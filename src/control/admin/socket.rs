@@ -38,7 +38,7 @@ pub enum AdminError {
     Socket {
         path: PathBuf,
         step: &'static str,
-        remedy: &'static str,
+        remedy: String,
         source: io::Error,
     },
 }
@@ -104,18 +104,17 @@ pub(super) struct Published {
 /// Listens for `path`, which only this user may connect to. Unless `takes_over`, nobody may be
 /// answering there.
 pub(super) fn unix(path: &Path, takes_over: bool) -> Result<Unpublished, AdminError> {
-    let error = |step, remedy| {
-        move |source| AdminError::Socket {
-            path: path.to_owned(),
-            step,
-            remedy,
-            source,
-        }
+    let error = |step, source: io::Error, remedy: &str| AdminError::Socket {
+        path: path.to_owned(),
+        step,
+        remedy: remedy.to_owned(),
+        source,
     };
     match fs::symlink_metadata(path) {
         Ok(metadata) if !is_socket(&metadata) => {
             let source = io::Error::from(ErrorKind::AlreadyExists);
-            return Err(error("it is no socket", "remove the file, or name another")(source));
+            let remedy = "remove the file, or name another";
+            return Err(error("it is no socket", source, remedy));
         }
         Ok(_) if !takes_over && is_answered(path) => {
             return Err(AdminError::Taken {
@@ -139,10 +138,10 @@ pub(super) fn unix(path: &Path, takes_over: bool) -> Result<Unpublished, AdminEr
         socket.set_nonblocking(true)?;
         Ok(socket)
     };
-    let socket = bind().map_err(error(
-        "binding it",
-        "its directory must exist and be writable (RuntimeDirectory= in the unit)",
-    ))?;
+    let socket = bind().map_err(|source: io::Error| {
+        let remedy = directory_remedy(path, source.kind());
+        error("binding it", source, &remedy)
+    })?;
     Ok(Unpublished {
         listener: socket.into(),
         path: path.to_owned(),
@@ -174,6 +173,39 @@ pub(in crate::control) fn is_late(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
+/// What to do where nothing can be made beside `path`. By then root has given up the right to write
+/// where others may, and is refused like anybody.
+fn directory_remedy(path: &Path, kind: ErrorKind) -> String {
+    let own = rustix::process::geteuid().as_raw();
+    let owner = path
+        .parent()
+        .and_then(|directory| fs::metadata(directory).ok());
+    match owner.map(|owner| owner.uid()) {
+        Some(owner) if kind == ErrorKind::PermissionDenied && owner != own => format!(
+            "its directory belongs to {} and this process is {}: start it as that user, set \
+             [process] user and group to it, or name a socket elsewhere",
+            user(owner),
+            user(own)
+        ),
+        _ => "its directory must exist and be writable (RuntimeDirectory= in the unit)".to_owned(),
+    }
+}
+
+/// A user for people, by name where it has one.
+fn user(id: u32) -> String {
+    let number = id.to_string();
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut lines = users.lines().map(|line| line.split(':'));
+    let name = lines.find_map(|mut fields| {
+        let name = fields.next()?;
+        (fields.nth(1)? == number).then_some(name)
+    });
+    name.map_or_else(
+        || format!("user {number}"),
+        |name| format!("{name} ({number})"),
+    )
+}
+
 fn is_socket(metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::FileTypeExt;
     metadata.file_type().is_socket()
@@ -187,7 +219,7 @@ impl Unpublished {
         let listener = listener.map_err(|source| AdminError::Socket {
             path: self.path.clone(),
             step: "listening",
-            remedy: "raise the limit of open files (ulimit -n)",
+            remedy: "raise the limit of open files (ulimit -n)".to_owned(),
             source,
         })?;
         let publish = || {
@@ -197,7 +229,7 @@ impl Unpublished {
         let inode = publish().map_err(|source| AdminError::Socket {
             path: self.path.clone(),
             step: "giving it its name",
-            remedy: "its directory must be writable",
+            remedy: "its directory must be writable".to_owned(),
             source,
         })?;
         let published = Published {
@@ -222,5 +254,29 @@ impl Drop for Published {
         if fs::symlink_metadata(&self.path).as_ref().is_ok_and(is_ours) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_somebody_else_is_named_with_its_owner() {
+        let own = rustix::process::geteuid().as_raw();
+        let scratch = std::env::temp_dir().join(format!("ringgate-socket-{}", std::process::id()));
+        fs::create_dir(&scratch).unwrap();
+        // Root can give a directory away; to others the root directory is somebody else's.
+        let (path, owner) = match std::os::unix::fs::chown(&scratch, Some(65_534), None) {
+            Ok(()) => (scratch.join("admin.sock"), 65_534),
+            Err(_) => (PathBuf::from("/admin.sock"), 0),
+        };
+        let denied = directory_remedy(&path, ErrorKind::PermissionDenied);
+        let missing = directory_remedy(&path, ErrorKind::NotFound);
+        fs::remove_dir(&scratch).unwrap();
+        assert!(denied.contains(&format!("({owner})")), "{denied}");
+        assert!(denied.contains(&format!("({own})")), "{denied}");
+        assert!(denied.contains("[process] user"), "{denied}");
+        assert!(missing.contains("must exist"), "{missing}");
     }
 }

@@ -5,11 +5,19 @@
 #   ./secrets.sh --trial  makes such a directory, for a trial
 #
 # Prints manifests: ./secrets.sh DIR | kubectl apply -f -
+#
+# The secret of ticket keys is made where the cluster has none, and with --new-stek before the rest:
+# another one costs every client a full handshake, which renewing a certificate must not.
 set -eu
 namespace=${NAMESPACE:-ringgate}
 
+is_stek_new=
+if [ "${1:-}" = --new-stek ]; then
+    is_stek_new=yes
+    shift
+fi
 if [ $# -ne 1 ]; then
-    echo "usage: $0 DIR|--trial" >&2
+    echo "usage: $0 [--new-stek] DIR|--trial" >&2
     exit 2
 fi
 umask 077
@@ -27,16 +35,19 @@ if [ "$from" = --trial ]; then
     kubectl create secret generic ringgate-loadgen --namespace "$namespace" \
         $(printf -- '--from-file=%s ' "$@") --dry-run=client -o yaml
 fi
-# The same secret at each pod, so that a client may resume at any of them. Made once: another one costs
-# every client a full handshake.
-ringgate stek new "$scratch/stek.key" >&2
+# A cluster that does not answer is no cluster without one.
+there=$(kubectl get secret ringgate-stek --namespace "$namespace" --ignore-not-found -o name)
+if [ -n "$is_stek_new" ] || [ -z "$there" ]; then
+    # The same at each pod, so that a client may resume at any of them.
+    ringgate stek new "$scratch/stek.key" >&2
+    echo "---"
+    kubectl create secret generic ringgate-stek --namespace "$namespace" \
+        --from-file="$scratch/stek.key" --dry-run=client -o yaml
+fi
 
 echo "---"
 kubectl create secret generic ringgate-server --namespace "$namespace" \
     --from-file="$from/server.pem" --from-file="$from/server.key" --dry-run=client -o yaml
-echo "---"
-kubectl create secret generic ringgate-stek --namespace "$namespace" \
-    --from-file="$scratch/stek.key" --dry-run=client -o yaml
 echo "---"
 kubectl create configmap ringgate-clients --namespace "$namespace" \
     --from-file="$from/clients-ca.pem" --dry-run=client -o yaml
