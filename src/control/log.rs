@@ -232,6 +232,7 @@ pub(super) mod tests {
             level,
             access: false,
             access_rate: 1000,
+            refusal_rate: 1000,
         };
         let work = || {
             tracing::info!(answer = 42, "quiet");

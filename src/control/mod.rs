@@ -12,6 +12,7 @@ mod fake;
 mod lending;
 mod loader;
 pub mod log;
+mod pace;
 mod rehearsal;
 mod reload;
 mod report;

@@ -298,6 +298,36 @@ fn silent_clients_of_the_admin_interface_give_way() {
     assert_eq!(first.read(&mut [0; 1]).ok(), Some(0));
 }
 
+/// The value of a metric without labels, or with those.
+fn figure(interface: &Interface, name: &str) -> u64 {
+    let answer = interface.get("/metrics");
+    let value = answer.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.unwrap_or_else(|| panic!("{name}: {answer}"));
+    value.trim().parse().unwrap()
+}
+
+/// Whoever reaches the port fills no disk.
+#[test]
+fn refusals_beyond_the_rate_are_counted_instead_of_logged() {
+    const CLIENTS: u64 = 8;
+    let mut interface = Interface::start("[reload]\nwatch = false\n");
+    let config = fs::read_to_string(interface.scratch.path("ringgate.toml")).unwrap();
+    // [log] is its last table.
+    let config = config + "refusal_rate = 1\n";
+    interface.scratch.write("ringgate.toml", config);
+    assert!(interface.ctl(&["reload"]).status.success());
+    for _ in 0..CLIENTS {
+        let mut refused = interface.running.connect(&interface.scratch, None);
+        assert!(refused.read(&mut [0]).is_err());
+    }
+    interface.running.line_with("client refused");
+    let reason = "ringgate_connections_closed_total{listener=\"127.0.0.1:0\",\
+                  reason=\"certificate_missing\"} ";
+    assert_eq!(figure(&interface, reason), CLIENTS);
+    let dropped = figure(&interface, "ringgate_refusal_lines_dropped_total ");
+    assert!((1..CLIENTS).contains(&dropped), "{dropped}");
+}
+
 #[test]
 fn a_socket_of_a_living_process_is_not_taken_and_a_dead_ones_is() {
     let interface = Interface::start("");

@@ -392,6 +392,11 @@ impl Observation {
             [(Labels::new(), self.access_skipped)],
         )?;
         families.counter(
+            "ringgate_refusal_lines_dropped",
+            "Lines of refusals and failures left out: there were more than [log] refusal_rate",
+            [(Labels::new(), self.refusals_skipped)],
+        )?;
+        families.counter(
             "ringgate_log_writes_dropped",
             "Writes to the log, of a line or several, that whoever reads it was too slow for",
             [(Labels::new(), self.log_dropped)],
