@@ -7,6 +7,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::log::MESSAGE_MAX;
 use super::pace::Pace;
 use super::report::clean;
 use crate::clock::Clock;
@@ -15,7 +16,7 @@ use crate::shard::mailbox::{Identity, Report};
 use crate::snapshot::utc;
 
 /// Bytes of lines that are written at once; more are written in between.
-const BATCH_MAX: usize = 64 << 10;
+const BATCH_MAX: usize = MESSAGE_MAX;
 
 /// Writes lines of connections, at most so many a second.
 pub(super) struct AccessLog {
@@ -94,7 +95,7 @@ impl AccessLog {
         if !self.pace.admits(self.clock.now()) {
             return;
         }
-        let timestamp = self.timestamp();
+        let (timestamp, start) = (self.timestamp(), self.batch.len());
         let mut id = String::with_capacity(32);
         let _ = write!(id, "{:032x}", report.unique_id);
         let (identity, service) = (report.identity.as_deref(), report.service.as_ref());
@@ -128,8 +129,10 @@ impl AccessLog {
             LogFormat::Human => human(&mut self.batch, &line),
         }
         self.batch.push(b'\n');
-        if self.batch.len() >= BATCH_MAX {
+        if self.batch.len() > BATCH_MAX {
+            let line = self.batch.split_off(start);
             self.write();
+            self.batch = line;
         }
     }
 
