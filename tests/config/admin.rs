@@ -298,6 +298,39 @@ fn silent_clients_of_the_admin_interface_give_way() {
     assert_eq!(first.read(&mut [0; 1]).ok(), Some(0));
 }
 
+/// However many there are over TCP, the operator's connection is not among them.
+#[test]
+fn clients_over_tcp_do_not_cut_the_operator_off() {
+    let interface = Interface::start("");
+    let mut operator = UnixStream::connect(interface.scratch.path("admin.sock")).unwrap();
+    operator.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
+    let connect = |_| {
+        let mut stream = TcpStream::connect(interface.address).unwrap();
+        stream.write_all(b"GET /livez HT").unwrap();
+        stream
+    };
+    let _silent: Vec<TcpStream> = (0..100).map(connect).collect();
+    assert!(interface.get("/livez").contains("200 OK"));
+    operator.write_all(b"host: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    operator.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("200 OK"), "{answer}");
+}
+
+/// Whether it takes over is a part of what it has 10 seconds to say.
+#[test]
+fn who_says_nothing_over_the_socket_has_no_longer_than_others() {
+    let interface = Interface::start("");
+    let since = Instant::now();
+    let mut silent = UnixStream::connect(interface.scratch.path("admin.sock")).unwrap();
+    silent.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut answer = String::new();
+    silent.read_to_string(&mut answer).unwrap();
+    let waited = since.elapsed().as_secs();
+    assert!((9..18).contains(&waited), "{waited} s");
+    assert!(answer.contains("408 Request Timeout"), "{answer}");
+}
+
 /// The value of a metric without labels, or with those.
 fn figure(interface: &Interface, name: &str) -> u64 {
     let answer = interface.get("/metrics");
