@@ -361,6 +361,37 @@ fn refusals_beyond_the_rate_are_counted_instead_of_logged() {
     assert!((1..CLIENTS).contains(&dropped), "{dropped}");
 }
 
+/// A counter that falls looks like a restart.
+#[test]
+fn who_was_shed_by_a_listener_that_is_gone_stays_counted() {
+    let interface = Interface::start("[reload]\nwatch = false\n");
+    let path = interface.scratch.path("ringgate.toml");
+    let config = fs::read_to_string(path).unwrap();
+    let named = |more: &str| {
+        let upstream = "upstream = \"127.0.0.1:9\"";
+        assert!(config.contains(upstream), "{config}");
+        let config = config.replace(upstream, &format!("{upstream}\n{more}"));
+        interface.scratch.write("ringgate.toml", config);
+        let reloaded = interface.ctl(&["reload"]);
+        assert!(reloaded.status.success(), "{}", text(&reloaded));
+    };
+    named("rate = 1");
+    let connect = |_| TcpStream::connect(interface.running.address).unwrap();
+    let clients: Vec<TcpStream> = (0..5).map(connect).collect();
+    let shed = || figure(&interface, "ringgate_shed_total{reason=\"rate_limited\"} ");
+    let until = Instant::now() + LIMIT;
+    while shed() == 0 {
+        assert!(Instant::now() < until, "nobody was shed within {LIMIT:?}");
+        thread::yield_now();
+    }
+    drop(clients);
+    let before = shed();
+    named("name = \"another\"");
+    assert!(shed() >= before);
+    let of_another = "ringgate_connections_accepted_total{listener=\"another\"} ";
+    assert_eq!(figure(&interface, of_another), 0);
+}
+
 #[test]
 fn a_socket_of_a_living_process_is_not_taken_and_a_dead_ones_is() {
     let interface = Interface::start("");

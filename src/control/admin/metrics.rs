@@ -164,7 +164,8 @@ impl Observation {
             "ringgate_shed",
             "Clients that were reset to protect the others, by why",
             shed.map(|(at, reason)| {
-                let count: u64 = listeners().map(|listener| listener.closed[at]).sum();
+                // Not by listener: those of one that is gone were shed all the same.
+                let count: u64 = self.shards.iter().map(|shard| shard.closed[at]).sum();
                 (vec![("reason", reason.label().to_owned())], count)
             }),
         )?;

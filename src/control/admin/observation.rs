@@ -76,6 +76,8 @@ pub(super) struct ShardFigures {
     pub(super) tickets_issued: u64,
     pub(super) tickets_accepted: u64,
     pub(super) tickets_declined: u64,
+    /// By the order of [`CloseReason::ALL`].
+    pub(super) closed: Vec<u64>,
 }
 
 /// One listener, over all shards.
@@ -176,6 +178,10 @@ fn of_shard(port: &impl Port, limits: &Limits) -> ShardFigures {
         tickets_issued: counters.tickets_issued(),
         tickets_accepted: counters.tickets_accepted(),
         tickets_declined: counters.tickets_declined(),
+        closed: CloseReason::ALL
+            .iter()
+            .map(|&reason| counters.closed(reason))
+            .collect(),
     }
 }
 
