@@ -167,6 +167,38 @@ fn an_ordinary_user_serves_a_high_port() {
 }
 
 #[test]
+fn who_is_the_user_with_one_more_group_is_not_taken_for_it() {
+    let has_setpriv = || Command::new("setpriv").arg("--version").output().is_ok();
+    if !is_root() || !has_setpriv() {
+        println!("skipped: it takes root and setpriv (util-linux)");
+        return;
+    }
+    let scratch = scratch();
+    let more = "[process]\nuser = \"nobody\"\ngroup = \"65534\"\n";
+    configure(&scratch, "127.0.0.1:1", more);
+    give_to_nobody(&scratch);
+    let with = |groups| {
+        let own = command(&scratch);
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", groups])
+            .arg(own.get_program())
+            .args(own.get_args());
+        command
+    };
+    let output = outcome(&mut with("--groups=0,65534"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("start as root"), "{text}");
+    for groups in ["--groups=65534", "--clear-groups"] {
+        let mut running = Running::of(with(groups));
+        assert!(running.confinement.contains("user active"));
+        running.signal("TERM");
+        assert_eq!(running.ended().code(), Some(0));
+    }
+}
+
+#[test]
 fn each_part_can_be_left_out() {
     let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
     let more = "[confinement]\nlandlock = false\nprivileges = false\nrings = false\n";
