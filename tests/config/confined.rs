@@ -166,6 +166,22 @@ fn an_ordinary_user_serves_a_high_port() {
     });
 }
 
+/// Landlock sets it too: here it is the process.
+#[test]
+fn no_new_privileges_do_not_hang_on_landlock() {
+    let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let more = "[confinement]\nlandlock = false\n";
+    configure(&scratch, &upstream.local_addr().unwrap().to_string(), more);
+    let mut running = Running::of(command(&scratch));
+    let said = "no_new_privs active, landlock off";
+    assert!(
+        running.confinement.contains(said),
+        "{}",
+        running.confinement
+    );
+    serves(&scratch, &mut running, &upstream, has_no_rights);
+}
+
 #[test]
 fn who_is_the_user_with_one_more_group_is_not_taken_for_it() {
     let has_setpriv = || Command::new("setpriv").arg("--version").output().is_ok();
