@@ -215,6 +215,44 @@ fn who_is_the_user_with_one_more_group_is_not_taken_for_it() {
 }
 
 #[test]
+fn the_doctor_tells_whom_it_would_run_as_and_with_what() {
+    const RINGGATE: &str = env!("CARGO_BIN_EXE_ringgate");
+    let told = |command: &mut Command| {
+        let output = outcome(command.arg("doctor"));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = told(&mut Command::new(RINGGATE));
+    for name in [
+        "user",
+        "low ports",
+        "no_new_privs",
+        "landlock",
+        "ring restrictions",
+    ] {
+        assert!(text.contains(&format!("  {name}: ")), "{name}: {text}");
+    }
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    if mask(&own, "CapEff:") & BIND_LOW_PORTS != 0 {
+        assert!(text.contains("ok       low ports: "), "{text}");
+    }
+    if !is_root() {
+        return;
+    }
+    assert!(text.contains("user: root"), "{text}");
+    let text = told(Command::new(RINGGATE).uid(NOBODY).gid(NOBODY));
+    assert!(
+        text.contains("user: user 65534: it goes on as nobody else"),
+        "{text}"
+    );
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let first: u16 = first.map_or(1024, |text| text.trim().parse().unwrap());
+    let lacking = format!("lacking  low ports: ports below {first} cannot be had");
+    let remedy = "AmbientCapabilities=CAP_NET_BIND_SERVICE";
+    let is_said = text.contains(&lacking) && text.contains(remedy);
+    assert_eq!(is_said, first > 1, "{text}");
+}
+
+#[test]
 fn each_part_can_be_left_out() {
     let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
     let more = "[confinement]\nlandlock = false\nprivileges = false\nrings = false\n";
