@@ -334,6 +334,12 @@ fn settings_are_read_and_refused() {
     assert_eq!(config.process.group.as_deref(), Some("web"));
     assert!(!config.confinement.landlock && config.confinement.privileges);
     assert!(config.confinement.rings);
+    let scratch = scratch();
+    for rings in [true, false] {
+        let more = format!("[confinement]\nrings = {rings}\n");
+        scratch.write("ringgate.toml", front(&more));
+        assert_eq!(scratch.loaded().restricts_rings, rings);
+    }
     assert_error(
         &front("[process]\ngroup = \"web\"\n"),
         "ringgate.toml:10: process.group",
