@@ -1,5 +1,7 @@
 //! The `ringgate` program: reads arguments, starts the parts, reports how it ended.
 
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -176,17 +178,16 @@ fn check(file: &Path) -> Result<(), String> {
         .map(|listener| listener.addresses.len())
         .sum();
     let routes = listeners.iter().map(|listener| listener.routes.len()).sum();
-    println!(
-        "config ok: {} on {}, {}",
+    let mut text = format!(
+        "config ok: {} on {}, {}\nfirst to expire:\n",
         count(listeners.len(), "listener", "listeners"),
         count(addresses, "address", "addresses"),
         count(routes, "route", "routes")
     );
-    println!("first to expire:");
     for line in control::soonest_expiries(&snapshot, &clock) {
-        println!("  {line}");
+        let _ = writeln!(text, "  {line}");
     }
-    Ok(())
+    print(&text)
 }
 
 fn explain(arguments: ExplainArguments) -> ExitCode {
@@ -200,11 +201,9 @@ fn explain(arguments: ExplainArguments) -> ExitCode {
     let answer = control::load(&file, &clock)
         .map_err(|errors| listed(&errors, &file))
         .and_then(|snapshot| explain::explain(&snapshot, &question));
+    let answer = answer.and_then(|answer| print(&answer.text).map(|()| answer));
     match answer {
-        Ok(answer) => {
-            print!("{}", answer.text);
-            ExitCode::from(u8::from(!answer.let_in))
-        }
+        Ok(answer) => ExitCode::from(u8::from(!answer.let_in)),
         Err(message) => {
             eprintln!("{}", message.trim_end());
             ExitCode::from(NOT_JUDGED)
@@ -216,9 +215,8 @@ fn doctor() -> Result<(), String> {
     let mut checks = terminator::host_checks();
     checks.extend(confinement::checks());
     let missing = checks.iter().filter(|check| check.is_missing()).count();
-    for check in &checks {
-        println!("{check}");
-    }
+    let lines: Vec<String> = checks.iter().map(|check| format!("{check}\n")).collect();
+    print(&lines.concat())?;
     if missing > 0 {
         return Err(format!(
             "{missing} of {} must be mended before a start",
@@ -338,9 +336,18 @@ fn ctl(arguments: &CtlArguments) -> Result<(), String> {
         CtlRequest::LogLevel { level } => ctl::Request::LogLevel(level),
         CtlRequest::RevokeDryRun => ctl::Request::DryRun,
     };
-    let answer = ctl::ask(&socket, request, arguments.json)?;
-    print!("{answer}");
-    Ok(())
+    print(&ctl::ask(&socket, request, arguments.json)?)
+}
+
+/// Writes to standard output. Whoever reads it may have seen enough.
+fn print(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("standard output: {error}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Everything that is wrong with a configuration, and how much that is.

@@ -217,11 +217,7 @@ impl Terminator {
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
                 place: place(layout, shard),
                 memory: layout.memory,
-                options: RingOptions {
-                    descriptors,
-                    restricted: snapshot.restricts_rings,
-                    ..ring_options(layout)
-                },
+                options: ring_options(layout, snapshot, descriptors),
                 listeners,
                 snapshot: own,
                 clock: clock.clone(),
@@ -472,8 +468,8 @@ fn settle(place: &Place, memory: Memory) -> Result<(), RingError> {
     }
 }
 
-/// The choices of `layout` for a ring.
-fn ring_options(layout: &Layout) -> RingOptions {
+/// What `layout` and `snapshot` choose for a ring of so many descriptors.
+fn ring_options(layout: &Layout, snapshot: &Snapshot, descriptors: u32) -> RingOptions {
     let plain = RingOptions::default();
     let millis = |time: u32| Duration::from_millis(time.into());
     RingOptions {
@@ -483,6 +479,8 @@ fn ring_options(layout: &Layout) -> RingOptions {
             .ring
             .busy_poll_us
             .map(|time| Duration::from_micros(time.into())),
+        descriptors,
+        restricted: snapshot.restricts_rings,
         ..plain
     }
 }
@@ -493,4 +491,55 @@ fn random_prefix() -> u64 {
     // Failing leaves zero, which only makes identifiers less distinct.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     u64::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        DrainOptions, HalfOpenLimits, LiveRevocation, LogFormat, LogLevel, LogOptions, ShardPlan,
+    };
+    use crate::snapshot::{Limits, Names};
+
+    /// Without listeners.
+    fn snapshot(restricts_rings: bool) -> Snapshot {
+        Snapshot {
+            listeners: Vec::new(),
+            limits: Limits {
+                connections: 1,
+                handshakes: 1,
+                half_open: HalfOpenLimits::of(1),
+                buffer_blocks: 0,
+            },
+            drain: DrainOptions {
+                notice: Duration::ZERO,
+                timeout: Duration::ZERO,
+            },
+            shards: ShardPlan::Count(1),
+            log: LogOptions {
+                format: LogFormat::Human,
+                level: LogLevel::Warn,
+                access: false,
+                access_rate: 1,
+                refusal_rate: 1,
+            },
+            stek: None,
+            verdict_cache: None,
+            live_revocation: LiveRevocation::Off,
+            restricts_rings,
+            warnings: Vec::new(),
+            expiries: Vec::new(),
+            names: Names::default(),
+        }
+    }
+
+    /// Nobody but its own thread can ask a running shard's ring (IORING_SETUP_SINGLE_ISSUER).
+    #[test]
+    fn shards_have_the_rings_that_the_configuration_says() {
+        let layout = Placement::planned(&ShardPlan::Count(1)).unwrap().layout;
+        for restricted in [true, false] {
+            let options = ring_options(&layout, &snapshot(restricted), 77);
+            assert_eq!((options.restricted, options.descriptors), (restricted, 77));
+        }
+    }
 }

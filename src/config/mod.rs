@@ -329,6 +329,8 @@ pub struct LogOptions {
     pub access: bool,
     /// Lines of those a second at most; the rest is counted.
     pub access_rate: usize,
+    /// Lines of refusals and failures a second at most; the rest is counted.
+    pub refusal_rate: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -28,7 +28,12 @@ const BUFFER_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 40;
 
 /// Access lines a second: with more, reading them costs more than they tell.
 const ACCESS_RATE: usize = 10_000;
-const ACCESS_RATE_MAX: usize = 1_000_000;
+
+/// Lines of refusals and failures a second: anybody can cause them.
+const REFUSAL_RATE: usize = 1000;
+
+/// Either rate.
+const LINE_RATE_MAX: usize = 1_000_000;
 
 const CPU_MAX: usize = 4095;
 
@@ -180,8 +185,11 @@ fn log(table: Option<&Table<'_>>) -> LogOptions {
             .and_then(|entry| entry.boolean())
             .unwrap_or_default(),
         access_rate: entry("access_rate")
-            .and_then(|entry| entry.count(1..=ACCESS_RATE_MAX))
+            .and_then(|entry| entry.count(1..=LINE_RATE_MAX))
             .unwrap_or(ACCESS_RATE),
+        refusal_rate: entry("refusal_rate")
+            .and_then(|entry| entry.count(1..=LINE_RATE_MAX))
+            .unwrap_or(REFUSAL_RATE),
     }
 }
 

@@ -44,7 +44,8 @@ pub(super) fn restrict(files: &[PathBuf], sockets: &[PathBuf]) -> Result<Vec<Pat
         return Err("the kernel has no Landlock, or its lsm= leaves it out".to_owned());
     }
     let reads: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
-    let makes = reads | AccessFs::WriteFile | AccessFs::MakeSock | AccessFs::RemoveFile;
+    // A socket is made, renamed to its name and removed, and nothing of its directory is read.
+    let makes = AccessFs::MakeSock | AccessFs::RemoveFile;
     let mut readable: BTreeSet<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
     readable.extend(files.iter().flat_map(|file| directories(file)));
     let rule = |directory: &Path, access| {
@@ -113,10 +114,63 @@ fn directories(file: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::io::{self, ErrorKind};
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[track_caller]
+    fn assert_denied<T>(tried: io::Result<T>) {
+        let error = tried.err().map(|error| error.kind());
+        assert_eq!(error, Some(ErrorKind::PermissionDenied));
+    }
+
+    #[test]
+    fn nothing_is_in_reach_but_what_is_needed() {
+        if !is_known() {
+            println!("skipped: the kernel has no Landlock");
+            return;
+        }
+        let root = std::env::temp_dir().join(format!("ringgate-restrict-{}", std::process::id()));
+        for directory in ["inside", "outside", "run"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+            fs::write(root.join(directory).join("file"), "x").unwrap();
+        }
+        let path = |name: &str| root.join(name);
+        // It binds its thread alone.
+        std::thread::scope(|scope| {
+            let confined = scope.spawn(|| {
+                restrict(&[path("inside/file")], &[path("run/socket")]).unwrap();
+                assert_eq!(fs::read(path("inside/file")).unwrap(), b"x");
+                for out_of_reach in ["outside/file", "run/file"] {
+                    assert_denied(File::open(path(out_of_reach)));
+                }
+                for directory in ["inside", "outside", "run"] {
+                    let within = |name: &str| path(directory).join(name);
+                    assert_denied(File::options().append(true).open(within("file")));
+                    assert_denied(File::create(within("new")));
+                    assert_denied(fs::create_dir(within("directory")));
+                    assert_denied(symlink("file", within("link")));
+                }
+                for directory in ["inside", "outside"] {
+                    let within = |name: &str| path(directory).join(name);
+                    assert_denied(UnixListener::bind(within("socket")));
+                    assert_denied(fs::rename(within("file"), within("renamed")));
+                    assert_denied(fs::remove_file(within("file")));
+                }
+                // As the admin interface does, which takes a dead process's name.
+                for _ in 0..2 {
+                    drop(UnixListener::bind(path("run/socket.1")).unwrap());
+                    fs::rename(path("run/socket.1"), path("run/socket")).unwrap();
+                }
+                fs::remove_file(path("run/socket")).unwrap();
+            });
+            confined.join().unwrap();
+        });
+        fs::remove_dir_all(&root).unwrap();
+    }
 
     #[test]
     fn where_a_file_is_replaced_is_in_reach() {

@@ -122,19 +122,81 @@ pub fn confine(wanted: &Wanted) -> Result<Confinement, ConfineError> {
     Ok(confinement)
 }
 
-/// What of it this kernel has.
+/// What of it there would be if a process started here, as whoever asks.
 pub fn checks() -> Vec<Check> {
-    vec![Check {
-        name: "landlock",
-        finding: match files::is_known() {
-            true => Finding::Fine("the files that are needed are the only ones in reach".into()),
-            false => Finding::Lacking(
-                "not in this kernel, or not among its lsm= (5.13 has it): the process can open \
-                 whatever its user may"
-                    .into(),
-            ),
-        },
-    }]
+    let checks = [
+        ("user", user()),
+        ("low ports", low_ports()),
+        ("no_new_privs", new_privileges()),
+        ("landlock", landlock()),
+    ];
+    let checks = checks.into_iter();
+    checks
+        .map(|(name, finding)| Check { name, finding })
+        .collect()
+}
+
+fn user() -> Finding {
+    let user = rustix::process::geteuid().as_raw();
+    Finding::Fine(match (user, may(CapabilitySet::SETUID)) {
+        (0, true) => "root: `user` in [process] says whom it goes on as".into(),
+        (0, false) => {
+            "root, without CAP_SETUID: it goes on as nobody else, whatever [process] says".into()
+        }
+        _ => format!("user {user}: it goes on as nobody else, which needs a start as root"),
+    })
+}
+
+/// The first port that anybody may have (ip-sysctl).
+const FIRST_PORT: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Where nothing says otherwise.
+const FIRST_PORT_UNLESS_SET: u16 = 1024;
+
+fn low_ports() -> Finding {
+    let first = std::fs::read_to_string(FIRST_PORT);
+    let first = first.ok().and_then(|text| text.trim().parse().ok());
+    low_ports_from(
+        first.unwrap_or(FIRST_PORT_UNLESS_SET),
+        may(CapabilitySet::NET_BIND_SERVICE),
+    )
+}
+
+/// Whether ports below `first` are to be had.
+fn low_ports_from(first: u16, is_capable: bool) -> Finding {
+    match (first, is_capable) {
+        (0 | 1, _) => Finding::Fine("anybody may listen on any port".into()),
+        (_, true) => Finding::Fine(format!(
+            "CAP_NET_BIND_SERVICE, which is kept: ports below {first} can be had"
+        )),
+        (_, false) => Finding::Lacking(format!(
+            "ports below {first} cannot be had: AmbientCapabilities=CAP_NET_BIND_SERVICE in the \
+             unit, or a higher port"
+        )),
+    }
+}
+
+fn new_privileges() -> Finding {
+    match rustix::thread::no_new_privs() {
+        Ok(true) => Finding::Fine("set already: no program that it starts gets any".into()),
+        Ok(false) => Finding::Fine("will be set at the start".into()),
+        Err(error) => Finding::Lacking(format!("{error}: not in this kernel")),
+    }
+}
+
+fn landlock() -> Finding {
+    match files::is_known() {
+        true => Finding::Fine("the files that are needed are the only ones in reach".into()),
+        false => Finding::Lacking(
+            "not in this kernel, or not among its lsm= (5.13 has it): the process can open \
+             whatever its user may"
+                .into(),
+        ),
+    }
+}
+
+fn may(what: CapabilitySet) -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(what))
 }
 
 impl Confinement {
@@ -268,6 +330,14 @@ mod tests {
         );
         assert_eq!(confinement.notes().len(), 1);
         assert!(confinement.notes()[0].starts_with("landlock could not be had (not in"));
+    }
+
+    #[test]
+    fn low_ports_hang_on_the_sysctl_and_the_capability() {
+        let is_lacking =
+            |first, is_capable| matches!(low_ports_from(first, is_capable), Finding::Lacking(_));
+        assert!(is_lacking(1024, false) && is_lacking(80, false));
+        assert!(!is_lacking(1024, true) && !is_lacking(0, false) && !is_lacking(1, false));
     }
 
     #[test]

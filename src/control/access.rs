@@ -4,10 +4,11 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::log::MESSAGE_MAX;
+use super::pace::Pace;
 use super::report::clean;
 use crate::clock::Clock;
 use crate::config::LogFormat;
@@ -15,10 +16,7 @@ use crate::shard::mailbox::{Identity, Report};
 use crate::snapshot::utc;
 
 /// Bytes of lines that are written at once; more are written in between.
-const BATCH_MAX: usize = 64 << 10;
-
-/// How often it is told how many lines were left out.
-const TELL: Duration = Duration::from_secs(10);
+const BATCH_MAX: usize = MESSAGE_MAX;
 
 /// Writes lines of connections, at most so many a second.
 pub(super) struct AccessLog {
@@ -26,14 +24,7 @@ pub(super) struct AccessLog {
     writer: Box<dyn Write>,
     clock: Clock,
     batch: Vec<u8>,
-    /// Lines a second, and how many may still be written of the second since `since`.
-    rate: u64,
-    left: u64,
-    since: Instant,
-    /// Lines that were left out, ever and since it was last told.
-    skipped: u64,
-    untold: u64,
-    told: Instant,
+    pace: Pace,
     /// The time of the last line to the second, as text: most lines of a batch share it.
     second: (u64, String),
 }
@@ -79,17 +70,11 @@ struct Line<'a> {
 impl AccessLog {
     /// At most `rate` lines a second go to `writer`, which does not block.
     pub(super) fn new(format: LogFormat, rate: u64, writer: Box<dyn Write>, clock: Clock) -> Self {
-        let now = clock.now();
         Self {
             format,
             writer,
             batch: Vec::new(),
-            rate,
-            left: rate,
-            since: now,
-            skipped: 0,
-            untold: 0,
-            told: now,
+            pace: Pace::new(rate, clock.now()),
             second: (0, String::new()),
             clock,
         }
@@ -97,29 +82,20 @@ impl AccessLog {
 
     /// From now on at most so many lines a second.
     pub(super) fn set_rate(&mut self, rate: u64) {
-        self.left = self.left.min(rate);
-        self.rate = rate;
+        self.pace.set_rate(rate);
     }
 
     /// Lines that were left out.
     pub(super) fn skipped(&self) -> u64 {
-        self.skipped
+        self.pace.skipped()
     }
 
     /// Writes the line of `report`, or counts that it was left out.
     pub(super) fn line(&mut self, message: &'static str, report: &Report) {
-        let now = self.clock.now();
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
-            self.since = now;
-            self.left = self.rate;
-        }
-        if self.left == 0 {
-            self.skipped += 1;
-            self.untold += 1;
+        if !self.pace.admits(self.clock.now()) {
             return;
         }
-        self.left -= 1;
-        let timestamp = self.timestamp();
+        let (timestamp, start) = (self.timestamp(), self.batch.len());
         let mut id = String::with_capacity(32);
         let _ = write!(id, "{:032x}", report.unique_id);
         let (identity, service) = (report.identity.as_deref(), report.service.as_ref());
@@ -153,23 +129,22 @@ impl AccessLog {
             LogFormat::Human => human(&mut self.batch, &line),
         }
         self.batch.push(b'\n');
-        if self.batch.len() >= BATCH_MAX {
+        if self.batch.len() > BATCH_MAX {
+            let line = self.batch.split_off(start);
             self.write();
+            self.batch = line;
         }
     }
 
     /// Hands over what was gathered.
     pub(super) fn flush(&mut self) {
         self.write();
-        let now = self.clock.now();
-        if self.untold > 0 && now.duration_since(self.told) >= TELL {
+        if let Some(lines) = self.pace.take_untold(self.clock.now()) {
             tracing::warn!(
-                lines = self.untold,
-                limit_per_s = self.rate,
+                lines,
+                limit_per_s = self.pace.rate(),
                 "access lines were left out: more connections ended than [log] access_rate"
             );
-            self.untold = 0;
-            self.told = now;
         }
     }
 

@@ -122,6 +122,7 @@ impl<P: Port> Keeper<'_, P> {
             names: upstreams.map(Upstreams::name_states).unwrap_or_default(),
             confinement: self.confinement.clone(),
             access_skipped: self.access.skipped(),
+            refusals_skipped: self.refusal_log.skipped(),
             log_dropped: log::dropped(),
         };
         observe(known, &self.shards)

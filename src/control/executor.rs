@@ -12,7 +12,7 @@ use super::loader::Source;
 use super::pulse::Pulse;
 use super::rehearsal::Rehearsals;
 use super::reload::{Cause, Prepare, Reloader};
-use super::report::Refusals;
+use super::report::{RefusalLog, Refusals};
 use super::shards::{Port, Shard, Spread};
 use super::signals::{Collected, Signal, Signals};
 use super::supervisor::Supervisor;
@@ -241,6 +241,7 @@ pub(super) struct Keeper<'a, P> {
     pub(super) started: Duration,
     pub(super) refusals: Refusals,
     pub(super) access: AccessLog,
+    pub(super) refusal_log: RefusalLog,
     pub(super) desk: Desk,
     /// Who waits for which attempt to reload.
     pub(super) awaiting_reload: Vec<(u64, Asker)>,
@@ -270,6 +271,7 @@ impl<'a, P: Port> Keeper<'a, P> {
                 super::log::writer(),
                 clock.clone(),
             ),
+            refusal_log: RefusalLog::new(log.refusal_rate as u64, clock.clone()),
             refusals: Refusals::new(clock.clone()),
             clock,
             desk: Desk::default(),
@@ -378,12 +380,14 @@ impl<'a, P: Port> Keeper<'a, P> {
         let ended = self.shards.iter().filter(|shard| shard.ended()).count();
         let log = self.reloader.current().log;
         self.access.set_rate(log.access_rate as u64);
+        self.refusal_log.set_rate(log.refusal_rate as u64);
         for (number, shard) in self.shards.iter_mut().enumerate() {
             let access = log.access.then_some(&mut self.access);
-            shard.log_reports(number, access, &mut self.refusals);
+            shard.log_reports(number, &mut self.refusal_log, access, &mut self.refusals);
             shard.send_unsent();
         }
         self.access.flush();
+        self.refusal_log.tell();
         if let Some(upkeep) = &mut self.upkeep {
             let renewals = upkeep.tick().into_iter();
             let shards = self.shards.iter_mut().zip(renewals);

@@ -171,6 +171,7 @@ pub(super) fn loaded() -> Loaded {
         level: LogLevel::Debug,
         access: false,
         access_rate: 1000,
+        refusal_rate: 1000,
     };
     let config = Config {
         file: Arc::from(Path::new("ringgate.toml")),

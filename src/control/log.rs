@@ -1,6 +1,6 @@
 //! Where log lines go and what they look like: standard error, for people or as JSON.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -26,10 +26,40 @@ type SetLevel = Box<dyn Fn(LogLevel) -> bool + Send + Sync>;
 
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
-static WRITER: OnceLock<NonBlocking> = OnceLock::new();
+static WRITER: OnceLock<Pieces> = OnceLock::new();
 
-/// Writes and lines that may wait for standard error; what finds no room is dropped and counted.
+/// Messages, of a line or several, that may wait for standard error; what finds no room is dropped and
+/// counted.
 const WAITING_MAX: usize = 4096;
+
+/// Bytes of one of them.
+pub(super) const MESSAGE_MAX: usize = 8 << 10;
+
+/// What whoever reads the log slowly, or not at all, may cost.
+const _: () = assert!(WAITING_MAX * MESSAGE_MAX <= 32 << 20);
+
+/// Hands over in pieces what is longer than a message may be.
+#[derive(Clone)]
+struct Pieces(NonBlocking);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let counter = self.0.error_counter();
+        let before = counter.dropped_lines();
+        for piece in bytes.chunks(MESSAGE_MAX) {
+            self.0.write_all(piece)?;
+            // The rest of a line without its start could pass for a line of its own.
+            if counter.dropped_lines() != before {
+                break;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
 
 /// The thread that writes; dropped, it writes what waits and ends.
 #[derive(Debug)]
@@ -51,7 +81,7 @@ pub fn write_aside() -> Writing {
         .buffered_lines_limit(WAITING_MAX)
         .thread_name("ringgate-log")
         .finish(std::io::stderr());
-    let _ = WRITER.set(writer);
+    let _ = WRITER.set(Pieces(writer));
     Writing(guard)
 }
 
@@ -67,7 +97,7 @@ pub(super) fn writer() -> Box<dyn Write> {
 pub(super) fn dropped() -> u64 {
     let dropped = WRITER
         .get()
-        .map(|writer| writer.error_counter().dropped_lines());
+        .map(|writer| writer.0.error_counter().dropped_lines());
     dropped.unwrap_or_default() as u64
 }
 
@@ -193,7 +223,7 @@ fn targets(level: LogLevel) -> Targets {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::io;
+    use std::sync::mpsc::{Receiver, Sender, channel};
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -225,6 +255,43 @@ pub(super) mod tests {
         memory.text()
     }
 
+    /// Notes how long each write is, once it is let.
+    struct Held(Receiver<()>, Sender<usize>);
+
+    impl Write for Held {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            let _ = self.1.send(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_long_goes_in_pieces_and_not_on_once_one_is_lost() {
+        let ((let_go, held), (sender, lengths)) = (channel(), channel());
+        let (writer, guard) = NonBlockingBuilder::default()
+            .buffered_lines_limit(2)
+            .finish(Held(held, sender));
+        let mut pieces = Pieces(writer);
+        let long = vec![b'x'; 8 * MESSAGE_MAX + 1];
+        pieces.write_all(&long[..MESSAGE_MAX + 1]).unwrap();
+        for expected in [MESSAGE_MAX, 1] {
+            let_go.send(()).unwrap();
+            assert_eq!(lengths.recv(), Ok(expected));
+        }
+        // Two wait, and one more where the thread has taken the first by then.
+        pieces.write_all(&long).unwrap();
+        assert_eq!(pieces.0.error_counter().dropped_lines(), 1);
+        drop(let_go);
+        drop((pieces, guard));
+        let lengths: Vec<usize> = lengths.iter().collect();
+        assert!((2..=3).contains(&lengths.len()), "{lengths:?}");
+    }
+
     #[test]
     fn levels_and_formats_are_obeyed() {
         let options = |format, level| LogOptions {
@@ -232,6 +299,7 @@ pub(super) mod tests {
             level,
             access: false,
             access_rate: 1000,
+            refusal_rate: 1000,
         };
         let work = || {
             tracing::info!(answer = 42, "quiet");

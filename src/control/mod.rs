@@ -12,6 +12,7 @@ mod fake;
 mod lending;
 mod loader;
 pub mod log;
+mod pace;
 mod pulse;
 mod rehearsal;
 mod reload;

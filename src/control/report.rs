@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::access::AccessLog;
+use super::pace::Pace;
 use crate::clock::Clock;
 use crate::close_reason::{Blame, CloseReason};
 use crate::shard::mailbox::{Identity, Report, Review};
@@ -123,9 +124,50 @@ impl Refusals {
     }
 }
 
-/// Writes the line of `report`, if it gets one: refusals and failures always do, the rest where
-/// there is an `access` log.
-pub(super) fn log(report: &Report, access: Option<&mut AccessLog>) {
+/// Writes lines of refusals and failures, at most so many a second: anybody who reaches the port can
+/// be refused as often as they like.
+#[derive(Debug)]
+pub(super) struct RefusalLog {
+    pace: Pace,
+    clock: Clock,
+}
+
+impl RefusalLog {
+    pub(super) fn new(rate: u64, clock: Clock) -> Self {
+        let pace = Pace::new(rate, clock.now());
+        Self { pace, clock }
+    }
+
+    /// From now on at most so many lines a second.
+    pub(super) fn set_rate(&mut self, rate: u64) {
+        self.pace.set_rate(rate);
+    }
+
+    /// Lines that were left out.
+    pub(super) fn skipped(&self) -> u64 {
+        self.pace.skipped()
+    }
+
+    /// Tells every so often what was left out.
+    pub(super) fn tell(&mut self) {
+        if let Some(lines) = self.pace.take_untold(self.clock.now()) {
+            tracing::warn!(
+                lines,
+                limit_per_s = self.pace.rate(),
+                "lines of refusals and failures were left out: there were more than [log] \
+                 refusal_rate"
+            );
+        }
+    }
+
+    fn admits(&mut self) -> bool {
+        self.pace.admits(self.clock.now())
+    }
+}
+
+/// Writes the line of `report`, if it gets one: refusals and failures do as far as `refusals` has
+/// room, the rest where there is an `access` log.
+pub(super) fn log(report: &Report, refusals: &mut RefusalLog, access: Option<&mut AccessLog>) {
     // Level and message must be constants.
     macro_rules! line {
         ($macro:ident, $message:literal) => {{
@@ -152,7 +194,11 @@ pub(super) fn log(report: &Report, access: Option<&mut AccessLog>) {
             );
         }};
     }
-    match weight(report) {
+    let weight = weight(report);
+    if !matches!(weight, Weight::Access | Weight::Noise) && !refusals.admits() {
+        return;
+    }
+    match weight {
         Weight::Refused => line!(warn, "client refused"),
         Weight::Unintroduced => line!(warn, "no PROXY header from a load balancer"),
         Weight::Withdrawn => line!(warn, "client no longer let in"),
@@ -240,6 +286,7 @@ mod tests {
 
     use super::*;
     use crate::config::{LogFormat, LogLevel, LogOptions};
+    use crate::control::log::MESSAGE_MAX;
     use crate::control::log::tests::{Memory, logged};
     use crate::shard::mailbox::Service;
 
@@ -303,11 +350,15 @@ mod tests {
             level: LogLevel::Info,
             access,
             access_rate: 2,
+            refusal_rate: 2,
         };
         let memory = Memory::default();
         let clock = Clock::manual(Duration::from_secs(1));
+        let mut refusals = RefusalLog::new(2, clock.clone());
         let mut to = AccessLog::new(format, 2, Box::new(memory.clone()), clock);
-        let others = logged(options, || log(report, access.then_some(&mut to)));
+        let others = logged(options, || {
+            log(report, &mut refusals, access.then_some(&mut to));
+        });
         to.flush();
         others + &memory.text()
     }
@@ -390,18 +441,100 @@ mod tests {
         let (memory, clock) = (Memory::default(), Clock::manual(Duration::from_secs(1)));
         let writer = Box::new(memory.clone());
         let mut access = AccessLog::new(LogFormat::Json, 2, writer, clock.clone());
+        let mut refusals = RefusalLog::new(1, clock.clone());
         let report = served(CloseReason::Complete);
         for _ in 0..5 {
-            log(&report, Some(&mut access));
+            log(&report, &mut refusals, Some(&mut access));
         }
         access.flush();
         assert_eq!((memory.text().lines().count(), access.skipped()), (2, 3));
         clock.advance(Duration::from_secs(10));
         let told = crate::control::fake::logged(|| access.flush());
         assert!(told.contains("lines=3"), "{told}");
-        log(&report, Some(&mut access));
+        log(&report, &mut refusals, Some(&mut access));
         access.flush();
         assert_eq!(memory.text().lines().count(), 3, "another second");
+        assert_eq!(refusals.skipped(), 0);
+    }
+
+    /// Notes how long each write is.
+    #[derive(Clone, Default)]
+    struct Lengths(Arc<std::sync::Mutex<Vec<usize>>>);
+
+    impl std::io::Write for Lengths {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            assert!(bytes.ends_with(b"\n"), "a line was cut");
+            self.0.lock().unwrap().push(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn access_lines_are_written_in_messages_of_bounded_length() {
+        let (lengths, clock) = (Lengths::default(), Clock::manual(Duration::from_secs(1)));
+        let writer = Box::new(lengths.clone());
+        let mut access = AccessLog::new(LogFormat::Json, 1000, writer, clock.clone());
+        let mut refusals = RefusalLog::new(1, clock);
+        let mut report = served(CloseReason::Complete);
+        for _ in 0..200 {
+            log(&report, &mut refusals, Some(&mut access));
+        }
+        access.flush();
+        let short = lengths.0.lock().unwrap().len();
+        assert!((2..100).contains(&short), "{short} writes");
+        assert!(
+            lengths
+                .0
+                .lock()
+                .unwrap()
+                .iter()
+                .all(|&len| len <= MESSAGE_MAX)
+        );
+        // One that is longer than that goes by itself.
+        report.detail = "x".repeat(MESSAGE_MAX);
+        for _ in 0..2 {
+            log(&report, &mut refusals, Some(&mut access));
+        }
+        access.flush();
+        assert_eq!(lengths.0.lock().unwrap().len(), short + 2);
+    }
+
+    #[test]
+    fn lines_of_refusals_and_failures_beyond_the_rate_are_counted_and_told() {
+        let clock = Clock::manual(Duration::from_secs(1));
+        let mut refusals = RefusalLog::new(3, clock.clone());
+        let reports = [
+            refused(),
+            served(CloseReason::UpstreamUnreachable),
+            served(CloseReason::CertificateRevoked),
+            Report {
+                reason: CloseReason::ProxyHeaderInvalid,
+                ..refused()
+            },
+            refused(),
+        ];
+        let all = |refusals: &mut RefusalLog| {
+            let text = crate::control::fake::logged(|| {
+                for report in &reports {
+                    log(report, refusals, None);
+                }
+                // Nobody is refused by it.
+                log(&served(CloseReason::Complete), refusals, None);
+            });
+            text.lines().count()
+        };
+        assert_eq!((all(&mut refusals), refusals.skipped()), (3, 2));
+        assert_eq!((all(&mut refusals), refusals.skipped()), (0, 7));
+        clock.advance(Duration::from_secs(10));
+        let told = crate::control::fake::logged(|| refusals.tell());
+        assert!(told.contains("lines=7 limit_per_s=3"), "{told}");
+        assert!(told.contains("refusal_rate"), "{told}");
+        assert_eq!(all(&mut refusals), 3, "another second");
+        assert_eq!(crate::control::fake::logged(|| refusals.tell()), "");
     }
 
     #[test]
@@ -422,6 +555,7 @@ mod tests {
                 level,
                 access: false,
                 access_rate: 1,
+                refusal_rate: 1,
             };
             logged(options, || log_review(0, &review)).contains("open connections judged again")
         };

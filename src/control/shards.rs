@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::access::AccessLog;
-use super::report::Refusals;
+use super::report::{RefusalLog, Refusals};
 use crate::limits::REPORT_QUEUE_LEN;
 use crate::shard::mailbox::{Command, Counters, ListenerCounters, Mailbox, Report, Review};
 
@@ -152,6 +152,7 @@ impl<P: Port> Shard<P> {
     pub(super) fn log_reports(
         &mut self,
         number: usize,
+        refusal_log: &mut RefusalLog,
         mut access: Option<&mut AccessLog>,
         refusals: &mut Refusals,
     ) {
@@ -161,7 +162,7 @@ impl<P: Port> Shard<P> {
         for _ in 0..REPORT_QUEUE_LEN {
             match self.port.report() {
                 Some(report) => {
-                    super::report::log(&report, access.as_deref_mut());
+                    super::report::log(&report, refusal_log, access.as_deref_mut());
                     refusals.note(&report);
                 }
                 None => return,

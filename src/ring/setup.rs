@@ -219,6 +219,23 @@ mod tests {
         uring.completion().next().unwrap().result()
     }
 
+    /// A ring as a shard has it, not one that only this test has restricted.
+    #[test]
+    fn a_ring_that_is_built_is_restricted_where_that_is_wanted() {
+        for (restricted, error) in [(true, libc::EACCES), (false, libc::EBUSY)] {
+            let options = RingOptions {
+                entries: 8,
+                descriptors: 8,
+                restricted,
+                ..RingOptions::default()
+            };
+            let mut ring = build(&options).unwrap();
+            // It has such a table already.
+            let again = ring.queues.submitter().register_files_sparse(8);
+            assert_eq!(again.unwrap_err().raw_os_error(), Some(error));
+        }
+    }
+
     #[test]
     fn a_restricted_ring_refuses_what_is_not_asked_of_it() {
         assert_eq!(nop(false), 0);

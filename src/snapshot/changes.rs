@@ -499,6 +499,7 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
                 level: _,
                 access,
                 access_rate,
+                refusal_rate,
             },
         limits,
         drain: DrainOptions { notice, timeout },
@@ -523,6 +524,7 @@ fn settings(note: &mut Note, before: View<'_>, after: View<'_>) {
     note.change_as("drain.timeout", &old.drain.timeout, timeout, duration);
     note.change("log.access", &old.log.access, access);
     note.change("log.access_rate", &old.log.access_rate, access_rate);
+    note.change("log.refusal_rate", &old.log.refusal_rate, refusal_rate);
     let ResumptionOptions {
         // Its content counts.
         stek: _,

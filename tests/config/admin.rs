@@ -365,6 +365,100 @@ fn silent_clients_of_the_admin_interface_give_way() {
     assert_eq!(first.read(&mut [0; 1]).ok(), Some(0));
 }
 
+/// However many there are over TCP, the operator's connection is not among them.
+#[test]
+fn clients_over_tcp_do_not_cut_the_operator_off() {
+    let interface = Interface::start("");
+    let mut operator = UnixStream::connect(interface.scratch.path("admin.sock")).unwrap();
+    operator.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
+    let connect = |_| {
+        let mut stream = TcpStream::connect(interface.address).unwrap();
+        stream.write_all(b"GET /livez HT").unwrap();
+        stream
+    };
+    let _silent: Vec<TcpStream> = (0..100).map(connect).collect();
+    assert!(interface.get("/livez").contains("200 OK"));
+    operator.write_all(b"host: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    operator.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("200 OK"), "{answer}");
+}
+
+/// Whether it takes over is a part of what it has 10 seconds to say.
+#[test]
+fn who_says_nothing_over_the_socket_has_no_longer_than_others() {
+    let interface = Interface::start("");
+    let since = Instant::now();
+    let mut silent = UnixStream::connect(interface.scratch.path("admin.sock")).unwrap();
+    silent.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut answer = String::new();
+    silent.read_to_string(&mut answer).unwrap();
+    let waited = since.elapsed().as_secs();
+    assert!((9..18).contains(&waited), "{waited} s");
+    assert!(answer.contains("408 Request Timeout"), "{answer}");
+}
+
+/// The value of a metric without labels, or with those.
+fn figure(interface: &Interface, name: &str) -> u64 {
+    let answer = interface.get("/metrics");
+    let value = answer.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.unwrap_or_else(|| panic!("{name}: {answer}"));
+    value.trim().parse().unwrap()
+}
+
+/// Whoever reaches the port fills no disk.
+#[test]
+fn refusals_beyond_the_rate_are_counted_instead_of_logged() {
+    const CLIENTS: u64 = 8;
+    let mut interface = Interface::start("[reload]\nwatch = false\n");
+    let config = fs::read_to_string(interface.scratch.path("ringgate.toml")).unwrap();
+    // [log] is its last table.
+    let config = config + "refusal_rate = 1\n";
+    interface.scratch.write("ringgate.toml", config);
+    assert!(interface.ctl(&["reload"]).status.success());
+    for _ in 0..CLIENTS {
+        let mut refused = interface.running.connect(&interface.scratch, None);
+        assert!(refused.read(&mut [0]).is_err());
+    }
+    interface.running.line_with("client refused");
+    let reason = "ringgate_connections_closed_total{listener=\"127.0.0.1:0\",\
+                  reason=\"certificate_missing\"} ";
+    assert_eq!(figure(&interface, reason), CLIENTS);
+    let dropped = figure(&interface, "ringgate_refusal_lines_dropped_total ");
+    assert!((1..CLIENTS).contains(&dropped), "{dropped}");
+}
+
+/// A counter that falls looks like a restart.
+#[test]
+fn who_was_shed_by_a_listener_that_is_gone_stays_counted() {
+    let interface = Interface::start("[reload]\nwatch = false\n");
+    let path = interface.scratch.path("ringgate.toml");
+    let config = fs::read_to_string(path).unwrap();
+    let named = |more: &str| {
+        let upstream = "upstream = \"127.0.0.1:9\"";
+        assert!(config.contains(upstream), "{config}");
+        let config = config.replace(upstream, &format!("{upstream}\n{more}"));
+        interface.scratch.write("ringgate.toml", config);
+        let reloaded = interface.ctl(&["reload"]);
+        assert!(reloaded.status.success(), "{}", text(&reloaded));
+    };
+    named("rate = 1");
+    let connect = |_| TcpStream::connect(interface.running.address).unwrap();
+    let clients: Vec<TcpStream> = (0..5).map(connect).collect();
+    let shed = || figure(&interface, "ringgate_shed_total{reason=\"rate_limited\"} ");
+    let until = Instant::now() + LIMIT;
+    while shed() == 0 {
+        assert!(Instant::now() < until, "nobody was shed within {LIMIT:?}");
+        thread::yield_now();
+    }
+    drop(clients);
+    let before = shed();
+    named("name = \"another\"");
+    assert!(shed() >= before);
+    let of_another = "ringgate_connections_accepted_total{listener=\"another\"} ";
+    assert_eq!(figure(&interface, of_another), 0);
+}
+
 #[test]
 fn a_socket_of_a_living_process_is_not_taken_and_a_dead_ones_is() {
     let interface = Interface::start("");

@@ -264,6 +264,8 @@ fn settings_are_told_with_both_values_and_secrets_without() {
         ("[drain]\ntimeout = \"7s\"", "drain.timeout 30s -> 7s"),
         ("[drain]\nnotice = \"7s\"", "drain.notice 0s -> 7s"),
         ("[log]\naccess = true", "log.access false -> true"),
+        ("[log]\naccess_rate = 7", "log.access_rate 10000 -> 7"),
+        ("[log]\nrefusal_rate = 7", "log.refusal_rate 1000 -> 7"),
         (
             "[resumption]\nrotation = \"7h\"",
             "resumption.rotation 6h -> 7h",

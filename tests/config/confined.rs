@@ -166,6 +166,92 @@ fn an_ordinary_user_serves_a_high_port() {
     });
 }
 
+/// Landlock sets it too: here it is the process.
+#[test]
+fn no_new_privileges_do_not_hang_on_landlock() {
+    let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let more = "[confinement]\nlandlock = false\n";
+    configure(&scratch, &upstream.local_addr().unwrap().to_string(), more);
+    let mut running = Running::of(command(&scratch));
+    let said = "no_new_privs active, landlock off";
+    assert!(
+        running.confinement.contains(said),
+        "{}",
+        running.confinement
+    );
+    serves(&scratch, &mut running, &upstream, has_no_rights);
+}
+
+#[test]
+fn who_is_the_user_with_one_more_group_is_not_taken_for_it() {
+    let has_setpriv = || Command::new("setpriv").arg("--version").output().is_ok();
+    if !is_root() || !has_setpriv() {
+        println!("skipped: it takes root and setpriv (util-linux)");
+        return;
+    }
+    let scratch = scratch();
+    let more = "[process]\nuser = \"nobody\"\ngroup = \"65534\"\n";
+    configure(&scratch, "127.0.0.1:1", more);
+    give_to_nobody(&scratch);
+    let with = |groups| {
+        let own = command(&scratch);
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", groups])
+            .arg(own.get_program())
+            .args(own.get_args());
+        command
+    };
+    let output = outcome(&mut with("--groups=0,65534"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("start as root"), "{text}");
+    for groups in ["--groups=65534", "--clear-groups"] {
+        let mut running = Running::of(with(groups));
+        assert!(running.confinement.contains("user active"));
+        running.signal("TERM");
+        assert_eq!(running.ended().code(), Some(0));
+    }
+}
+
+#[test]
+fn the_doctor_tells_whom_it_would_run_as_and_with_what() {
+    const RINGGATE: &str = env!("CARGO_BIN_EXE_ringgate");
+    let told = |command: &mut Command| {
+        let output = outcome(command.arg("doctor"));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = told(&mut Command::new(RINGGATE));
+    for name in [
+        "user",
+        "low ports",
+        "no_new_privs",
+        "landlock",
+        "ring restrictions",
+    ] {
+        assert!(text.contains(&format!("  {name}: ")), "{name}: {text}");
+    }
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    if mask(&own, "CapEff:") & BIND_LOW_PORTS != 0 {
+        assert!(text.contains("ok       low ports: "), "{text}");
+    }
+    if !is_root() {
+        return;
+    }
+    assert!(text.contains("user: root"), "{text}");
+    let text = told(Command::new(RINGGATE).uid(NOBODY).gid(NOBODY));
+    assert!(
+        text.contains("user: user 65534: it goes on as nobody else"),
+        "{text}"
+    );
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let first: u16 = first.map_or(1024, |text| text.trim().parse().unwrap());
+    let lacking = format!("lacking  low ports: ports below {first} cannot be had");
+    let remedy = "AmbientCapabilities=CAP_NET_BIND_SERVICE";
+    let is_said = text.contains(&lacking) && text.contains(remedy);
+    assert_eq!(is_said, first > 1, "{text}");
+}
+
 #[test]
 fn each_part_can_be_left_out() {
     let (scratch, upstream) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
@@ -248,6 +334,12 @@ fn settings_are_read_and_refused() {
     assert_eq!(config.process.group.as_deref(), Some("web"));
     assert!(!config.confinement.landlock && config.confinement.privileges);
     assert!(config.confinement.rings);
+    let scratch = scratch();
+    for rings in [true, false] {
+        let more = format!("[confinement]\nrings = {rings}\n");
+        scratch.write("ringgate.toml", front(&more));
+        assert_eq!(scratch.loaded().restricts_rings, rings);
+    }
     assert_error(
         &front("[process]\ngroup = \"web\"\n"),
         "ringgate.toml:10: process.group",

@@ -1,8 +1,9 @@
 //! `ringgate check` as a user runs it.
 
+use std::fs::File;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use crate::scratch::Scratch;
 use crate::{front, front_with};
@@ -54,6 +55,45 @@ fn a_sound_configuration_is_ok() {
         stderr.is_empty() || stderr.starts_with("warning: "),
         "{stderr}"
     );
+}
+
+/// As `| head -1` does.
+#[test]
+fn whoever_reads_standard_output_may_have_seen_enough() {
+    let scratch = Scratch::new();
+    let file = scratch.path("ringgate.toml");
+    let file = file.to_str().unwrap();
+    let certificate = scratch.path("server.pem");
+    let explain = [
+        "explain",
+        "--cert",
+        certificate.to_str().unwrap(),
+        "-c",
+        file,
+    ];
+    for arguments in [&["check", "-c", file][..], &["doctor"], &explain] {
+        let start = |stdout: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+            command
+                .args(arguments)
+                .stdout(stdout)
+                .stderr(Stdio::piped());
+            command.spawn().unwrap().wait_with_output().unwrap()
+        };
+        let expected = start(Stdio::piped()).status.code();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = start(writer.into());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), expected, "{arguments:?}: {text}");
+        assert!(!text.contains("panicked"), "{text}");
+        // Where there is no room, nobody has seen it.
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = start(full.into());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(text.contains("standard output: "), "{text}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -352,6 +352,39 @@ fn upstreams_are_looked_after() {
         "{line}"
     );
     running.line_with("every upstream of this route is unwell");
+}
+
+#[test]
+fn an_upstream_that_is_left_out_is_told_and_so_is_that_it_is_back() {
+    let (scratch, alive) = (scratch(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let nobody = TcpListener::bind("127.77.0.4:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let more = format!(
+        "proxy_protocol = \"off\"\neject_for = \"100ms\"\n[[listener.route]]\n\
+         server_names = [\"server.example\"]\nupstream = [\"{address}\", \"{}\"]\n",
+        alive.local_addr().unwrap()
+    );
+    let mut running = Running::start(&scratch, "127.0.0.1:9", &more);
+    let client = client(&scratch, "spiffe://x/in");
+    // Each other one goes to nobody first; three are needed.
+    for _ in 0..8 {
+        let stream = running.connect(&scratch, Some(&client));
+        drop((alive.accept().unwrap(), stream));
+    }
+    let line = running.line_with("it is left out");
+    assert_eq!(field(&line, "upstream"), address.to_string());
+    assert_eq!(field(&line, "level"), "WARN");
+    let back = TcpListener::bind(address).unwrap();
+    back.set_nonblocking(true).unwrap();
+    let until = Instant::now() + LIMIT;
+    while back.accept().is_err() {
+        assert!(Instant::now() < until, "nobody asks it within {LIMIT:?}");
+        drop(running.connect(&scratch, Some(&client)));
+    }
+    let line = running.line_with("no shard leaves the upstream out any more");
+    assert_eq!(field(&line, "upstream"), address.to_string());
+    assert_eq!(field(&line, "level"), "INFO");
 }
 
 #[test]

@@ -24,6 +24,10 @@ fn defaults() {
         (LogFormat::Human, LogLevel::Info)
     );
     assert!(!config.log.access);
+    assert_eq!(
+        (config.log.access_rate, config.log.refusal_rate),
+        (10_000, 1000)
+    );
     let listener = &config.listeners[0];
     assert_eq!(listener.min_version, MinVersion::Tls13);
     assert_eq!(
@@ -51,7 +55,8 @@ fn everything_set() {
          connect_timeout = \"2s\"\nhalf_close_timeout = \"3m\"\n\
          [shards]\ncpus = [2, 0]\n[limits]\nconnections = 0x10\nhandshakes = 8\n\
          buffers = \"1GiB\"\n[drain]\nnotice = \"7s\"\ntimeout = \"0s\"\n\
-         [log]\nformat = \"json\"\nlevel = \"debug\"\naccess = true\n",
+         [log]\nformat = \"json\"\nlevel = \"debug\"\naccess = true\n\
+         access_rate = 7\nrefusal_rate = 8\n",
     ));
     let listener = &config.listeners[0];
     assert_eq!(&*listener.name, "front");
@@ -80,6 +85,7 @@ fn everything_set() {
         (LogFormat::Json, LogLevel::Debug)
     );
     assert!(config.log.access);
+    assert_eq!((config.log.access_rate, config.log.refusal_rate), (7, 8));
 }
 
 #[test]
@@ -98,6 +104,8 @@ fn what_is_out_of_range_is_told_the_range() {
         ("[limits]\nbuffers = \"1KiB\"", "from 16MiB to 1024GiB"),
         ("[drain]\ntimeout = \"25h\"", "from 0s to 24h"),
         ("[drain]\nnotice = \"2h\"", "from 0s to 1h"),
+        ("[log]\naccess_rate = 0", "from 1 to 1000000"),
+        ("[log]\nrefusal_rate = 0", "from 1 to 1000000"),
     ] {
         assert_error(&front(more), "ringgate.toml:", &["out of range", remedy]);
     }

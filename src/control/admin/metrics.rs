@@ -164,7 +164,8 @@ impl Observation {
             "ringgate_shed",
             "Clients that were reset to protect the others, by why",
             shed.map(|(at, reason)| {
-                let count: u64 = listeners().map(|listener| listener.closed[at]).sum();
+                // Not by listener: those of one that is gone were shed all the same.
+                let count: u64 = self.shards.iter().map(|shard| shard.closed[at]).sum();
                 (vec![("reason", reason.label().to_owned())], count)
             }),
         )?;
@@ -395,6 +396,11 @@ impl Observation {
             "ringgate_access_lines_dropped",
             "Access lines left out: more connections ended than [log] access_rate",
             [(Labels::new(), self.access_skipped)],
+        )?;
+        families.counter(
+            "ringgate_refusal_lines_dropped",
+            "Lines of refusals and failures left out: there were more than [log] refusal_rate",
+            [(Labels::new(), self.refusals_skipped)],
         )?;
         families.counter(
             "ringgate_log_writes_dropped",

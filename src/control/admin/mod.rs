@@ -18,7 +18,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::io::PollableFd;
 use glommio::{Task, timer::Timer};
@@ -39,8 +39,12 @@ pub(super) use status::status;
 pub use status::{Counts, DryRun, Listener, Name, Reloaded, Shard, Status, Upstream, Withdrawn};
 use stream::{Socket, Stream};
 
-/// Connections that may be open; the oldest gives way to a new one.
+/// Connections that may be open over each of TCP and the Unix socket; the oldest gives way to a new
+/// one. Clients over TCP do not cut the operator off.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Connections that are accepted before others on this executor have their turn.
+const ACCEPTED_AT_ONCE: usize = 16;
 
 /// How long one may take, from its first byte to the end of its answer. A reload may take as long as
 /// files take.
@@ -92,18 +96,11 @@ impl Admin {
 
     /// Serves on the current executor until what is returned is dropped.
     pub(super) fn serve(self, desk: &Desk) -> Result<Serving, AdminError> {
-        let house = Rc::new(House {
-            desk: desk.clone(),
-            connections: Connections::default(),
-            tcp: RefCell::default(),
-            successor: RefCell::default(),
-        });
-        if let Some(listener) = self.tcp
-            && let Ok(own) = listener.try_clone()
-        {
-            let listening = Listening::Tcp(listener);
+        let house = Rc::new(House::new(desk));
+        if let Some(listener) = self.tcp.map(Rc::new) {
+            let listening = Listening::Tcp(Rc::clone(&listener));
             let task = accept(listening, Rc::clone(&house), self.writes_over_tcp);
-            *house.tcp.borrow_mut() = Some((own, glommio::spawn_local(task)));
+            *house.tcp.borrow_mut() = Some((listener, glommio::spawn_local(task)));
         }
         let (mut acceptor, mut published) = (None, None);
         if let Some(unpublished) = self.unix {
@@ -140,11 +137,24 @@ impl Drop for Serving {
 #[derive(Debug)]
 struct House {
     desk: Desk,
-    connections: Connections,
+    over_tcp: Connections,
+    over_unix: Connections,
     /// The listening socket over TCP, and who accepts from it.
-    tcp: RefCell<Option<(TcpListener, Task<()>)>>,
+    tcp: RefCell<Option<(Rc<TcpListener>, Task<()>)>>,
     /// Who is being given the sockets: there is one.
     successor: RefCell<Option<String>>,
+}
+
+impl House {
+    fn new(desk: &Desk) -> Self {
+        Self {
+            desk: desk.clone(),
+            over_tcp: Connections::default(),
+            over_unix: Connections::default(),
+            tcp: RefCell::default(),
+            successor: RefCell::default(),
+        }
+    }
 }
 
 /// Connections that are open, the oldest first, each with whether it is over.
@@ -185,10 +195,19 @@ async fn accept(listening: Listening, house: Rc<House>, may_write: bool) {
     let Ok(listening) = PollableFd::new(listening) else {
         return tracing::error!("the admin interface cannot be waited for: it does not answer");
     };
+    let connections = match listening.get_ref() {
+        Listening::Tcp(_) => &house.over_tcp,
+        Listening::Unix(_) => &house.over_unix,
+    };
+    let mut accepted = 0_usize;
     loop {
         match listening.get_ref().accept() {
             Ok(socket) => {
-                house.connections.add(socket, &house, may_write);
+                connections.add(socket, &house, may_write);
+                accepted = accepted.wrapping_add(1);
+                if accepted.is_multiple_of(ACCEPTED_AT_ONCE) {
+                    glommio::executor().yield_now().await;
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 if listening.readable().await.is_err() {
@@ -206,6 +225,7 @@ async fn serve(socket: Socket, house: Rc<House>, state: &State, may_write: bool)
     let Ok(socket) = PollableFd::new(socket) else {
         return;
     };
+    let since = Instant::now();
     if is_unix {
         let mut wanted = false;
         let look = async { wanted = handover::is_wanted(&socket).await };
@@ -229,7 +249,9 @@ async fn serve(socket: Socket, house: Rc<House>, state: &State, may_write: bool)
             .max_buf_size(HEAD_MAX)
             .serve_connection(stream, service)
     );
-    for (patience, goes_on) in [(REQUEST_MAX, true), (ANSWER_MAX, false)] {
+    // Whether it was a takeover has taken a part of that time.
+    let request_max = REQUEST_MAX.saturating_sub(since.elapsed());
+    for (patience, goes_on) in [(request_max, true), (ANSWER_MAX, false)] {
         if is_done_within(patience, connection.as_mut()).await {
             return;
         }
@@ -259,4 +281,51 @@ async fn within<F: Future>(patience: Duration, mut work: Pin<&mut F>) -> Option<
         Pin::new(&mut timer).poll(context).map(|_| None)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use glommio::{LocalExecutorBuilder, Placement};
+
+    use super::*;
+
+    fn in_an_executor(work: impl Future<Output = ()>) {
+        let executor = LocalExecutorBuilder::new(Placement::Unbound)
+            .ring_depth(16)
+            .io_memory(64 << 10)
+            .make()
+            .unwrap();
+        executor.run(work);
+    }
+
+    /// A listening socket, at which so many clients wait.
+    fn awaited(name: &str, clients: usize) -> (UnixListener, Vec<UnixStream>) {
+        let name = format!("ringgate-admin-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let connect = |_| UnixStream::connect(&path).unwrap();
+        let clients = (0..clients).map(connect).collect();
+        std::fs::remove_file(&path).unwrap();
+        (listener, clients)
+    }
+
+    #[test]
+    fn others_have_their_turn_while_connections_wait() {
+        let (listener, _clients) = awaited("turns", 2 * ACCEPTED_AT_ONCE);
+        in_an_executor(async {
+            let house = Rc::new(House::new(&Desk::default()));
+            let (at_first, seen) = (Rc::new(Cell::new(0)), Rc::clone(&house));
+            let task = accept(Listening::Unix(listener), Rc::clone(&house), true);
+            let _task = glommio::spawn_local(task);
+            let noted = Rc::clone(&at_first);
+            glommio::spawn_local(async move {
+                noted.set(seen.over_unix.0.borrow().len());
+            })
+            .await;
+            assert_eq!(at_first.get(), ACCEPTED_AT_ONCE);
+        });
+    }
 }

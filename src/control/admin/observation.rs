@@ -40,8 +40,9 @@ pub(in crate::control) struct Observation {
     pub(super) expiries: Vec<Expiry>,
     /// The last ones, the newest first.
     pub(super) refusals: Vec<Refusal>,
-    /// Access lines that were left out, and log lines that whoever reads them was too slow for.
+    /// Lines that were left out, by their kind, and those that whoever reads them was too slow for.
     pub(super) access_skipped: u64,
+    pub(super) refusals_skipped: u64,
     pub(super) log_dropped: u64,
     pub(super) process: ProcessFigures,
 }
@@ -76,6 +77,8 @@ pub(super) struct ShardFigures {
     pub(super) tickets_issued: u64,
     pub(super) tickets_accepted: u64,
     pub(super) tickets_declined: u64,
+    /// By the order of [`CloseReason::ALL`].
+    pub(super) closed: Vec<u64>,
 }
 
 /// One listener, over all shards.
@@ -114,6 +117,7 @@ pub(in crate::control) struct Known<'a> {
     pub(in crate::control) names: Vec<NameState>,
     pub(in crate::control) confinement: Vec<(&'static str, String)>,
     pub(in crate::control) access_skipped: u64,
+    pub(in crate::control) refusals_skipped: u64,
     pub(in crate::control) log_dropped: u64,
 }
 
@@ -142,6 +146,7 @@ pub(in crate::control) fn observe<P: Port>(known: Known<'_>, shards: &[Shard<P>]
         expiries: known.snapshot.expiries.clone(),
         refusals: known.refusals.iter().rev().cloned().collect(),
         access_skipped: known.access_skipped,
+        refusals_skipped: known.refusals_skipped,
         log_dropped: known.log_dropped,
         process: of_process(),
     }
@@ -176,6 +181,10 @@ fn of_shard(port: &impl Port, limits: &Limits) -> ShardFigures {
         tickets_issued: counters.tickets_issued(),
         tickets_accepted: counters.tickets_accepted(),
         tickets_declined: counters.tickets_declined(),
+        closed: CloseReason::ALL
+            .iter()
+            .map(|&reason| counters.closed(reason))
+            .collect(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Type};
@@ -46,7 +47,7 @@ pub enum AdminError {
 /// A listening socket of either family.
 #[derive(Debug)]
 pub(super) enum Listening {
-    Tcp(TcpListener),
+    Tcp(Rc<TcpListener>),
     Unix(UnixListener),
 }
 

@@ -1,5 +1,6 @@
 //! Looking after upstreams: are they well, and where do their names lead.
 
+mod ejections;
 mod health;
 mod probe;
 
@@ -12,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::HostPort;
 use crate::shard::mailbox::Command;
 use crate::snapshot::{Found, Lookup, LookupOver, Renewal, Upstreams};
+use ejections::Ejections;
 use health::Checks;
 
 /// How often an upkeep of its own looks what is to be done.
@@ -28,6 +30,7 @@ pub struct Upkeep {
     /// Of the upstreams that are looked after now; `None` at first.
     revision: Option<u64>,
     checks: Checks,
+    ejections: Ejections,
     names: Vec<Name>,
     lookup: Option<Going>,
 }
@@ -52,6 +55,7 @@ impl Upkeep {
     pub fn new(upstreams: Upstreams, clock: Clock) -> Self {
         Self {
             upstreams,
+            ejections: Ejections::new(clock.now()),
             clock,
             revision: None,
             checks: Checks::new(),
@@ -111,6 +115,7 @@ impl Upkeep {
         self.catch_up(now);
         self.look_up(now);
         self.checks.tick(now);
+        self.ejections.tick(now, || self.upstreams.states());
         renewals
     }
 
