@@ -150,7 +150,7 @@ impl Entry {
             choice: None,
             is_probe: false,
             last_choice: None,
-            tried: 0,
+            tried: Tried::default(),
             front,
             accepted_at: now,
             number,

@@ -12,6 +12,7 @@ use super::Shard;
 use super::entry::Entry;
 use super::front::Front;
 use super::mailbox::{Lost, Review};
+use super::upstreams::Tried;
 use crate::close_reason::CloseReason;
 use crate::connection::{Command, Event};
 use crate::limits::REVIEW_EXAMPLES_MAX;
@@ -150,7 +151,7 @@ impl Shard {
             entry.connection.adopt(settings, client, route);
             entry.front = front;
             // Of the upstreams of before.
-            entry.tried = 0;
+            entry.tried = Tried::default();
         }
         self.begin_tenure(key);
         Ok(())

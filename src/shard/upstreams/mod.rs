@@ -7,14 +7,29 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::limits::UPSTREAMS_LEFT_MAX;
+use crate::limits::{CONNECT_ATTEMPTS_MAX, UPSTREAMS_LEFT_MAX};
 use crate::ring::Target;
 use crate::snapshot::{Balance, Ejection, Endpoint, Figures, Health, RouteTarget, UpstreamAddress};
 use standing::{Standing, WHOLE};
 
-/// Upstreams tried by one connection, as a set of indices; those past the 64th are never
-/// remembered as tried.
-pub(super) type Tried = u64;
+/// Upstreams tried by one connection. Not by their places, which change when a name leads elsewhere;
+/// and one that nobody else has is not kept.
+#[derive(Debug, Default)]
+pub(super) struct Tried([Option<Weak<Upstream>>; CONNECT_ATTEMPTS_MAX]);
+
+impl Tried {
+    fn has(&self, upstream: &Rc<Upstream>) -> bool {
+        let mut tried = self.0.iter().flatten();
+        tried.any(|tried| tried.as_ptr() == Rc::as_ptr(upstream))
+    }
+
+    fn add(&mut self, upstream: &Rc<Upstream>) {
+        // After the last attempt nothing is chosen any more.
+        if let Some(free) = self.0.iter_mut().find(|tried| tried.is_none()) {
+            *free = Some(Rc::downgrade(upstream));
+        }
+    }
+}
 
 /// One upstream as this shard sees it.
 #[derive(Debug)]
@@ -225,7 +240,7 @@ impl Group {
         for takes_any in [false, true] {
             let fitting = (0..len)
                 .map(|offset| (self.next.get() + offset) % len)
-                .filter(|&index| index >= 64 || *tried & (1 << index) == 0)
+                .filter(|&index| !tried.has(&upstreams[index]))
                 .filter(|&index| upstreams[index].is_good(now) || takes_any)
                 .filter(|&index| {
                     let has_room = upstreams[index].has_room();
@@ -241,13 +256,11 @@ impl Group {
             };
             if let Some(chosen) = chosen {
                 self.next.set((chosen + 1) % len);
-                *tried |= u32::try_from(chosen)
-                    .ok()
-                    .and_then(|chosen| 1_u64.checked_shl(chosen))
-                    .unwrap_or(0);
+                let upstream = Rc::clone(&upstreams[chosen]);
+                tried.add(&upstream);
                 return Choice::Upstream {
-                    is_probe: upstreams[chosen].take(now),
-                    upstream: Rc::clone(&upstreams[chosen]),
+                    is_probe: upstream.take(now),
+                    upstream,
                 };
             }
             if is_full.get() {

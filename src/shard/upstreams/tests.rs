@@ -50,13 +50,26 @@ fn taken(group: &Group, tried: &mut Tried, now: Instant) -> Option<Rc<Upstream>>
 }
 
 /// The port of the upstream chosen.
-fn choose(group: &Group, mut tried: Tried) -> Option<u16> {
-    taken(group, &mut tried, clock().now()).map(|upstream| port(&upstream))
+fn choose(group: &Group) -> Option<u16> {
+    first(group, clock().now()).map(|upstream| port(&upstream))
+}
+
+/// The first that a connection tries.
+fn first(group: &Group, now: Instant) -> Option<Rc<Upstream>> {
+    taken(group, &mut Tried::default(), now)
+}
+
+/// Where the upstreams at these places were tried.
+fn tried(group: &Group, places: &[usize]) -> Tried {
+    let mut tried = Tried::default();
+    let upstreams = group.upstreams.borrow();
+    places.iter().for_each(|&at| tried.add(&upstreams[at]));
+    tried
 }
 
 /// The ports of so many upstreams chosen at `now`.
 fn chosen(group: &Group, count: usize, now: Instant) -> Vec<u16> {
-    let chosen = (0..count).filter_map(|_| taken(group, &mut 0, now));
+    let chosen = (0..count).filter_map(|_| first(group, now));
     chosen.map(|upstream| port(&upstream)).collect()
 }
 
@@ -70,29 +83,60 @@ fn eject(group: &Group, at: usize, now: Instant) {
 #[test]
 fn round_robin_takes_turns() {
     let group = group(Balance::RoundRobin, &[10, 11, 12]);
-    let chosen: Vec<_> = (0..6).filter_map(|_| choose(&group, 0)).collect();
+    let chosen: Vec<_> = (0..6).filter_map(|_| choose(&group)).collect();
     assert_eq!(chosen, [10, 11, 12, 10, 11, 12]);
 }
 
 #[test]
 fn least_connections_prefers_the_idle_and_lets_equals_take_turns() {
     let group = group(Balance::LeastConnections, &[10, 11, 12]);
-    let chosen: Vec<_> = (0..3).filter_map(|_| choose(&group, 0)).collect();
+    let chosen: Vec<_> = (0..3).filter_map(|_| choose(&group)).collect();
     assert_eq!(chosen, [10, 11, 12]);
     group.upstreams.borrow()[1].release();
-    assert_eq!(choose(&group, 0), Some(11));
+    assert_eq!(choose(&group), Some(11));
 }
 
 #[test]
 fn what_was_tried_is_left_out_until_nothing_is_left() {
     let (group, now) = (group(Balance::RoundRobin, &[10, 11]), clock().now());
-    let mut tried = 0;
+    let mut tried = Tried::default();
     assert!(taken(&group, &mut tried, now).is_some());
-    assert_eq!(tried, 0b01);
     assert!(taken(&group, &mut tried, now).is_some());
     assert!(matches!(group.choose(&mut tried, now), Choice::Nothing));
     group.set(Vec::new(), now);
-    assert!(matches!(group.choose(&mut 0, now), Choice::Nothing));
+    assert!(matches!(
+        group.choose(&mut Tried::default(), now),
+        Choice::Nothing
+    ));
+}
+
+#[test]
+fn what_was_tried_is_known_at_another_place() {
+    let now = clock().now();
+    let [one, other, new] = [10, 11, 12].map(|port| endpoints(&[port]).remove(0));
+    let route = route(Balance::RoundRobin, None);
+    let group = Group::new(&route, vec![one.clone(), other.clone()], None, now);
+    let mut tried = Tried::default();
+    let port_of = |tried: &mut Tried| taken(&group, tried, now).map(|it| port(&it));
+    assert_eq!(port_of(&mut tried), Some(10));
+    // The name leads to others meanwhile.
+    group.set(vec![new, one], now);
+    assert_eq!(port_of(&mut tried), Some(12));
+    assert_eq!(port_of(&mut tried), None);
+}
+
+#[test]
+fn of_very_many_none_is_tried_twice() {
+    let now = clock().now();
+    let ports: Vec<u16> = (1000..1070).collect();
+    let group = group(Balance::RoundRobin, &ports);
+    for upstream in &group.upstreams.borrow()[..69] {
+        upstream.health.set(false);
+    }
+    let mut tried = Tried::default();
+    let all = [(); CONNECT_ATTEMPTS_MAX].map(|()| taken(&group, &mut tried, now));
+    let all = all.map(|it| it.map(|it| port(&it)));
+    assert_eq!(all, [Some(1069), Some(1000), Some(1001)]);
 }
 
 #[test]
@@ -101,14 +145,14 @@ fn an_upstream_that_stays_goes_on_as_it_was() {
     let stays = endpoints(&[10, 11]);
     let route = route(Balance::LeastConnections, None);
     let before = Group::new(&route, stays.clone(), None, now);
-    assert_eq!(choose(&before, 0), Some(10));
+    assert_eq!(choose(&before), Some(10));
     let mut more = endpoints(&[12]);
     more.push(Endpoint {
         connections_max: 7,
         ..stays[0].clone()
     });
     let after = Group::new(&route, more, Some(&before), now);
-    assert_eq!(choose(&after, 0), Some(12), "10 has a connection");
+    assert_eq!(choose(&after), Some(12), "10 has a connection");
     before.upstreams.borrow()[0].release();
     let known = Rc::clone(&after.upstreams.borrow()[1]);
     assert_eq!((known.open.get(), known.connections_max.get()), (0, 7));
@@ -125,17 +169,23 @@ fn an_upstream_that_returns_has_the_connections_that_it_had() {
     rotating.iter_mut().for_each(|it| it.connections_max = 1);
     let route = route(Balance::RoundRobin, None);
     let group = Group::new(&route, vec![rotating[0].clone()], None, now);
-    let stays = taken(&group, &mut 0, now).expect("room");
+    let stays = first(&group, now).expect("room");
     for _ in 0..3 {
         group.set(vec![rotating[1].clone()], now);
         assert_eq!(group.left.borrow().len(), 1);
         group.set(vec![rotating[0].clone()], now);
-        assert!(matches!(group.choose(&mut 0, now), Choice::Full));
+        assert!(matches!(
+            group.choose(&mut Tried::default(), now),
+            Choice::Full
+        ));
     }
     // Another snapshot comes while it is away.
     group.set(Vec::new(), now);
     let after = Group::new(&route, vec![rotating[0].clone()], Some(&group), now);
-    assert!(matches!(after.choose(&mut 0, now), Choice::Full));
+    assert!(matches!(
+        after.choose(&mut Tried::default(), now),
+        Choice::Full
+    ));
     assert_eq!(rotating[0].figures.open(), 1);
     stays.release();
     assert_eq!(chosen(&after, 2, now), [10]);
@@ -172,7 +222,7 @@ fn where_the_good_ones_failed_the_others_are_tried() {
     let endpoints = endpoints(&[10, 11]);
     endpoints[0].health.set(false);
     let group = Group::new(&route(Balance::RoundRobin, None), endpoints, None, now);
-    let mut tried = 0;
+    let mut tried = Tried::default();
     let ports = [(); 2].map(|()| taken(&group, &mut tried, now).map(|it| port(&it)));
     assert_eq!(ports, [Some(11), Some(10)]);
 }
@@ -201,9 +251,9 @@ fn only_the_connection_that_finds_out_is_given_up_for_another_to() {
     eject(&group, 0, clock.now());
     clock.advance(5 * SECOND);
     let out = Rc::clone(&group.upstreams.borrow()[0]);
-    let chosen = group.choose(&mut 0b10, clock.now());
+    let chosen = group.choose(&mut tried(&group, &[1]), clock.now());
     assert!(matches!(chosen, Choice::Upstream { is_probe: true, .. }));
-    let other = group.choose(&mut 0b10, clock.now());
+    let other = group.choose(&mut tried(&group, &[1]), clock.now());
     assert!(matches!(
         other,
         Choice::Upstream {
@@ -235,12 +285,21 @@ fn the_full_are_passed_over_and_told_from_the_failed() {
     let route = route(Balance::RoundRobin, None);
     let group = Group::new(&route, endpoints.clone(), None, now);
     assert_eq!(chosen(&group, 9, now), [10, 11, 10, 11]);
-    assert!(matches!(group.choose(&mut 0, now), Choice::Full));
-    assert!(matches!(group.choose(&mut 0b11, now), Choice::Nothing));
+    assert!(matches!(
+        group.choose(&mut Tried::default(), now),
+        Choice::Full
+    ));
+    assert!(matches!(
+        group.choose(&mut tried(&group, &[0, 1]), now),
+        Choice::Nothing
+    ));
     // One that is unwell takes nothing over from one that is full.
     endpoints[1].health.set(false);
     group.upstreams.borrow()[1].release();
-    assert!(matches!(group.choose(&mut 0, now), Choice::Full));
+    assert!(matches!(
+        group.choose(&mut Tried::default(), now),
+        Choice::Full
+    ));
     group.upstreams.borrow()[0].release();
     assert_eq!(chosen(&group, 9, now), [10]);
 }
