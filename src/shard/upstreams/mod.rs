@@ -76,6 +76,9 @@ pub(super) enum Choice {
 
 impl Upstream {
     fn new(endpoint: Endpoint, target: Target, standing: Standing) -> Self {
+        // They may have been another's, which has left and sets them no more.
+        endpoint.figures.set_open(0);
+        endpoint.figures.set_ejected(standing.is_ejected());
         Self {
             target: Arc::new(target),
             changes_seen: Cell::new(endpoint.health.changes()),

@@ -140,6 +140,24 @@ fn of_very_many_none_is_tried_twice() {
 }
 
 #[test]
+fn what_another_left_behind_is_not_told_of_a_new_one() {
+    let now = clock().now();
+    let endpoints = endpoints(&[10, 11]);
+    let group = Group::new(
+        &route(Balance::RoundRobin, None),
+        endpoints.clone(),
+        None,
+        now,
+    );
+    eject(&group, 0, now);
+    let figures = &endpoints[0].figures;
+    assert!(figures.is_ejected());
+    group.set(vec![endpoints[1].clone()], now);
+    group.set(endpoints.clone(), now);
+    assert!(group.upstreams.borrow()[0].is_good(now) && !figures.is_ejected());
+}
+
+#[test]
 fn an_upstream_that_stays_goes_on_as_it_was() {
     let now = clock().now();
     let stays = endpoints(&[10, 11]);
