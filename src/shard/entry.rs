@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::Counters;
 use super::front::Front;
+use super::handshakes::Place;
 use super::sources::Source;
 use super::tenure::TimeUp;
 use super::upstreams::{Tried, Upstream};
@@ -112,6 +113,8 @@ pub(super) struct Entry {
     pub(super) time_up: Option<TimeUp>,
     /// What the client sent of a handshake, until it is its turn.
     pub(super) waiting: Vec<u8>,
+    /// Where it waits for that turn.
+    pub(super) place: Option<Place>,
     /// How the client's stream ended behind what waits.
     pub(super) end_behind: Option<io::Result<()>>,
     /// A step of the handshake was taken.
@@ -157,6 +160,7 @@ impl Entry {
             source,
             time_up: None,
             waiting: Vec::new(),
+            place: None,
             end_behind: None,
             has_begun: false,
             is_rated: false,

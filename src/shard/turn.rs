@@ -249,7 +249,7 @@ impl Shard {
             Action::Close(reason) => {
                 if !entry.waiting.is_empty() {
                     entry.waiting = Vec::new();
-                    self.handshakes.forget(key);
+                    self.handshakes.forget(entry.place.take());
                 }
                 entry.is_shed = reason.is_shed();
                 self.report(key, reason);
