@@ -8,6 +8,7 @@ use super::relay::Direction;
 use super::{ConnectPermit, Connection, Context, Event, Refused, Side, Stage, greeting};
 use crate::close_reason::CloseReason;
 use crate::connection::{Action, Greeting};
+use crate::limits::BLOCK_LEN;
 use crate::tls::{Established, HandshakeFailure, Progress};
 
 /// How long session tickets wait for the answer to what the client sent behind its Finished. With it
@@ -107,6 +108,17 @@ impl Connection {
     }
 
     /// Ends a handshake that failed, after its alert has left.
+    /// Refuses a client that has sent more than may wait for the first answer.
+    pub fn overran(&mut self, context: &mut Context<'_>) {
+        let failure = HandshakeFailure {
+            reason: CloseReason::ProtocolViolation,
+            detail: format!("more than {BLOCK_LEN} bytes before the first answer"),
+            claimed: None,
+            server_name: None,
+        };
+        self.refuse(failure, context);
+    }
+
     pub(super) fn refuse(&mut self, failure: HandshakeFailure, context: &mut Context<'_>) {
         let HandshakeFailure {
             reason,

@@ -12,6 +12,7 @@ use super::tenure::TimeUp;
 use super::upstreams::{Tried, Upstream};
 use crate::connection::{Connection, Side};
 use crate::ring::{Descriptor, Operation, Token};
+use crate::tls::hello::Hello;
 
 /// What a completion is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -179,6 +180,11 @@ impl Entry {
         self.counted = bytes;
         counters.count_bytes([up, down]);
         self.front.counters.count_bytes([up, down]);
+    }
+
+    /// Whether what its client said first, and waits, is no TLS.
+    pub(super) fn speaks_no_tls(&self) -> bool {
+        !self.has_begun && !Hello::may_begin(&self.waiting)
     }
 
     pub(super) fn socket(&mut self, side: Side) -> &mut Socket {

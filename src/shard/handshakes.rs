@@ -215,9 +215,7 @@ impl Shard {
             return true;
         }
         if entry.waiting.len() + len > BLOCK_LEN {
-            // A connection is never given more at once than a receive can bring.
-            self.handshakes.forget(entry.place.take());
-            self.take_step(key);
+            self.overran(key);
         }
         let Some(entry) = self.connections.get_mut(key as usize) else {
             return false;
@@ -239,6 +237,29 @@ impl Shard {
         };
         entry.place = Some(place);
         true
+    }
+
+    /// Has room for more of what a client sent, of which no more may wait.
+    ///
+    /// One that was answered is at its part, which it may send in one: its step comes now. Before the
+    /// answer nobody has so much to say (nothing may follow a ClientHello but early data, which nobody
+    /// is offered), and whoever goes on all the same is not served before those that wait.
+    fn overran(&mut self, key: u32) {
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        self.handshakes.forget(entry.place.take());
+        if entry.answered.is_some() || entry.speaks_no_tls() {
+            return self.take_step(key);
+        }
+        entry.waiting = Vec::new();
+        let mut context = Context {
+            now: self.now,
+            pool: &mut self.pool,
+            actions: &mut self.actions,
+        };
+        entry.connection.overran(&mut context);
+        self.carry_out(key);
     }
 
     /// Takes the header that a load balancer sends in front of a handshake; how many bytes of it came.
@@ -319,7 +340,7 @@ impl Shard {
             entry.end_behind = Some(end);
             return None;
         }
-        let is_told = !entry.has_begun && !Hello::may_begin(&entry.waiting);
+        let is_told = entry.speaks_no_tls();
         self.handshakes.forget(entry.place.take());
         if is_told {
             self.take_step(key);

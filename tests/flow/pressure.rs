@@ -438,6 +438,25 @@ fn nothing_is_spent_on_a_first_message_whose_client_has_left() {
     assert_eq!(stream.sock.read(&mut [0; 1]).unwrap_or(0), 0);
 }
 
+/// It would be served before all that wait.
+#[test]
+fn nothing_is_spent_on_who_says_too_much_before_its_answer() {
+    let echo = Upstream::new(Manner::Echo);
+    let (world, (), _holders) = held_in_silence(&echo, |_| ());
+    let mut stream = connect_second(&world);
+    stream.conn.write_tls(&mut stream.sock).unwrap();
+    world.reaches("that wait", 1, Counters::handshakes_waiting);
+    let mut record = vec![23, 3, 3, 0x40, 0];
+    record.resize(5 + 0x4000, 0);
+    stream.sock.write_all(&record.repeat(5)).unwrap();
+    world.reaches("parked", 1, Counters::parked);
+    relieved(&world, || {
+        world.figure(|counters| counters.closed(CloseReason::ProtocolViolation)) == 1
+    });
+    // It is not answered.
+    assert_eq!(stream.sock.read(&mut [0; 1]).unwrap_or(0), 0);
+}
+
 #[test]
 fn what_a_client_said_last_in_its_handshake_waits_with_its_end() {
     let echo = Upstream::new(Manner::Echo);
