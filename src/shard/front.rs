@@ -78,15 +78,24 @@ impl Front {
         Some((*scope, rate))
     }
 
-    /// Whether one connection more is within the listener's rate; it counts then.
-    pub(super) fn takes_another(&self, now: Instant) -> bool {
+    /// Whether one connection more is within the listener's rate.
+    pub(super) fn may_take_another(&self, now: Instant) -> bool {
+        self.at_rate(|bucket, rate| bucket.has_token(now, rate))
+    }
+
+    /// Counts one connection more at the listener's rate.
+    pub(super) fn take_another(&self, now: Instant) {
+        self.at_rate(|bucket, rate| bucket.take(now, rate));
+    }
+
+    fn at_rate(&self, of: impl FnOnce(&mut Bucket, &Rate) -> bool) -> bool {
         let Some(rate) = &self.rate else {
             return true;
         };
         let mut bucket = self.bucket.get();
-        let is_within = bucket.take(now, rate);
+        let outcome = of(&mut bucket, rate);
         self.bucket.set(bucket);
-        is_within
+        outcome
     }
 }
 

@@ -250,6 +250,42 @@ fn a_listener_takes_no_more_than_its_rate() {
 }
 
 #[test]
+fn nobody_gives_way_to_one_beyond_the_rate() {
+    const SOURCE: [u8; 4] = [127, 0, 0, 2];
+    let upstream = Upstream::new(Manner::Echo);
+    let limits = "rate = 1\nburst = 2\n[limits]\nhandshakes = 2\nhandshakes_per_source = 1";
+    let world = world(&upstream, limits);
+    let mut first = silent(&world, SOURCE);
+    world.clock.advance(NOTHING);
+    let mut second = silent(&world, SOURCE);
+    world.closed(CloseReason::GaveWay, 1);
+    assert_reset(&mut first);
+    world.clock.advance(NOTHING);
+    for count in 1..=3 {
+        assert_reset(&mut silent(&world, SOURCE));
+        world.closed(CloseReason::RateLimited, count);
+    }
+    world.closed(CloseReason::GaveWay, 1);
+    second.set_nonblocking(true).unwrap();
+    let heard = second.read(&mut [0; 1]);
+    assert_eq!(heard.unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn who_finds_no_place_uses_nothing_of_the_rate_up() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = world(&upstream, "rate = 1\nburst = 2\n[limits]\nhandshakes = 1");
+    let _silent = silent(&world, [127, 0, 0, 2]);
+    for count in 1..=3 {
+        assert_reset(&mut silent(&world, [127, 0, 0, 3]));
+        world.closed(CloseReason::TooManyConnections, count);
+    }
+    world.clock.advance(NOTHING);
+    served(&world);
+    world.closed(CloseReason::RateLimited, 0);
+}
+
+#[test]
 fn shards_share_a_rate() {
     const BURST: u64 = 20;
     let upstream = Upstream::new(Manner::Echo);
