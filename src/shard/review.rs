@@ -149,7 +149,11 @@ impl Shard {
         if let Some(entry) = self.connections.get_mut(key as usize) {
             let settings = Arc::clone(&front.settings);
             entry.connection.adopt(settings, client, route);
-            entry.front = front;
+            let before = std::mem::replace(&mut entry.front, front);
+            // A listener that was given another name is counted anew.
+            if !Arc::ptr_eq(&before.counters, &entry.front.counters) {
+                entry.front.counters.adopt_from(&before.counters);
+            }
             // Of the upstreams of before.
             entry.tried = Tried::default();
         }
