@@ -120,6 +120,8 @@ pub(super) struct Entry {
     pub(super) end_behind: Option<io::Result<()>>,
     /// A step of the handshake was taken.
     pub(super) has_begun: bool,
+    /// A step of it found the verdict on its client's chain remembered. Another may end the handshake.
+    pub(super) verdict_remembered: bool,
     /// It counts at its client's rate.
     pub(super) is_rated: bool,
     /// When something was last sent to the client in its handshake.
@@ -164,6 +166,7 @@ impl Entry {
             place: None,
             end_behind: None,
             has_begun: false,
+            verdict_remembered: false,
             is_rated: false,
             answered: None,
             is_shed: false,

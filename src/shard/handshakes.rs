@@ -360,9 +360,13 @@ impl Shard {
         // Of what was done elsewhere.
         tally::take();
         self.dispatch(key, Event::Received(Side::Client, &mut bytes));
-        self.inbox.counters().count_step(&tally::take());
-        let entry = self.connections.get_mut(key as usize);
-        if let Some(end) = entry.and_then(|entry| entry.end_behind.take()) {
+        let tally = tally::take();
+        self.inbox.counters().count_step(&tally);
+        let Some(entry) = self.connections.get_mut(key as usize) else {
+            return;
+        };
+        entry.verdict_remembered |= tally.verdict_remembered;
+        if let Some(end) = entry.end_behind.take() {
             self.dispatch(key, Event::Ended(Side::Client, end));
         }
     }
