@@ -80,10 +80,14 @@ impl Connection {
             unanswered: false,
         };
         self.deadline = context.now + self.settings.connect_timeout;
-        context.actions.push(Action::Connect(permit));
         if sent_more {
             // Behind its Finished.
             self.client_sent(&mut [], context);
+        }
+        // It comes last: where nobody is to be connected to, carrying it out ends the connection, and
+        // what was wanted before must not come after that.
+        if matches!(self.stage, Stage::Connecting { .. }) {
+            context.actions.push(Action::Connect(permit));
         }
     }
 
