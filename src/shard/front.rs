@@ -1,6 +1,7 @@
 //! A listener as one shard serves it.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use super::identities::scope;
 use super::rate::{Bucket, Rate};
 use super::upstreams::Group;
 use crate::connection::{Greeting, Settings};
-use crate::snapshot::{self, Endpoint, Listener, is_same_route};
+use crate::snapshot::{self, Endpoint, Listener, route_key};
 
 /// What the connections of a listener share. After another snapshot was installed, a connection
 /// keeps the front that it came by until its client was judged again, see `review`.
@@ -43,15 +44,10 @@ impl Front {
         now: Instant,
     ) -> Rc<Self> {
         let mut endpoints = endpoints.into_iter();
+        let known = before.map_or_else(HashMap::new, Self::groups_by_route);
         let groups = listener.routes.iter().map(|route| {
             let endpoints = endpoints.next().unwrap_or_default();
-            let before = before.and_then(|before| {
-                let mut routes = before.listener.routes.iter();
-                let now = (&*listener.name, &*route.name);
-                let was = &*before.listener.name;
-                let at = routes.position(|known| is_same_route((was, &known.name), now))?;
-                before.groups.get(at)
-            });
+            let before = known.get(&route_key(&listener.name, &route.name)).copied();
             Group::new(route, endpoints, before, now)
         });
         Rc::new(Self {
@@ -65,6 +61,14 @@ impl Front {
             bucket: Cell::new(before.map_or_else(|| Bucket::full(now), |it| it.bucket.get())),
             listener: Arc::clone(listener),
         })
+    }
+
+    /// The upstreams of its routes, each under what the same route has after another name too.
+    fn groups_by_route(&self) -> HashMap<Option<&str>, &Group> {
+        let routes = self.listener.routes.iter().zip(&self.groups);
+        let name = &*self.listener.name;
+        let groups = routes.map(|(route, group)| (route_key(name, &route.name), group));
+        groups.collect()
     }
 
     /// Whether any route limits how fast its clients connect.
