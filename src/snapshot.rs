@@ -42,8 +42,7 @@ pub use files::read_chain;
 pub use names::{Found, Lookup, LookupOver, Names};
 pub use stek::new_stek;
 pub use upstreams::{
-    Checked, Endpoint, Figures, Health, NameState, Renewal, Rosters, State, Upstreams,
-    is_same_route,
+    Checked, Endpoint, Figures, Health, NameState, Renewal, Rosters, State, Upstreams, route_key,
 };
 
 /// Everything that shards need to know, read and checked.

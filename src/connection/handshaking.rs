@@ -8,6 +8,7 @@ use super::relay::Direction;
 use super::{ConnectPermit, Connection, Context, Event, Refused, Side, Stage, greeting};
 use crate::close_reason::CloseReason;
 use crate::connection::{Action, Greeting};
+use crate::limits::BLOCK_LEN;
 use crate::tls::{Established, HandshakeFailure, Progress};
 
 /// How long session tickets wait for the answer to what the client sent behind its Finished. With it
@@ -79,10 +80,14 @@ impl Connection {
             unanswered: false,
         };
         self.deadline = context.now + self.settings.connect_timeout;
-        context.actions.push(Action::Connect(permit));
         if sent_more {
             // Behind its Finished.
             self.client_sent(&mut [], context);
+        }
+        // It comes last: where nobody is to be connected to, carrying it out ends the connection, and
+        // what was wanted before must not come after that.
+        if matches!(self.stage, Stage::Connecting { .. }) {
+            context.actions.push(Action::Connect(permit));
         }
     }
 
@@ -107,6 +112,17 @@ impl Connection {
     }
 
     /// Ends a handshake that failed, after its alert has left.
+    /// Refuses a client that has sent more than may wait for the first answer.
+    pub fn overran(&mut self, context: &mut Context<'_>) {
+        let failure = HandshakeFailure {
+            reason: CloseReason::ProtocolViolation,
+            detail: format!("more than {BLOCK_LEN} bytes before the first answer"),
+            claimed: None,
+            server_name: None,
+        };
+        self.refuse(failure, context);
+    }
+
     pub(super) fn refuse(&mut self, failure: HandshakeFailure, context: &mut Context<'_>) {
         let HandshakeFailure {
             reason,

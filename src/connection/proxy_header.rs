@@ -2,8 +2,8 @@
 //! (text) or 2 (binary).
 //!
 //! Format: the HAProxy PROXY protocol specification, sections 2.1 and 2.2. What the sender says of
-//! its own connection (LOCAL), or of one that it cannot describe (UNKNOWN, UNSPEC), names nobody:
-//! the connection's own addresses stand. TLVs are skipped, but for PP2_TYPE_CRC32C, which must be
+//! its own connection (LOCAL), of one that it cannot describe (UNKNOWN, UNSPEC), or of one that is
+//! no TCP, names nobody: the connection's own addresses stand. TLVs are skipped, but for PP2_TYPE_CRC32C, which must be
 //! right where it is there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,6 +26,9 @@ pub(super) const PROXY: u8 = 1;
 const UNSPECIFIED: u8 = 0x00;
 pub(super) const TCP_OVER_IPV4: u8 = 0x11;
 pub(super) const TCP_OVER_IPV6: u8 = 0x21;
+
+/// What is not spoken here: UDP over IPv4 and IPv6, and Unix sockets of both kinds.
+const UNSUPPORTED: [u8; 4] = [0x12, 0x22, 0x31, 0x32];
 
 const TYPE_CRC32C: u8 = 0x03;
 
@@ -197,6 +200,8 @@ fn version_2(bytes: &[u8]) -> Result<Option<Whole>, Invalid> {
     let ip_len = match (command, family) {
         // Of these the whole block is to be ignored.
         (LOCAL, _) | (_, UNSPECIFIED) => None,
+        // A receiver is to take these for UNSPEC (section 2.2).
+        (_, family) if UNSUPPORTED.contains(&family) => None,
         (_, TCP_OVER_IPV4) => Some(4),
         (_, TCP_OVER_IPV6) => Some(16),
         _ => return Err(Invalid::Family(family)),

@@ -220,14 +220,17 @@ impl Shard {
 
     /// Whether a connection from `source` is taken on, before anything is spent on it.
     fn may_come(&mut self, gate: usize, source: Option<Source>) -> Result<(), CloseReason> {
-        let has_room = self.may_come_from(source)? || self.admission.has_room();
-        if !self.gates[gate].front.takes_another(self.now) {
+        // Nobody gives way to one that is turned away, and one that finds no place uses nothing up.
+        let front = Rc::clone(&self.gates[gate].front);
+        if !front.may_take_another(self.now) {
             return Err(CloseReason::RateLimited);
         }
+        let has_room = self.may_come_from(source)? || self.admission.has_room();
         // Who gives way counts as a connection until nothing is in flight for it any more.
         if !has_room && !self.make_room() {
             return Err(CloseReason::TooManyConnections);
         }
+        front.take_another(self.now);
         Ok(())
     }
 

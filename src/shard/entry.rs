@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use super::Counters;
 use super::front::Front;
+use super::handshakes::Place;
 use super::sources::Source;
 use super::tenure::TimeUp;
 use super::upstreams::{Tried, Upstream};
 use crate::connection::{Connection, Side};
 use crate::ring::{Descriptor, Operation, Token};
+use crate::tls::hello::Hello;
 
 /// What a completion is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -112,10 +114,14 @@ pub(super) struct Entry {
     pub(super) time_up: Option<TimeUp>,
     /// What the client sent of a handshake, until it is its turn.
     pub(super) waiting: Vec<u8>,
+    /// Where it waits for that turn.
+    pub(super) place: Option<Place>,
     /// How the client's stream ended behind what waits.
     pub(super) end_behind: Option<io::Result<()>>,
     /// A step of the handshake was taken.
     pub(super) has_begun: bool,
+    /// A step of it found the verdict on its client's chain remembered. Another may end the handshake.
+    pub(super) verdict_remembered: bool,
     /// It counts at its client's rate.
     pub(super) is_rated: bool,
     /// When something was last sent to the client in its handshake.
@@ -150,15 +156,17 @@ impl Entry {
             choice: None,
             is_probe: false,
             last_choice: None,
-            tried: 0,
+            tried: Tried::default(),
             front,
             accepted_at: now,
             number,
             source,
             time_up: None,
             waiting: Vec::new(),
+            place: None,
             end_behind: None,
             has_begun: false,
+            verdict_remembered: false,
             is_rated: false,
             answered: None,
             is_shed: false,
@@ -175,6 +183,11 @@ impl Entry {
         self.counted = bytes;
         counters.count_bytes([up, down]);
         self.front.counters.count_bytes([up, down]);
+    }
+
+    /// Whether what its client said first, and waits, is no TLS.
+    pub(super) fn speaks_no_tls(&self) -> bool {
+        !self.has_begun && !Hello::may_begin(&self.waiting)
     }
 
     pub(super) fn socket(&mut self, side: Side) -> &mut Socket {

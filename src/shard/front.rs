@@ -1,6 +1,7 @@
 //! A listener as one shard serves it.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use super::identities::scope;
 use super::rate::{Bucket, Rate};
 use super::upstreams::Group;
 use crate::connection::{Greeting, Settings};
-use crate::snapshot::{self, Endpoint, Listener, is_same_route};
+use crate::snapshot::{self, Endpoint, Listener, route_key};
 
 /// What the connections of a listener share. After another snapshot was installed, a connection
 /// keeps the front that it came by until its client was judged again, see `review`.
@@ -43,15 +44,10 @@ impl Front {
         now: Instant,
     ) -> Rc<Self> {
         let mut endpoints = endpoints.into_iter();
+        let known = before.map_or_else(HashMap::new, Self::groups_by_route);
         let groups = listener.routes.iter().map(|route| {
             let endpoints = endpoints.next().unwrap_or_default();
-            let before = before.and_then(|before| {
-                let mut routes = before.listener.routes.iter();
-                let now = (&*listener.name, &*route.name);
-                let was = &*before.listener.name;
-                let at = routes.position(|known| is_same_route((was, &known.name), now))?;
-                before.groups.get(at)
-            });
+            let before = known.get(&route_key(&listener.name, &route.name)).copied();
             Group::new(route, endpoints, before, now)
         });
         Rc::new(Self {
@@ -67,6 +63,14 @@ impl Front {
         })
     }
 
+    /// The upstreams of its routes, each under what the same route has after another name too.
+    fn groups_by_route(&self) -> HashMap<Option<&str>, &Group> {
+        let routes = self.listener.routes.iter().zip(&self.groups);
+        let name = &*self.listener.name;
+        let groups = routes.map(|(route, group)| (route_key(name, &route.name), group));
+        groups.collect()
+    }
+
     /// Whether any route limits how fast its clients connect.
     pub(super) fn limits_identities(&self) -> bool {
         self.identity_rates.iter().any(Option::is_some)
@@ -78,15 +82,24 @@ impl Front {
         Some((*scope, rate))
     }
 
-    /// Whether one connection more is within the listener's rate; it counts then.
-    pub(super) fn takes_another(&self, now: Instant) -> bool {
+    /// Whether one connection more is within the listener's rate.
+    pub(super) fn may_take_another(&self, now: Instant) -> bool {
+        self.at_rate(|bucket, rate| bucket.has_token(now, rate))
+    }
+
+    /// Counts one connection more at the listener's rate.
+    pub(super) fn take_another(&self, now: Instant) {
+        self.at_rate(|bucket, rate| bucket.take(now, rate));
+    }
+
+    fn at_rate(&self, of: impl FnOnce(&mut Bucket, &Rate) -> bool) -> bool {
         let Some(rate) = &self.rate else {
             return true;
         };
         let mut bucket = self.bucket.get();
-        let is_within = bucket.take(now, rate);
+        let outcome = of(&mut bucket, rate);
         self.bucket.set(bucket);
-        is_within
+        outcome
     }
 }
 

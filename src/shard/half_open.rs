@@ -36,6 +36,9 @@ pub(super) struct HalfOpen {
     unanswered: VecDeque<Arrival>,
     /// By the time of the answer.
     answered: VecDeque<Arrival>,
+    /// These were found waiting for us. They are looked at again before a search, so that they neither
+    /// hide others nor lose their place among them.
+    passed_over: VecDeque<Arrival>,
 }
 
 /// Connections whose clients were refused and may be taking their alerts, the oldest first.
@@ -92,8 +95,12 @@ impl HalfOpen {
         state: impl Fn(&Arrival) -> State,
     ) {
         self.unanswered.push_back(arrival);
-        if self.unanswered.len() + self.answered.len() > 2 * half_open + ARRIVALS_MIN {
-            for arrivals in [&mut self.unanswered, &mut self.answered] {
+        if self.len() > 2 * half_open + ARRIVALS_MIN {
+            for arrivals in [
+                &mut self.unanswered,
+                &mut self.answered,
+                &mut self.passed_over,
+            ] {
                 arrivals.retain(|arrival| state(arrival) != State::Over);
             }
         }
@@ -102,6 +109,7 @@ impl HalfOpen {
     /// The one that gives way: of those that were not answered the oldest, for nothing was spent on
     /// it, or else the oldest of the others; `None` where each may still be at its part.
     pub(super) fn next(&mut self, now: Instant, state: impl Fn(&Arrival) -> State) -> Option<u32> {
+        self.look_again(&state);
         let waited = |arrival: Arrival| now.saturating_duration_since(arrival.at);
         let mut passed_over = 0;
         while passed_over < PASSED_OVER_MAX
@@ -117,7 +125,7 @@ impl HalfOpen {
                 State::Answered(at) => self.was_answered(Arrival { at, ..first }),
                 State::Unanswered => return Some(first.key),
                 State::WaitsForUs => {
-                    self.unanswered.push_back(first);
+                    self.passed_over.push_back(first);
                     passed_over += 1;
                 }
             }
@@ -136,12 +144,36 @@ impl HalfOpen {
                 }
                 State::Answered(_) | State::Unanswered => return Some(first.key),
                 State::WaitsForUs => {
-                    self.answered.push_back(first);
+                    self.passed_over.push_back(first);
                     passed_over += 1;
                 }
             }
         }
         None
+    }
+
+    fn len(&self) -> usize {
+        self.unanswered.len() + self.answered.len() + self.passed_over.len()
+    }
+
+    /// Puts those back into their places that waited for us and do no more, of some each time.
+    fn look_again(&mut self, state: impl Fn(&Arrival) -> State) {
+        for _ in 0..self.passed_over.len().min(2 * PASSED_OVER_MAX) {
+            let Some(first) = self.passed_over.pop_front() else {
+                return;
+            };
+            match state(&first) {
+                State::Over => {}
+                State::WaitsForUs => self.passed_over.push_back(first),
+                State::Answered(at) => self.was_answered(Arrival { at, ..first }),
+                State::Unanswered => {
+                    let before =
+                        |other: &Arrival| (other.at, other.number) <= (first.at, first.number);
+                    let at = self.unanswered.partition_point(before);
+                    self.unanswered.insert(at, first);
+                }
+            }
+        }
     }
 
     fn was_answered(&mut self, answered: Arrival) {
@@ -371,12 +403,32 @@ mod tests {
     }
 
     #[test]
+    fn who_was_passed_over_keeps_its_place() {
+        let mut crowd = Crowd::new(&[WaitsForUs, WaitsForUs, Unanswered]);
+        assert_eq!(crowd.gives_way(5), None, "the third may still speak");
+        crowd.comes(Unanswered);
+        (crowd.states[0], crowd.states[1]) = (Unanswered, Unanswered);
+        assert_eq!(crowd.gives_way(10), Some(0));
+        let order: Vec<_> = std::iter::from_fn(|| crowd.gives_way(500)).collect();
+        assert_eq!(order, [1, 2, 3]);
+    }
+
+    #[test]
+    fn very_many_that_wait_for_us_hide_nobody() {
+        let mut states = vec![WaitsForUs; 10 * PASSED_OVER_MAX];
+        states.push(Unanswered);
+        let mut crowd = Crowd::new(&states);
+        let found = (0..11).find_map(|_| crowd.gives_way(9_999));
+        assert_eq!(found, Some(10 * u32::try_from(PASSED_OVER_MAX).unwrap()));
+    }
+
+    #[test]
     fn what_is_remembered_stays_within_what_is_half_open() {
         let start = Instant::now();
         let mut crowd = Crowd::since(start, &[Unanswered, answered(start, 1)]);
         for _ in 0..10_000 {
             crowd.comes(Over);
-            let len = crowd.half_open.unanswered.len() + crowd.half_open.answered.len();
+            let len = crowd.half_open.len();
             assert!(len <= 2 * 2 + ARRIVALS_MIN, "{len}");
         }
         assert_eq!(crowd.gives_way(20_000), Some(0));

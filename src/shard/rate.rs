@@ -54,21 +54,26 @@ impl Bucket {
         }
     }
 
-    /// Takes a token, unless there is none. Tokens that are missing go on missing under another
-    /// rate, up to a bucket that is empty.
+    /// Takes a token, unless there is none.
     pub(super) fn take(&mut self, now: Instant, rate: &Rate) -> bool {
+        let is_there = self.has_token(now, rate);
+        if is_there {
+            self.full_at += Duration::from_nanos(rate.interval);
+        }
+        is_there
+    }
+
+    /// Whether there is a token. Those that are missing go on missing under another rate, up to a
+    /// bucket that is empty.
+    pub(super) fn has_token(&mut self, now: Instant, rate: &Rate) -> bool {
         let mut missing = self.missing(now);
         if self.interval != rate.interval {
             missing = scale(missing, rate.interval, self.interval);
             self.interval = rate.interval;
         }
         missing = missing.min(rate.depth);
-        let is_there = missing + rate.interval <= rate.depth;
-        if is_there {
-            missing += rate.interval;
-        }
         self.full_at = now + Duration::from_nanos(missing);
-        is_there
+        missing + rate.interval <= rate.depth
     }
 
     /// Nanoseconds until it is full.

@@ -12,6 +12,7 @@ use super::Shard;
 use super::entry::Entry;
 use super::front::Front;
 use super::mailbox::{Lost, Review};
+use super::upstreams::Tried;
 use crate::close_reason::CloseReason;
 use crate::connection::{Command, Event};
 use crate::limits::REVIEW_EXAMPLES_MAX;
@@ -148,9 +149,13 @@ impl Shard {
         if let Some(entry) = self.connections.get_mut(key as usize) {
             let settings = Arc::clone(&front.settings);
             entry.connection.adopt(settings, client, route);
-            entry.front = front;
+            let before = std::mem::replace(&mut entry.front, front);
+            // A listener that was given another name is counted anew.
+            if !Arc::ptr_eq(&before.counters, &entry.front.counters) {
+                entry.front.counters.adopt_from(&before.counters);
+            }
             // Of the upstreams of before.
-            entry.tried = 0;
+            entry.tried = Tried::default();
         }
         self.begin_tenure(key);
         Ok(())

@@ -57,10 +57,11 @@ impl Sources {
         });
     }
 
-    /// The source of `address`, or `None` where sources are not told apart.
+    /// The source of `address`, or `None` where sources are not told apart. An IPv4 client is one
+    /// however it is written: as IPv6, all of them would be in one network.
     pub(super) fn of(&self, address: IpAddr) -> Option<Source> {
         let bound = self.bound?;
-        Some(match address {
+        Some(match address.to_canonical() {
             IpAddr::V4(address) => Source::V4(address.to_bits() & bound.mask_v4),
             IpAddr::V6(address) => Source::V6(address.to_bits() & bound.mask_v6),
         })
@@ -164,6 +165,9 @@ mod tests {
             (32, 1, "fd00::1", "8000::", true),
             (32, 1, "fd00::1", "7000::", false),
             (32, 64, "0.0.0.0", "::", false),
+            (32, 64, "::ffff:10.0.0.1", "::ffff:10.0.0.2", false),
+            (32, 64, "::ffff:10.0.0.1", "10.0.0.1", true),
+            (24, 64, "::ffff:10.0.0.1", "10.0.0.2", true),
         ] {
             let sources = sources(1, v4, v6);
             let is_same = of(&sources, one) == of(&sources, other);

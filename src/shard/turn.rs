@@ -249,7 +249,7 @@ impl Shard {
             Action::Close(reason) => {
                 if !entry.waiting.is_empty() {
                     entry.waiting = Vec::new();
-                    self.handshakes.forget(key);
+                    self.handshakes.forget(entry.place.take());
                 }
                 entry.is_shed = reason.is_shed();
                 self.report(key, reason);
@@ -381,7 +381,8 @@ impl Shard {
             entry.handshaking = false;
             self.admission.handshake_done(entry.source.take());
             if let Some(session) = entry.connection.session() {
-                let kind = kind_of(session.resumed, session.retried);
+                let remembered = entry.verdict_remembered || tally::get().verdict_remembered;
+                let kind = kind_of(session.resumed, session.retried, remembered);
                 let took = self.clock.now() - entry.accepted_at;
                 entry.front.counters.count_established(kind, took);
                 self.inbox.counters().count_established(session.resumed);
@@ -416,13 +417,13 @@ fn is_own_fault(error: &io::Error) -> bool {
     ) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
-/// How a client was let in by the step that is being taken.
-fn kind_of(resumed: bool, retried: bool) -> HandshakeKind {
+/// How a client was let in.
+fn kind_of(resumed: bool, retried: bool, remembered: bool) -> HandshakeKind {
     if resumed {
         HandshakeKind::Resumed
     } else if retried {
         HandshakeKind::Retried
-    } else if tally::get().verdict_remembered {
+    } else if remembered {
         HandshakeKind::Cached
     } else {
         HandshakeKind::Full

@@ -492,13 +492,13 @@ fn known_as(listener: &Listener, snapshot: &Snapshot, before: &[Route]) -> Optio
 
 /// Whether routes, each by its listener's name and its own, are the same one of a listener that may
 /// have been renamed: the listener's own route is named as the listener is.
-pub fn is_same_route(before: (&str, &str), now: (&str, &str)) -> bool {
-    let is_own = |(listener, route)| listener == route;
-    match (is_own(before), is_own(now)) {
-        (true, true) => true,
-        (false, false) => before.1 == now.1,
-        _ => false,
-    }
+fn is_same_route(before: (&str, &str), now: (&str, &str)) -> bool {
+    route_key(before.0, before.1) == route_key(now.0, now.1)
+}
+
+/// What the same routes of a listener have in common, whatever it is named; `None` is its own route.
+pub fn route_key<'a>(listener: &str, route: &'a str) -> Option<&'a str> {
+    (route != listener).then_some(route)
 }
 
 /// What the shard `at` gets of `max` connections; the remainder goes to the first ones. Which shards

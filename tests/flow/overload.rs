@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::pki;
 use crate::reload::{echo, install, listener};
 use crate::upstream::{Manner, Upstream};
-use crate::world::{LIMIT, World, alert, ends, finish};
+use crate::world::{LIMIT, TlsStream, World, alert, ends, finish};
 
 const NOTHING: Duration = Duration::from_millis(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -250,6 +250,42 @@ fn a_listener_takes_no_more_than_its_rate() {
 }
 
 #[test]
+fn nobody_gives_way_to_one_beyond_the_rate() {
+    const SOURCE: [u8; 4] = [127, 0, 0, 2];
+    let upstream = Upstream::new(Manner::Echo);
+    let limits = "rate = 1\nburst = 2\n[limits]\nhandshakes = 2\nhandshakes_per_source = 1";
+    let world = world(&upstream, limits);
+    let mut first = silent(&world, SOURCE);
+    world.clock.advance(NOTHING);
+    let mut second = silent(&world, SOURCE);
+    world.closed(CloseReason::GaveWay, 1);
+    assert_reset(&mut first);
+    world.clock.advance(NOTHING);
+    for count in 1..=3 {
+        assert_reset(&mut silent(&world, SOURCE));
+        world.closed(CloseReason::RateLimited, count);
+    }
+    world.closed(CloseReason::GaveWay, 1);
+    second.set_nonblocking(true).unwrap();
+    let heard = second.read(&mut [0; 1]);
+    assert_eq!(heard.unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn who_finds_no_place_uses_nothing_of_the_rate_up() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = world(&upstream, "rate = 1\nburst = 2\n[limits]\nhandshakes = 1");
+    let _silent = silent(&world, [127, 0, 0, 2]);
+    for count in 1..=3 {
+        assert_reset(&mut silent(&world, [127, 0, 0, 3]));
+        world.closed(CloseReason::TooManyConnections, count);
+    }
+    world.clock.advance(NOTHING);
+    served(&world);
+    world.closed(CloseReason::RateLimited, 0);
+}
+
+#[test]
 fn shards_share_a_rate() {
     const BURST: u64 = 20;
     let upstream = Upstream::new(Manner::Echo);
@@ -318,4 +354,75 @@ fn a_client_connects_no_faster_than_its_identity_may() {
                server_names = [\"app.example\"]\nidentity_rate = 0";
     install(&world, &limit(own));
     (0..9).for_each(|_| connect(&leaf));
+}
+
+fn relaying(world: &World) -> TlsStream {
+    let mut stream = world.connect(&world.client());
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
+    stream
+}
+
+/// The terminator closes a new connection without a word.
+fn turned_away(world: &World) {
+    let before = world.figure(|counters| counters.closed(CloseReason::TooManyConnections));
+    let mut socket = world.dial();
+    world.closed(CloseReason::TooManyConnections, before + 1);
+    let mut said = Vec::new();
+    // A reset is as good an end as any.
+    let _ = socket.read_to_end(&mut said);
+    assert_eq!(said, b"");
+}
+
+#[test]
+fn no_more_connections_than_allowed_and_again_when_some_have_left() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = World::new(&upstream.toml(), "[limits]\nconnections = 3");
+    let mut open: Vec<_> = (0..3).map(|_| relaying(&world)).collect();
+    for round in 0..3 {
+        for _ in 0..10 {
+            turned_away(&world);
+        }
+        finish(open.remove(0));
+        world.reaches("open", 2, Counters::open);
+        open.push(relaying(&world));
+        assert_eq!(world.figure(Counters::open), 3, "round {round}");
+    }
+    for stream in &mut open {
+        stream.write_all(b"y").unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+    }
+    assert_eq!(world.figure(Counters::accepted), 6 + 30);
+    assert_eq!((world.upstream_connects(), upstream.connections()), (6, 6));
+}
+
+#[test]
+fn no_more_handshakes_than_allowed_and_again_when_some_are_over() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = World::new(
+        &upstream.toml(),
+        "handshake_timeout = \"10s\"\n[limits]\nconnections = 100\nhandshakes = 4",
+    );
+    // Those that are let in count no more.
+    let mut open: Vec<_> = (0..8).map(|_| relaying(&world)).collect();
+    let mut silent: Vec<_> = (0..4).map(|_| world.dial()).collect();
+    world.reaches("handshakes", 4, Counters::handshaking);
+    for _ in 0..10 {
+        turned_away(&world);
+    }
+    // One leaves, and the rest is ended by the deadline.
+    drop(silent.pop());
+    world.reaches("handshakes", 3, Counters::handshaking);
+    open.push(relaying(&world));
+    world.clock.advance(Duration::from_secs(10));
+    world.closed(CloseReason::HandshakeTimeout, 3);
+    world.reaches("handshakes", 0, Counters::handshaking);
+    for _ in 0..4 {
+        open.push(relaying(&world));
+    }
+    world.closed(CloseReason::TooManyConnections, 10);
+    assert_eq!(
+        (world.upstream_connects(), upstream.connections()),
+        (13, 13)
+    );
 }

@@ -438,6 +438,25 @@ fn nothing_is_spent_on_a_first_message_whose_client_has_left() {
     assert_eq!(stream.sock.read(&mut [0; 1]).unwrap_or(0), 0);
 }
 
+/// It would be served before all that wait.
+#[test]
+fn nothing_is_spent_on_who_says_too_much_before_its_answer() {
+    let echo = Upstream::new(Manner::Echo);
+    let (world, (), _holders) = held_in_silence(&echo, |_| ());
+    let mut stream = connect_second(&world);
+    stream.conn.write_tls(&mut stream.sock).unwrap();
+    world.reaches("that wait", 1, Counters::handshakes_waiting);
+    let mut record = vec![23, 3, 3, 0x40, 0];
+    record.resize(5 + 0x4000, 0);
+    stream.sock.write_all(&record.repeat(5)).unwrap();
+    world.reaches("parked", 1, Counters::parked);
+    relieved(&world, || {
+        world.figure(|counters| counters.closed(CloseReason::ProtocolViolation)) == 1
+    });
+    // It is not answered.
+    assert_eq!(stream.sock.read(&mut [0; 1]).unwrap_or(0), 0);
+}
+
 #[test]
 fn what_a_client_said_last_in_its_handshake_waits_with_its_end() {
     let echo = Upstream::new(Manner::Echo);
@@ -516,75 +535,4 @@ fn what_waits_for_blocks_is_delivered_before_the_reset_behind_it() {
     let is_reset = || world.figure(|counters| counters.closed(CloseReason::ClientReset)) == 1;
     relieved(&world, is_reset);
     assert_eq!(upstream.visit().bytes, b"first and last");
-}
-
-fn relaying(world: &World) -> TlsStream {
-    let mut stream = world.connect(&world.client());
-    stream.write_all(b"x").unwrap();
-    stream.read_exact(&mut [0; 1]).unwrap();
-    stream
-}
-
-/// Whether the terminator closes a new connection without a word.
-fn turned_away(world: &World) {
-    let before = world.figure(|counters| counters.closed(CloseReason::TooManyConnections));
-    let mut socket = world.dial();
-    world.closed(CloseReason::TooManyConnections, before + 1);
-    let mut said = Vec::new();
-    // A reset is as good an end as any.
-    let _ = socket.read_to_end(&mut said);
-    assert_eq!(said, b"");
-}
-
-#[test]
-fn no_more_connections_than_allowed_and_again_when_some_have_left() {
-    let upstream = Upstream::new(Manner::Echo);
-    let world = World::new(&upstream.toml(), "[limits]\nconnections = 3");
-    let mut open: Vec<_> = (0..3).map(|_| relaying(&world)).collect();
-    for round in 0..3 {
-        for _ in 0..10 {
-            turned_away(&world);
-        }
-        finish(open.remove(0));
-        world.reaches("open", 2, Counters::open);
-        open.push(relaying(&world));
-        assert_eq!(world.figure(Counters::open), 3, "round {round}");
-    }
-    for stream in &mut open {
-        stream.write_all(b"y").unwrap();
-        stream.read_exact(&mut [0; 1]).unwrap();
-    }
-    assert_eq!(world.figure(Counters::accepted), 6 + 30);
-    assert_eq!((world.upstream_connects(), upstream.connections()), (6, 6));
-}
-
-#[test]
-fn no_more_handshakes_than_allowed_and_again_when_some_are_over() {
-    let upstream = Upstream::new(Manner::Echo);
-    let world = World::new(
-        &upstream.toml(),
-        "handshake_timeout = \"10s\"\n[limits]\nconnections = 100\nhandshakes = 4",
-    );
-    // Those that are let in count no more.
-    let mut open: Vec<_> = (0..8).map(|_| relaying(&world)).collect();
-    let mut silent: Vec<_> = (0..4).map(|_| world.dial()).collect();
-    world.reaches("handshakes", 4, Counters::handshaking);
-    for _ in 0..10 {
-        turned_away(&world);
-    }
-    // One leaves, and the rest is ended by the deadline.
-    drop(silent.pop());
-    world.reaches("handshakes", 3, Counters::handshaking);
-    open.push(relaying(&world));
-    world.clock.advance(Duration::from_secs(10));
-    world.closed(CloseReason::HandshakeTimeout, 3);
-    world.reaches("handshakes", 0, Counters::handshaking);
-    for _ in 0..4 {
-        open.push(relaying(&world));
-    }
-    world.closed(CloseReason::TooManyConnections, 10);
-    assert_eq!(
-        (world.upstream_connects(), upstream.connections()),
-        (13, 13)
-    );
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ringgate::close_reason::CloseReason;
 use ringgate::shard::Counters;
+use ringgate::shard::mailbox::HandshakeKind;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
@@ -123,6 +125,46 @@ fn data_behind_the_finished_is_delivered() {
     assert!(upstream.visit().bytes == early);
     drop(stream);
     world.closed(CloseReason::Complete, 1);
+}
+
+/// The verdict comes with the Certificate, and the end with the Finished behind it.
+#[test]
+fn a_last_flight_in_two_parts_is_counted_for_what_it_was() {
+    let upstream = Upstream::new(Manner::Echo);
+    let world = World::new(&upstream.toml(), "");
+    let leaf = world.client();
+    let mut config = world.client_config(Some(&leaf), &[&rustls::version::TLS13]);
+    config.resumption = Resumption::disabled();
+    config.max_fragment_size = Some(128);
+    let config = Arc::new(config);
+    for cached in 0..3 {
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let mut client = ClientConnection::new(Arc::clone(&config), name).unwrap();
+        let mut socket = dial_and_settle(&world);
+        while client.wants_write() {
+            client.write_tls(&mut socket).unwrap();
+        }
+        while client.is_handshaking() {
+            assert_ne!(client.read_tls(&mut socket).unwrap(), 0);
+            client.process_new_packets().unwrap();
+        }
+        let mut last = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut last).unwrap();
+        }
+        let rest = last.split_off(last.len() - 1);
+        send_alone(&world, &mut socket, &last);
+        socket.write_all(&rest).unwrap();
+        let mut stream = StreamOwned::new(client, socket);
+        echo(&mut stream, b"whole");
+        finish(stream);
+        let counted = world.terminator(|terminator| {
+            let mailbox = terminator.mailboxes().next().unwrap();
+            let (_, counters) = &mailbox.listeners()[0];
+            [HandshakeKind::Full, HandshakeKind::Cached].map(|kind| counters.established(kind))
+        });
+        assert_eq!(counted, [1, cached]);
+    }
 }
 
 #[test]

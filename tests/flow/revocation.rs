@@ -56,6 +56,16 @@ fn install(world: &World, text: &str) -> Review {
     }
 }
 
+/// How many connections each listener has, as the metrics tell it.
+fn open(world: &World) -> Vec<(String, u64)> {
+    world.terminator(|terminator| {
+        let mut mailboxes = terminator.mailboxes();
+        let listeners = mailboxes.next().unwrap().listeners().iter();
+        let open = listeners.map(|(name, counters)| (name.to_string(), counters.open()));
+        open.collect()
+    })
+}
+
 /// Two clients, with serial numbers 1 and 2.
 fn clients(world: &World) -> [Leaf; 2] {
     [("one", 1), ("two", 2)].map(|(name, number)| {
@@ -300,6 +310,7 @@ fn a_listener_that_goes_takes_its_clients_along() {
     let review = install(&world, &text.replace("front", "renamed"));
     assert_eq!(review.lost, 0);
     streams.iter_mut().for_each(echo);
+    assert_eq!(open(&world), [("renamed".to_owned(), 2)]);
     let elsewhere = text
         .replace("front", "other")
         .replace("127.0.0.1:0", "127.0.0.2:0");
@@ -308,6 +319,12 @@ fn a_listener_that_goes_takes_its_clients_along() {
         assert_eq!(told(stream), AlertDescription::AccessDenied);
     }
     world.closed(CloseReason::AccessWithdrawn, 2);
+    let mut again = connected(&world, &clients(&world));
+    install(&world, &elsewhere.replace("other", "another"));
+    again.iter_mut().for_each(echo);
+    again.into_iter().for_each(|stream| drop(finish(stream)));
+    world.quiet();
+    assert_eq!(open(&world), [("another".to_owned(), 0)]);
 }
 
 /// Many connections are judged in parts of a turn, and each of them once.

@@ -126,7 +126,8 @@ impl Hand {
         wait
     }
 
-    fn actions(&mut self, event: Event<'_>) -> Vec<Action> {
+    /// What follows from an event, which nobody carries out.
+    pub fn actions(&mut self, event: Event<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut context = Context {
             now: self.now,

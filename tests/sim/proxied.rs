@@ -108,7 +108,7 @@ fn what_is_no_header_is_refused_at_once() {
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
         b"PROXY TCP4 nobody nobody 1 2\r\n".to_vec(),
         b"\r\n\r\n\0\r\nQUIT\r".to_vec(),
-        block(0x21, 0x31, &[0; 216]),
+        block(0x21, 0x33, &[0; 216]),
         block(0x21, 0x11, &[0; 11]),
         long_line,
         long_block,

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use ringgate::close_reason::CloseReason;
-use ringgate::connection::{Event, Greeting, Side};
+use ringgate::connection::{Action, Event, Greeting, Side};
 use ringgate::limits::BLOCK_LEN;
 
 use crate::cast::Cast;
@@ -75,6 +75,34 @@ fn a_record_behind_the_finished_that_does_not_fit_beside_the_greeting_is_relayed
     hand.receive(last);
     hand.on(Event::Connected(Ok(())));
     assert!(hand.sent[1].ends_with(&data));
+}
+
+/// Where there is no upstream, carrying out the connect ends the connection, which then reads its client
+/// until that is gone: it stopped again, for what had come behind the Finished.
+#[test]
+fn nothing_that_was_wanted_before_a_connect_comes_after_it() {
+    let mut hand = Hand::new(Greeting::ProxyV2 {
+        client_certificate: true,
+    });
+    let (mut client, mut flight) = hand.client();
+    let mut last = flight.split_off(flight.len() - 10);
+    last.extend(say(&mut client, &[7; BLOCK_LEN - 10 - 4 * 22]));
+    hand.receive(flight);
+    let actions = hand.actions(Event::Received(Side::Client, &mut last));
+    let stops = |action: &Action| matches!(action, Action::StopReceiving(Side::Client));
+    assert!(actions.iter().any(stops), "{actions:?}");
+    assert!(matches!(actions.last(), Some(Action::Connect(_))));
+}
+
+#[test]
+fn a_client_that_breaks_the_protocol_at_once_is_not_connected_for() {
+    let mut hand = Hand::new(Greeting::Off);
+    let (client, mut flight) = hand.client();
+    flight.extend(Forger::pair(client).0.record(23, b"x", 1 << 14));
+    flight.push(23);
+    let actions = hand.actions(Event::Received(Side::Client, &mut flight));
+    let connects = |action: &Action| matches!(action, Action::Connect(_));
+    assert!(!actions.iter().any(connects), "{actions:?}");
 }
 
 /// It never returned: a record that the block in use had no room for was tried with the same block

@@ -119,6 +119,10 @@ fn what_names_nobody_leaves_the_addresses() {
         binary(0x20, 0x31, b"neither addresses nor TLVs"),
         binary(0x21, 0x00, &[]),
         binary(0x21, 0x00, b"?"),
+        binary(0x21, 0x12, &block),
+        binary(0x21, 0x22, &[7; 36]),
+        binary(0x21, 0x31, &[0; 216]),
+        binary(0x21, 0x32, &[0; 216]),
     ] {
         assert_eq!(
             whole(&header),
@@ -183,10 +187,11 @@ fn binary_headers_that_are_none() {
         (binary(0x11, family, &block), Invalid::Version(1)),
         (binary(0x31, family, &block), Invalid::Version(3)),
         (binary(0x22, family, &block), Invalid::Command(2)),
-        (binary(0x21, 0x12, &block), Invalid::Family(0x12)),
+        (binary(0x21, 0x01, &block), Invalid::Family(0x01)),
         (binary(0x21, 0x10, &block), Invalid::Family(0x10)),
-        (binary(0x21, 0x31, &[0; 216]), Invalid::Family(0x31)),
-        (binary(0x21, 0x32, &[0; 216]), Invalid::Family(0x32)),
+        (binary(0x21, 0x13, &block), Invalid::Family(0x13)),
+        (binary(0x21, 0x33, &[0; 216]), Invalid::Family(0x33)),
+        (binary(0x21, 0x41, &block), Invalid::Family(0x41)),
         (binary(0x21, family, &block[1..]), Invalid::NoAddresses),
         (binary(0x21, 0x21, &block), Invalid::NoAddresses),
         (proxied(v4(), &[4]), Invalid::Tlv),
@@ -236,7 +241,7 @@ fn errors_name_what_was_expected() {
     for (error, part) in [
         (Invalid::NoHeader(22), "the first bytes are TLS"),
         (Invalid::NoHeader(0x47), "something else (0x47)"),
-        (Invalid::Family(0x31), "expected TCP over IPv4"),
+        (Invalid::Family(0x13), "expected TCP over IPv4"),
         (Invalid::TooLong(5000), "of 5000 bytes: at most 4096"),
         (Invalid::LineTooLong, "107 bytes"),
     ] {

@@ -58,6 +58,8 @@ pub(super) struct Checks {
     patients: Vec<Patient>,
     next_id: u64,
     in_flight: usize,
+    /// Where the search for those that are due goes on: all have their turn, however many are under way.
+    next: usize,
     /// Checks that have ended.
     outcomes: Rc<RefCell<Vec<Outcome>>>,
     jitter: Jitter,
@@ -69,6 +71,7 @@ impl Checks {
             patients: Vec::new(),
             next_id: 0,
             in_flight: 0,
+            next: 0,
             outcomes: Rc::default(),
             jitter: Jitter::new(RandomState::new().build_hasher().finish()),
         }
@@ -105,17 +108,7 @@ impl Checks {
             self.in_flight -= 1;
             self.note(id, &outcome, now);
         }
-        for at in 0..self.patients.len() {
-            if self.in_flight >= HEALTH_CHECKS_IN_FLIGHT_MAX {
-                return;
-            }
-            let patient = &mut self.patients[at];
-            if patient.is_asked || patient.next_at > now {
-                continue;
-            }
-            patient.is_asked = true;
-            self.in_flight += 1;
-            let (id, checked) = (patient.id, Rc::clone(&patient.checked));
+        for (id, checked) in self.due(now) {
             let outcomes = Rc::clone(&self.outcomes);
             glommio::spawn_local(async move {
                 let outcome = probe(&checked).await;
@@ -123,6 +116,25 @@ impl Checks {
             })
             .detach();
         }
+    }
+
+    /// Those that are due and may be asked now; they count as asked.
+    fn due(&mut self, now: Instant) -> Vec<(u64, Rc<Checked>)> {
+        let (len, begin, mut due) = (self.patients.len(), self.next, Vec::new());
+        for at in (0..len).map(|offset| (begin + offset) % len) {
+            if self.in_flight >= HEALTH_CHECKS_IN_FLIGHT_MAX {
+                break;
+            }
+            let patient = &mut self.patients[at];
+            if patient.is_asked || patient.next_at > now {
+                continue;
+            }
+            patient.is_asked = true;
+            self.in_flight += 1;
+            self.next = at + 1;
+            due.push((patient.id, Rc::clone(&patient.checked)));
+        }
+        due
     }
 
     fn note(&mut self, id: u64, outcome: &Result<(), String>, now: Instant) {
@@ -280,6 +292,28 @@ mod tests {
         checks.set(vec![otherwise], now);
         assert_eq!(checks.patients[0].tally.contrary, 0);
         assert_eq!(checks.patients[0].checked.check.interval, 9 * SECOND);
+    }
+
+    #[test]
+    fn all_are_checked_however_long_some_take() {
+        let clock = Clock::manual(SECOND);
+        let mut checks = Checks::new();
+        let count = u16::try_from(4 * HEALTH_CHECKS_IN_FLIGHT_MAX).unwrap();
+        checks.set((1..=count).map(checked).collect(), clock.now());
+        let mut asked = std::collections::BTreeSet::new();
+        // Each answers so late that the first are due again.
+        for _ in 0..4 {
+            clock.advance(3 * SECOND);
+            let due = checks.due(clock.now());
+            assert_eq!(due.len(), HEALTH_CHECKS_IN_FLIGHT_MAX);
+            assert!(checks.due(clock.now()).is_empty());
+            for (id, _) in due {
+                asked.insert(id);
+                checks.in_flight -= 1;
+                checks.note(id, &Err(String::new()), clock.now());
+            }
+        }
+        assert_eq!(asked.len(), usize::from(count));
     }
 
     #[test]

@@ -57,6 +57,9 @@ impl HandshakeKind {
 #[repr(align(128))]
 pub struct ListenerCounters {
     accepted: AtomicU64,
+    /// Connections of a listener that was given another name, which go on as this one's.
+    adopted: AtomicU64,
+    /// Connections that are over, or go on as another's.
     ended: AtomicU64,
     established: [AtomicU64; HandshakeKind::ALL.len()],
     /// Handshakes that ended without a client let in.
@@ -73,6 +76,7 @@ impl Default for ListenerCounters {
         let none = || [const { AtomicU64::new(0) }; CloseReason::ALL.len()];
         Self {
             accepted: AtomicU64::new(0),
+            adopted: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             established: [const { AtomicU64::new(0) }; HandshakeKind::ALL.len()],
             refused: none(),
@@ -92,8 +96,8 @@ impl ListenerCounters {
 
     /// Connections open now.
     pub fn open(&self) -> u64 {
-        let ended = self.ended.load(Ordering::Relaxed);
-        self.accepted().saturating_sub(ended)
+        let [adopted, ended] = [&self.adopted, &self.ended].map(|it| it.load(Ordering::Relaxed));
+        (self.accepted() + adopted).saturating_sub(ended)
     }
 
     /// Handshakes that ended with a client let in.
@@ -118,6 +122,12 @@ impl ListenerCounters {
 
     pub(in crate::shard) fn count_accepted(&self) {
         add(&self.accepted, 1);
+    }
+
+    /// A connection of `before` goes on as one of this listener.
+    pub(in crate::shard) fn adopt_from(&self, before: &Self) {
+        add(&before.ended, 1);
+        add(&self.adopted, 1);
     }
 
     pub(in crate::shard) fn count_established(&self, kind: HandshakeKind, took: Duration) {
