@@ -217,3 +217,53 @@ fn text(out: &mut Vec<u8>, name: &str, value: &str) {
         false => write!(out, " {name}=\"{value}\""),
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::close_reason::CloseReason;
+    use crate::control::report::tests::served;
+
+    /// Notes how long each write is.
+    #[derive(Clone, Default)]
+    struct Lengths(Arc<Mutex<Vec<usize>>>);
+
+    impl Write for Lengths {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            assert!(bytes.ends_with(b"\n"), "a line was cut");
+            self.0.lock().unwrap().push(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn access_lines_are_written_in_messages_of_bounded_length() {
+        let (lengths, clock) = (Lengths::default(), Clock::manual(Duration::from_secs(1)));
+        let writer = Box::new(lengths.clone());
+        let mut access = AccessLog::new(LogFormat::Json, 1000, writer, clock);
+        let mut report = served(CloseReason::Complete);
+        for _ in 0..200 {
+            access.line("connection closed", &report);
+        }
+        access.flush();
+        let written = || lengths.0.lock().unwrap().clone();
+        let short = written().len();
+        assert!((2..100).contains(&short), "{short} writes");
+        assert!(written().iter().all(|&len| len <= MESSAGE_MAX));
+        // One that is longer than that goes by itself.
+        report.detail = "x".repeat(MESSAGE_MAX);
+        for _ in 0..2 {
+            access.line("connection closed", &report);
+        }
+        access.flush();
+        assert_eq!(written().len(), short + 2);
+    }
+}

@@ -443,6 +443,7 @@ mod tests {
 
     use super::*;
     use crate::control::fake::{DRAIN, FakeShard, Told, loaded, logged, prepare, source};
+    use crate::control::report::tests::refused;
     use crate::limits::SHARD_PATIENCE;
 
     fn clock() -> Clock {
@@ -614,6 +615,21 @@ mod tests {
         assert_eq!(keeper.tick(now), None);
         assert_eq!(*other.commands.borrow(), [DRAIN]);
         assert_eq!(keeper.tick(now), Some(Ending::ShardLost));
+    }
+
+    #[test]
+    fn refusals_that_were_left_out_are_told() {
+        let shard = FakeShard::default();
+        let mut keeper = keeper(&[&shard]);
+        let rate = loaded().config.log.refusal_rate;
+        logged(|| {
+            for _ in 0..rate + 7 {
+                crate::control::report::log(&refused(), &mut keeper.refusal_log, None);
+            }
+        });
+        keeper.clock.advance(Duration::from_secs(10));
+        let text = logged(|| assert_eq!(keeper.tick(clock().now()), None));
+        assert!(text.contains("lines=7"), "{text}");
     }
 
     #[test]

@@ -280,13 +280,12 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::config::{LogFormat, LogLevel, LogOptions};
-    use crate::control::log::MESSAGE_MAX;
     use crate::control::log::tests::{Memory, logged};
     use crate::shard::mailbox::Service;
 
@@ -312,7 +311,7 @@ mod tests {
         }
     }
 
-    fn refused() -> Report {
+    pub(in crate::control) fn refused() -> Report {
         Report {
             reason: CloseReason::PolicyUnmatched,
             detail: "no rule".to_owned(),
@@ -326,7 +325,7 @@ mod tests {
         }
     }
 
-    fn served(reason: CloseReason) -> Report {
+    pub(in crate::control) fn served(reason: CloseReason) -> Report {
         let service = Service {
             route: Arc::from("front"),
             rule: Arc::from("everyone"),
@@ -455,52 +454,6 @@ mod tests {
         access.flush();
         assert_eq!(memory.text().lines().count(), 3, "another second");
         assert_eq!(refusals.skipped(), 0);
-    }
-
-    /// Notes how long each write is.
-    #[derive(Clone, Default)]
-    struct Lengths(Arc<std::sync::Mutex<Vec<usize>>>);
-
-    impl std::io::Write for Lengths {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            assert!(bytes.ends_with(b"\n"), "a line was cut");
-            self.0.lock().unwrap().push(bytes.len());
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn access_lines_are_written_in_messages_of_bounded_length() {
-        let (lengths, clock) = (Lengths::default(), Clock::manual(Duration::from_secs(1)));
-        let writer = Box::new(lengths.clone());
-        let mut access = AccessLog::new(LogFormat::Json, 1000, writer, clock.clone());
-        let mut refusals = RefusalLog::new(1, clock);
-        let mut report = served(CloseReason::Complete);
-        for _ in 0..200 {
-            log(&report, &mut refusals, Some(&mut access));
-        }
-        access.flush();
-        let short = lengths.0.lock().unwrap().len();
-        assert!((2..100).contains(&short), "{short} writes");
-        assert!(
-            lengths
-                .0
-                .lock()
-                .unwrap()
-                .iter()
-                .all(|&len| len <= MESSAGE_MAX)
-        );
-        // One that is longer than that goes by itself.
-        report.detail = "x".repeat(MESSAGE_MAX);
-        for _ in 0..2 {
-            log(&report, &mut refusals, Some(&mut access));
-        }
-        access.flush();
-        assert_eq!(lengths.0.lock().unwrap().len(), short + 2);
     }
 
     #[test]

@@ -150,5 +150,12 @@ mod tests {
         // One that begins anew.
         assert_eq!(look([state(2, 0, 0), other()]), (0, 0));
         assert_eq!(look([state(2, 1, 1), other()]), (1, 0));
+        // However often it changes.
+        let text = logged(|| {
+            for times in 2..20 {
+                ejections.tick(clock.now(), || vec![state(2, times, 0)]);
+            }
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
     }
 }
