@@ -112,7 +112,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     assert_error(
         &text,
         "ringgate.toml:10: drain.colour",
-        &["known here: timeout"],
+        &["known here: notice, timeout"],
     );
 }
 
