@@ -3,8 +3,8 @@
 //!
 //! Format: the HAProxy PROXY protocol specification, sections 2.1 and 2.2. What the sender says of
 //! its own connection (LOCAL), of one that it cannot describe (UNKNOWN, UNSPEC), or of one that is
-//! no TCP, names nobody: the connection's own addresses stand. TLVs are skipped, but for PP2_TYPE_CRC32C, which must be
-//! right where it is there.
+//! no TCP, names nobody: the connection's own addresses stand. TLVs are skipped, but for
+//! PP2_TYPE_CRC32C, which must be right where it is there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;

@@ -117,8 +117,8 @@ impl Inherited {
     }
 
     /// Adds a socket of the process that this one takes over from, which served the listener of this
-    /// name, and was the one of this number at its address. It serves the listener at whose address it is bound, or that of its name where that has
-    /// port 0; where neither is configured any more, nobody.
+    /// name, and was the one of this number at its address. It serves the listener at whose address it
+    /// is bound, or that of its name where that has port 0; where neither is configured any more, nobody.
     ///
     /// # Errors
     ///
