@@ -294,7 +294,7 @@ fn run(arguments: &RunArguments) -> Result<(), String> {
         .map_err(|error| format!("a shard failed: {error}"))?;
     match ending {
         Ending::ShardLost => Err("a shard ended by itself".to_owned()),
-        Ending::NotInControl => Err("it could not be controlled, as the log says".to_owned()),
+        Ending::NotInControl => Err("it could not serve, as the log says".to_owned()),
         _ => Ok(()),
     }
 }

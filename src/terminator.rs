@@ -7,8 +7,8 @@ mod sockets;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -85,8 +85,7 @@ impl Listening<'_> {
 #[derive(Debug)]
 pub struct Opening {
     unopened: Unopened,
-    /// Each shard waits for a word.
-    shards: Vec<mpsc::Sender<()>>,
+    latch: Latch,
 }
 
 impl Opening {
@@ -95,13 +94,39 @@ impl Opening {
     /// # Errors
     ///
     /// When a socket cannot listen; nobody accepts then.
-    pub fn open(self) -> Result<Vec<String>, StartError> {
-        let notes = self.unopened.open()?;
-        for shard in self.shards {
-            // One that has ended is found out by whoever looks after it.
-            let _ = shard.send(());
-        }
+    pub fn open(mut self) -> Result<Vec<String>, StartError> {
+        let notes = std::mem::take(&mut self.unopened).open()?;
+        self.latch.lift(true);
         Ok(notes)
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.latch.lift(false);
+    }
+}
+
+/// Holds shards that are set up until it is known whether they are to accept.
+#[derive(Clone, Debug, Default)]
+struct Latch(Arc<(Mutex<Option<bool>>, Condvar)>);
+
+impl Latch {
+    /// Says so; what was said first counts.
+    fn lift(&self, accepts: bool) {
+        let (said, changed) = &*self.0;
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.get_or_insert(accepts);
+        changed.notify_all();
+    }
+
+    /// Whether to accept, once that is known.
+    fn wait(&self) -> bool {
+        let (said, changed) = &*self.0;
+        let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = changed.wait_while(said, |said| said.is_none());
+        let said = said.unwrap_or_else(PoisonError::into_inner);
+        *said == Some(true)
     }
 }
 
@@ -111,6 +136,7 @@ pub struct Terminator {
     shards: Vec<ShardThread>,
     sockets: Sockets,
     notes: Vec<String>,
+    latch: Latch,
 }
 
 #[derive(Debug)]
@@ -198,11 +224,7 @@ impl Terminator {
             shards: Vec::new(),
             sockets,
             notes,
-        };
-        // Behind it: shards that wait for a word cannot be stopped before this is dropped.
-        let mut opening = Opening {
-            unopened,
-            shards: Vec::new(),
+            latch: Latch::default(),
         };
         let rosters = terminator.sockets.rosters(snapshot);
         for (shard, (listeners, rosters)) in listeners.into_iter().zip(rosters).enumerate() {
@@ -210,10 +232,8 @@ impl Terminator {
             let own = terminator.sockets.for_shard(snapshot)?;
             let (mut mailbox, inbox) = mailbox(waker.clone(), &own);
             terminator.sockets.serve(&own);
-            let (begin, begins) = mpsc::channel();
-            opening.shards.push(begin);
             let seed = Seed {
-                begins,
+                latch: terminator.latch.clone(),
                 id: u32::try_from(shard).unwrap_or(u32::MAX),
                 place: place(layout, shard),
                 memory: layout.memory,
@@ -235,7 +255,8 @@ impl Terminator {
                 thread_id,
             });
         }
-        Ok((terminator, opening))
+        let latch = terminator.latch.clone();
+        Ok((terminator, Opening { unopened, latch }))
     }
 
     /// Starts what the configuration in `file` says.
@@ -295,6 +316,8 @@ impl Terminator {
     }
 
     fn stop_all(&mut self) -> io::Result<()> {
+        // They may not have begun.
+        self.latch.lift(false);
         for shard in &mut self.shards {
             // A shard that does not take its commands is waited for all the same.
             let _ = shard.mailbox.send(Command::Stop);
@@ -339,8 +362,7 @@ impl Changer<'_> {
 
 /// What a shard's thread starts from.
 struct Seed {
-    /// When it begins to accept; abandoned where it never will.
-    begins: mpsc::Receiver<()>,
+    latch: Latch,
     id: u32,
     /// `None`: left to the scheduler.
     place: Option<Place>,
@@ -400,9 +422,9 @@ impl Seed {
             identifier_prefix: self.identifier_prefix,
         });
         let _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
-        match self.begins.recv() {
-            Ok(()) => shard.run(),
-            Err(mpsc::RecvError) => Ok(()),
+        match self.latch.wait() {
+            true => shard.run(),
+            false => Ok(()),
         }
     }
 }

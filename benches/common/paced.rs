@@ -37,7 +37,12 @@ pub struct Latencies {
 impl Latencies {
     /// The longest.
     pub fn longest(&self) -> f64 {
-        at(&self.from_due, 100)
+        at(&self.from_due, 100, 100)
+    }
+
+    /// The latency that so many of a thousand requests do not exceed.
+    pub fn per_mille(&self, per_mille: usize) -> f64 {
+        at(&self.from_due, per_mille, 1000)
     }
 
     pub fn count(&self) -> usize {
@@ -59,17 +64,17 @@ impl Latencies {
 
     /// The latency that so many of a hundred requests do not exceed.
     pub fn percentile(&self, percent: usize) -> f64 {
-        at(&self.from_due, percent)
+        at(&self.from_due, percent, 100)
     }
 
     /// As [`Latencies::percentile`], of the delay before requests were sent.
     pub fn late(&self, percent: usize) -> f64 {
-        at(&self.late, percent)
+        at(&self.late, percent, 100)
     }
 }
 
-fn at(sorted: &[f64], percent: usize) -> f64 {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+fn at(sorted: &[f64], part: usize, whole: usize) -> f64 {
+    let rank = (sorted.len() * part).div_ceil(whole).max(1);
     *sorted.get(rank - 1).expect("requests that were measured")
 }
 

@@ -59,7 +59,9 @@ pub(super) fn switch(
     let held = fs::read_to_string(STATUS).map(|status| Held::read(&status));
     let held = held.map_err(|error| identity("user", user, format!("{STATUS}: {error}")))?;
     become_them(&held, uid, gid, &groups, keeps_capabilities).map_err(|error| {
-        let problem = format!("{error}: start as root, or as that user without process.user");
+        let problem = format!(
+            "{error}: start as root, as that user with its own groups alone, or without process.user"
+        );
         identity("user", user, problem)
     })
 }

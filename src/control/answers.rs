@@ -48,6 +48,7 @@ impl<P: Port> Keeper<'_, P> {
 
     fn answer(&mut self, question: Question, asker: Asker) {
         let is_serving = matches!(self.phase, Phase::Serving);
+        let reloads = is_serving || matches!(self.phase, Phase::Leaving { .. });
         let answer = match question {
             Question::Live => self.liveness(),
             Question::Ready if is_serving => Answer::text(StatusCode::OK, "ok"),
@@ -81,7 +82,7 @@ impl<P: Port> Keeper<'_, P> {
                     Answer::text(StatusCode::CONFLICT, "the process is ending already")
                 }
             }
-            Question::Reload | Question::DryRun if !is_serving => {
+            Question::Reload | Question::DryRun if !reloads => {
                 Answer::text(StatusCode::CONFLICT, ENDING)
             }
             Question::DryRun => return self.ask_for_rehearsal(asker),
@@ -95,8 +96,10 @@ impl<P: Port> Keeper<'_, P> {
     }
 
     /// Whether every shard that has not ended turns.
-    pub(super) fn liveness(&self) -> Answer {
-        match self.pulse.stands_still(self.clock.now(), SHARD_PATIENCE) {
+    pub(super) fn liveness(&mut self) -> Answer {
+        let now = self.clock.now();
+        self.feel_pulse(now);
+        match self.pulse.stands_still(now, SHARD_PATIENCE) {
             None => Answer::text(StatusCode::OK, "ok"),
             Some(shard) => {
                 let text = format!("shard {shard} stands still");

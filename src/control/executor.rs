@@ -69,7 +69,8 @@ pub enum Ending {
     Drained,
     /// A shard ended though nobody had told it to.
     ShardLost,
-    /// Nobody could have told it to end, or asked it anything: it ended at once.
+    /// Nobody could have told it to end, or asked it anything, or it could not begin to serve: it ended
+    /// at once.
     NotInControl,
     /// It was told to end at once, or the drain took too long.
     Stopped,
@@ -152,28 +153,30 @@ impl Control {
         keeper.supervisor = std::mem::take(supervisor);
         let admin = std::mem::take(admin);
         executor.run(async {
-            let _admin = match admin.serve(&keeper.desk) {
+            let signals = signals.collect().unwrap_or_else(|error| {
+                tracing::error!(%error, "signals cannot be read; ending at once");
+                keeper.is_out_of_control = true;
+                Collected::default()
+            });
+            let mut serving = match admin.serve(&keeper.desk) {
                 Ok(serving) => Some(serving),
                 Err(error) => {
                     tracing::error!("{error}; ending at once");
                     keeper.is_out_of_control = true;
-                    keeper.stop(clock.now());
                     None
                 }
             };
-            let signals = signals.collect().unwrap_or_else(|error| {
-                tracing::error!(%error, "signals cannot be read; ending at once");
-                keeper.is_out_of_control = true;
-                keeper.stop(clock.now());
-                Collected::default()
-            });
             if keeper.is_out_of_control {
                 // Shards that wait for it end then.
                 drop(begin);
             } else if let Err(problem) = begin() {
                 tracing::error!("{problem}; ending at once");
                 keeper.is_out_of_control = true;
+            }
+            if keeper.is_out_of_control {
                 keeper.stop(clock.now());
+            } else if let Some(serving) = &mut serving {
+                serving.settle();
             }
             keeper.keep(&signals, clock).await
         })
@@ -302,7 +305,9 @@ impl<'a, P: Port> Keeper<'a, P> {
 
     pub(super) fn take(&mut self, signal: Signal, now: Instant) {
         match (signal, self.phase) {
-            (Signal::Reload, Phase::Serving) => self.reloader.request(Cause::Signal),
+            (Signal::Reload, Phase::Serving | Phase::Leaving { .. }) => {
+                self.reloader.request(Cause::Signal);
+            }
             (Signal::Reload, _) => {
                 tracing::warn!("the process is ending: SIGHUP reloads nothing");
             }
@@ -333,8 +338,6 @@ impl<'a, P: Port> Keeper<'a, P> {
         if notice.is_zero() {
             return self.drain(now);
         }
-        self.reloader.give_up();
-        self.answer_in_vain();
         self.supervisor
             .stopping(notice + timeout + DRAIN_GRACE + STOP_PATIENCE);
         self.phase = Phase::Leaving {
@@ -374,6 +377,10 @@ impl<'a, P: Port> Keeper<'a, P> {
         };
     }
 
+    pub(super) fn feel_pulse(&mut self, now: Instant) {
+        self.pulse.feel(now, self.shards.iter().map(Shard::turns));
+    }
+
     /// One round of looking after the shards; how it ended, once it has.
     fn tick(&mut self, now: Instant) -> Option<Ending> {
         // Before reports are read: what a shard reported before it ended is then never missed.
@@ -396,13 +403,12 @@ impl<'a, P: Port> Keeper<'a, P> {
             }
         }
         match self.phase {
-            Phase::Serving => self.reloader.tick(&mut self.shards),
-            Phase::Leaving { .. } | Phase::Draining { .. } | Phase::Stopping { .. } => {
-                self.reloader.sweep();
-            }
+            // Whoever comes is judged by what counts today.
+            Phase::Serving | Phase::Leaving { .. } => self.reloader.tick(&mut self.shards),
+            Phase::Draining { .. } | Phase::Stopping { .. } => self.reloader.sweep(),
         }
         self.reloader.tell(&mut self.supervisor);
-        self.pulse.feel(now, self.shards.iter().map(Shard::turns));
+        self.feel_pulse(now);
         self.supervisor.beat(now, &self.pulse);
         if ended == self.shards.len() {
             return Some(match self.phase {

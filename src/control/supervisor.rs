@@ -196,6 +196,7 @@ mod tests {
         let mut supervisor = Supervisor::with(channel, Some(interval));
         let mut pulse = Pulse::default();
         let start = Instant::now();
+        let mut before = (0, [None, None]);
         for (quarters, turns, beats) in [
             (0, [Some(0), Some(7)], 1),
             (1, [Some(1), Some(8)], 0),
@@ -211,6 +212,11 @@ mod tests {
             (30, [Some(8), None], 1),
         ] {
             let now = start + interval * quarters / 4;
+            // In between nothing turns.
+            for quarter in before.0..quarters {
+                pulse.feel(start + interval * quarter / 4, before.1.into_iter());
+            }
+            before = (quarters, turns);
             pulse.feel(now, turns.into_iter());
             supervisor.beat(now, &pulse);
             assert_eq!(told(&manager), vec!["WATCHDOG=1"; beats], "at {quarters}");
@@ -225,7 +231,9 @@ mod tests {
         let start = Instant::now();
         for (eighths, beats) in [(0, 1), (3, 1), (7, 1), (8, 0), (20, 0)] {
             let now = start + SHARD_PATIENCE * eighths / 8;
-            pulse.feel(now, [Some(1)].into_iter());
+            for eighth in 0..=eighths {
+                pulse.feel(start + SHARD_PATIENCE * eighth / 8, [Some(1)].into_iter());
+            }
             supervisor.beat(now, &pulse);
             assert_eq!(told(&manager).len(), beats, "at {eighths}");
         }

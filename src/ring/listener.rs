@@ -223,6 +223,11 @@ impl Listener {
         self.number
     }
 
+    /// Takes this place, which is its own where some sockets are known no more.
+    pub fn renumber(&mut self, number: u32) {
+        self.number = number;
+    }
+
     /// What it is to the kernel.
     pub fn into_fd(self) -> OwnedFd {
         self.fd

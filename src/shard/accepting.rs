@@ -24,9 +24,9 @@ use crate::ring::{Accepted, Listener, Operation};
 /// take a round trip to end it.
 const LAST_CALL: Duration = Duration::from_millis(250);
 
-/// Accepts that are asked for at a socket which is being closed: as many as connections may wait at
-/// one. The kernel lets newcomers in to the end, so somebody may always be waiting.
-const ASKED_MAX: usize = 4096;
+/// Accepts that are tried at a socket which is being closed: as many as connections may wait at one. The
+/// kernel lets newcomers in to the end, so somebody may always be waiting.
+const TRIED_MAX: usize = 4096;
 
 /// A listening socket of this shard.
 pub(super) struct Gate {
@@ -38,8 +38,8 @@ pub(super) struct Gate {
     pub(super) paused_until: Option<Instant>,
     /// When it closes.
     pub(super) last_call: Option<Instant>,
-    /// Accepts that were asked for since it closes.
-    asked: usize,
+    /// Accepts that have ended since it closes.
+    tried: usize,
     /// Accepts no more; it stays until the accepts in flight have ended, which need the socket.
     closing: bool,
 }
@@ -52,7 +52,7 @@ impl Gate {
             accepts: [None; ACCEPTS_IN_FLIGHT],
             paused_until: None,
             last_call: None,
-            asked: 0,
+            tried: 0,
             closing: false,
         }
     }
@@ -118,6 +118,7 @@ impl Shard {
             return;
         };
         gate_entry.accepts[index] = None;
+        gate_entry.tried += usize::from(gate_entry.closing && !is_lacking(&result));
         match result {
             // What was accepted in the meantime is turned away; a drain still serves it.
             Ok(accepted) if self.stopping => {
@@ -311,7 +312,7 @@ impl Shard {
         // Whoever waits at it now would be reset with it. And where another process goes on with it:
         // the kernel wakes one who waits for each connection; where that was an accept which was being
         // cancelled, the other does not know of the connection. So they are taken, until there is none.
-        if self.stopping || gate_entry.asked >= ASKED_MAX || !gate_entry.socket.has_waiting() {
+        if self.stopping || gate_entry.tried >= TRIED_MAX || !gate_entry.socket.has_waiting() {
             self.gates.remove(gate);
         } else if gate_entry.paused_until.is_none() {
             self.take_waiting(gate);
@@ -332,11 +333,16 @@ impl Shard {
             return;
         };
         for accept in gate_entry.accepts.into_iter().flatten() {
-            gate_entry.asked += 1;
             // It has been tried by then.
             self.ring.cancel(accept);
         }
     }
+}
+
+/// Whether an accept failed for something that there was none of.
+fn is_lacking(result: &io::Result<Accepted>) -> bool {
+    let error = result.as_ref().err();
+    error.is_some_and(|error| !concerns_one_connection(error) && !is_cancelled(error))
 }
 
 /// Whether an operation ended because it was asked to.

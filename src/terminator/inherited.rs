@@ -254,11 +254,20 @@ impl Unopened {
             heard.map_err(|error| bind_error(socket.address(), error))?;
         }
         let steered = self.steered.iter().filter_map(|(socket, steering)| {
-            let error = match steering {
-                Some(steering) => socket.steer(steering),
-                None => socket.unsteer(),
-            };
-            Some(not_steered(socket.address(), &error.err()?.to_string()))
+            let address = socket.address();
+            match steering {
+                Some(steering) => {
+                    let error = socket.steer(steering).err()?;
+                    Some(not_steered(address, &error.to_string()))
+                }
+                None => {
+                    let error = socket.unsteer().err()?;
+                    Some(format!(
+                        "connections to {address} go to shards as the process before had them steered: \
+                         {error}; a start without a takeover ends that"
+                    ))
+                }
+            }
         });
         Ok(steered.collect())
     }
@@ -306,8 +315,11 @@ fn share_out(
 ) -> Result<Vec<(usize, Listener)>, (SocketAddr, io::Error)> {
     let address = sockets[0].address();
     let failed = |error| (address, error);
-    // As the kernel counts them.
+    // As the kernel counts them, from 0 on.
     sockets.sort_by_key(Listener::number);
+    for (number, socket) in (0..).zip(&mut sockets) {
+        socket.renumber(number);
+    }
     let may_share = sockets.iter().all(Listener::shares_port);
     let mut beside = Ok(());
     while may_share && sockets.len() < shards.len() {

@@ -119,6 +119,25 @@ fn before_shards_accept_clients_wait_at_the_sockets_that_were_there() {
     }
 }
 
+/// Whichever of the two is let go first, nobody waits for ever.
+#[test]
+fn shards_that_never_begin_end() {
+    let site = Site::new(|_, _, _| {}, &listener("127.0.0.1:0"));
+    let layout = Placement::planned(&site.snapshot.shards).unwrap().layout;
+    let start = || {
+        let inherited = Inherited::default();
+        let listening = Terminator::listen_on(&site.snapshot, &site.clock, &layout, inherited);
+        listening.unwrap().start().unwrap()
+    };
+    drop(start());
+    let (terminator, opening) = start();
+    terminator.stop().unwrap();
+    drop(opening);
+    let (terminator, opening) = start();
+    drop(opening);
+    terminator.stop().unwrap();
+}
+
 /// Set in a process of its own for one of the tests named `inside_…`, which do nothing elsewhere.
 const MARK: &str = "RINGGATE_TEST_WITH_FEW_DESCRIPTORS";
 

@@ -112,7 +112,7 @@ impl Admin {
         Ok(Serving {
             house,
             _acceptor: acceptor,
-            _published: published,
+            published,
         })
     }
 }
@@ -123,7 +123,16 @@ pub(super) struct Serving {
     house: Rc<House>,
     /// Dropped, it ends.
     _acceptor: Option<Task<()>>,
-    _published: Option<Published>,
+    published: Option<Published>,
+}
+
+impl Serving {
+    /// This process serves, and so this interface is what is found from here on.
+    pub(super) fn settle(&mut self) {
+        if let Some(published) = &mut self.published {
+            published.settle();
+        }
+    }
 }
 
 impl Drop for Serving {

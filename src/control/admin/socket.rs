@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use socket2::{Domain, SockAddr, Type};
 
 use super::stream::Socket;
@@ -93,13 +94,17 @@ pub(super) struct Unpublished {
     listener: UnixListener,
     path: PathBuf,
     own: PathBuf,
+    is_published: bool,
 }
 
-/// A Unix socket under its name, which goes with it.
+/// A Unix socket under its name, which goes with it. A socket that had the name before gets it back,
+/// unless this one is [`settled`](Published::settle).
 #[derive(Debug)]
 pub(super) struct Published {
     path: PathBuf,
     inode: u64,
+    /// Where the one before is meanwhile.
+    before: Option<PathBuf>,
 }
 
 /// Listens for `path`, which only this user may connect to. Unless `takes_over`, nobody may be
@@ -147,6 +152,7 @@ pub(super) fn unix(path: &Path, takes_over: bool) -> Result<Unpublished, AdminEr
         listener: socket.into(),
         path: path.to_owned(),
         own,
+        is_published: false,
     })
 }
 
@@ -214,7 +220,7 @@ fn is_socket(metadata: &fs::Metadata) -> bool {
 
 impl Unpublished {
     /// Takes the place of whatever had the name before.
-    pub(super) fn publish(self) -> Result<(UnixListener, Published), AdminError> {
+    pub(super) fn publish(mut self) -> Result<(UnixListener, Published), AdminError> {
         // Before the name is taken from whoever has it: what can fail fails here.
         let listener = self.listener.try_clone();
         let listener = listener.map_err(|source| AdminError::Socket {
@@ -224,10 +230,18 @@ impl Unpublished {
             source,
         })?;
         let publish = || {
-            fs::rename(&self.own, &self.path)?;
-            fs::symlink_metadata(&self.path).map(|metadata| metadata.ino())
+            let inode = fs::symlink_metadata(&self.own)?.ino();
+            let before = match exchange(&self.own, &self.path) {
+                Ok(()) => Some(self.own.clone()),
+                // Nothing has the name, or the file system exchanges none.
+                Err(_) => {
+                    fs::rename(&self.own, &self.path)?;
+                    None
+                }
+            };
+            Ok((inode, before))
         };
-        let inode = publish().map_err(|source| AdminError::Socket {
+        let (inode, before) = publish().map_err(|source| AdminError::Socket {
             path: self.path.clone(),
             step: "giving it its name",
             remedy: "its directory must be writable".to_owned(),
@@ -236,16 +250,35 @@ impl Unpublished {
         let published = Published {
             path: self.path.clone(),
             inode,
+            before,
         };
+        self.is_published = true;
         Ok((listener, published))
     }
 }
 
 impl Drop for Unpublished {
     fn drop(&mut self) {
-        // Gone already where it was published.
-        let _ = fs::remove_file(&self.own);
+        // Where it was published, this is the one before, or nothing.
+        if !self.is_published {
+            let _ = fs::remove_file(&self.own);
+        }
     }
+}
+
+impl Published {
+    /// This process serves: the socket before it is a predecessor's that drains, or a dead process's.
+    pub(super) fn settle(&mut self) {
+        if let Some(before) = self.before.take() {
+            let _ = fs::remove_file(before);
+        }
+    }
+}
+
+/// Has two files change their names.
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?;
+    Ok(())
 }
 
 impl Drop for Published {
@@ -253,7 +286,10 @@ impl Drop for Published {
         // A process that took over has put its own in this place.
         let is_ours = |metadata: &fs::Metadata| metadata.ino() == self.inode;
         if fs::symlink_metadata(&self.path).as_ref().is_ok_and(is_ours) {
-            let _ = fs::remove_file(&self.path);
+            let _ = match &self.before {
+                Some(before) => fs::rename(before, &self.path),
+                None => fs::remove_file(&self.path),
+            };
         }
     }
 }
@@ -279,5 +315,31 @@ mod tests {
         assert!(denied.contains(&format!("({own})")), "{denied}");
         assert!(denied.contains("[process] user"), "{denied}");
         assert!(missing.contains("must exist"), "{missing}");
+    }
+
+    #[test]
+    fn who_had_the_name_has_it_again_unless_the_next_one_settles() {
+        let scratch = std::env::temp_dir().join(format!("ringgate-names-{}", std::process::id()));
+        fs::create_dir(&scratch).unwrap();
+        let path = scratch.join("admin.sock");
+        let inode = || fs::symlink_metadata(&path).unwrap().ino();
+        let names = || fs::read_dir(&scratch).unwrap().count();
+        let (_listener, mut first) = unix(&path, false).unwrap().publish().unwrap();
+        first.settle();
+        let before = inode();
+        for settles in [false, true] {
+            let (_listener, mut next) = unix(&path, true).unwrap().publish().unwrap();
+            assert_ne!(inode(), before);
+            if settles {
+                next.settle();
+                assert_eq!(names(), 1);
+            }
+            drop(next);
+            assert_eq!(names(), usize::from(!settles));
+            if !settles {
+                assert_eq!(inode(), before);
+            }
+        }
+        fs::remove_dir_all(&scratch).unwrap();
     }
 }

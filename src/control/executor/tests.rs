@@ -50,6 +50,18 @@ fn the_first_signal_drains_through_the_executor() {
 }
 
 #[test]
+fn shards_that_cannot_begin_are_told_to_end() {
+    let (signals, _streams) = Signals::stand_in();
+    let control = Control::with_signals(signals, clock()).unwrap();
+    let shard = FakeShard::ending_on(Told::Stop);
+    let source = source(|| Ok(loaded()));
+    let begin = || Err("a socket cannot listen".to_owned());
+    let ending = control.run([shard.clone()], source, prepare(1), begin);
+    assert_eq!(ending, Ending::NotInControl);
+    assert_eq!(*shard.commands.borrow(), [Told::Stop]);
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let shard = FakeShard::ending_on(Told::Stop);
     let (mut keeper, now) = (keeper(&[&shard]), clock().now());
