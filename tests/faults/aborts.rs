@@ -1,7 +1,6 @@
 //! Clients that leave at any moment: everything they had comes back.
 //!
-//! `RINGGATE_ABORTS=full cargo test --test faults abort` tries each point a thousand times; what the
-//! shards count meanwhile is in `tests/flow/aborts.rs`.
+//! What the shards count meanwhile is in `tests/flow/aborts.rs`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -18,8 +17,7 @@ use crate::process;
 use crate::program::until;
 
 /// How often each point is tried.
-const FULL: usize = 1_000;
-const SHORT: usize = 60;
+const ROUNDS: usize = 1_000;
 
 const MANNERS: [Leaving; 3] = [Leaving::Fin, Leaving::Reset, Leaving::HalfClosed];
 
@@ -59,8 +57,6 @@ fn held(gate: &Gate) -> [usize; 2] {
 
 #[test]
 fn abort_at_every_point() {
-    let is_full = std::env::var("RINGGATE_ABORTS").is_ok_and(|value| value == "full");
-    let rounds = if is_full { FULL } else { SHORT };
     let (upstream, open) = counting_echo();
     let gate = Plan {
         upstream: Some(format!("\"{upstream}\"")),
@@ -90,7 +86,7 @@ fn abort_at_every_point() {
     };
     comes_back("everything back after a first round");
     let memory = process::memory(gate.id());
-    leave(rounds);
+    leave(ROUNDS);
     comes_back("everything back");
     let grown = process::memory(gate.id()).saturating_sub(memory);
     println!("held {before:?}, memory {memory} bytes, grown by {grown}");
