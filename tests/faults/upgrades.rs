@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use rustls::HandshakeKind;
+
 use crate::admin::{ADMIN, asked, connect, is_serving};
 use crate::gate::Gate;
 use crate::load::Load;
@@ -53,6 +55,26 @@ fn upgrade_under_load() {
         assert_eq!(predecessor.ended().code(), Some(0));
     }
     assert!(is_serving(&gate));
+}
+
+/// A secret of ticket keys that both have.
+#[test]
+fn clients_resume_across_an_upgrade() {
+    let plan = Plan {
+        more: format!("{ADMIN}[resumption]\nstek = \"stek.key\"\n"),
+        ..Plan::new()
+    };
+    plan.scratch.write("stek.key", [7; 32]);
+    plan.scratch.set_mode("stek.key", 0o600);
+    let mut gate = plan.start();
+    until("the admin socket", || {
+        gate.scratch.path("admin.sock").exists().then_some(())
+    });
+    let client = gate.client(&gate.leaf());
+    assert_eq!(client.handshake(), HandshakeKind::Full);
+    let mut predecessor = gate.upgrade();
+    assert_eq!(predecessor.ended().code(), Some(0));
+    assert_eq!(client.handshake(), HandshakeKind::Resumed);
 }
 
 /// A successor that is another's, or another version, or leaves half-way: nothing has changed.
