@@ -1,7 +1,7 @@
 //! One process after the other, at the same sockets.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 
 use rustls::HandshakeKind;
@@ -208,6 +208,40 @@ fn received(stream: &mut UnixStream) -> Vec<std::os::fd::OwnedFd> {
         stream.read_exact(&mut vec![0; head[5].into()]).unwrap();
     }
     sockets
+}
+
+/// A predecessor that gives its sockets and answers no more: its successor serves, and says whom to end.
+#[test]
+fn a_predecessor_that_hangs_is_named() {
+    let plan = Plan {
+        more: ADMIN.to_owned(),
+        ..Plan::new()
+    };
+    let mut command = plan.command();
+    command.arg("--takeover");
+    let hangs = UnixListener::bind(plan.scratch.path("admin.sock")).unwrap();
+    let hangs = std::thread::spawn(move || {
+        let (mut successor, _) = hangs.accept().unwrap();
+        let mut greeting = [0; 20];
+        successor.read_exact(&mut greeting).unwrap();
+        assert_eq!(greeting, *b"TAKEOVER ringgate 2\n");
+        successor.write_all(b"SOCKETS 0\n").unwrap();
+        let mut started = [0; 8];
+        successor.read_exact(&mut started).unwrap();
+        assert_eq!(started, *b"STARTED\n");
+        successor
+    });
+    let upstream = "127.0.0.1:1".parse().unwrap();
+    let mut gate = Gate::launch(plan.scratch, upstream, &mut command);
+    let successor = hangs.join().unwrap();
+    // The control plane does not wait for it.
+    assert!(is_serving(&gate));
+    let line = gate.line("does not answer: both serve");
+    let remedy = format!("kill -TERM {}", std::process::id());
+    assert!(line.contains(&remedy), "{line}");
+    drop(successor);
+    gate.line("the process before has ended by itself");
+    assert!(is_serving(&gate));
 }
 
 /// Nobody runs: it starts as ever.
